@@ -1,0 +1,5 @@
+"""Run the command line: `python -m harness`."""
+
+from harness.entry import main
+
+main()

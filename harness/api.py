@@ -1,0 +1,103 @@
+"""Own the door for Python callers: run an implementation on one's own arrays."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import numpy as np
+
+from harness import blas, registry
+from harness.problem import Array, Operands, Problem, make_aligned
+from harness.registry import Context, Implementation
+
+
+def implementations() -> list[Implementation]:
+    """Return the implementations of FF and FFF, in the order that `python -m harness list` shows."""
+    return registry.layers()
+
+
+@cache
+def _provider(name: str) -> blas.Provider:
+    return blas.load(name)
+
+
+def _require(name: str, array: Array, ndim: tuple[int, ...]) -> None:
+    """Refuse anything but a C-contiguous float32 array of the right number of dimensions."""
+    needed = " or ".join(str(n) for n in ndim)
+    if not isinstance(array, np.ndarray):
+        raise ValueError(f"{name}: need a float32 NumPy array, got {type(array).__name__}")
+    if array.dtype != np.float32 or array.ndim not in ndim or not array.flags.c_contiguous:
+        raise ValueError(
+            f"{name}: need C-contiguous float32 with {needed} dimensions, got {array.dtype} "
+            f"{array.shape} (contiguous={array.flags.c_contiguous})"
+        )
+    if 0 in array.shape:
+        raise ValueError(
+            f"{name}: need at least one element along each dimension, got {array.shape}"
+        )
+
+
+def _depth_of(n_nodes: int) -> int:
+    depth = (n_nodes + 1).bit_length() - 2
+    if 2 ** (depth + 1) - 1 != n_nodes:
+        raise ValueError(
+            f"w_in: a tree has 2**(depth + 1) - 1 nodes (1, 3, 7, ... 4095, ...), got {n_nodes}"
+        )
+    return depth
+
+
+def make_problem(layer: str, x: Array, w_in: Array, w_out: Array) -> Problem:
+    """Return the problem that the caller's arrays pose; for an FFF the depth is inferred.
+
+    Raises ValueError for arrays of the wrong dtype, order or shape, or a node count that is no tree's.
+    """
+    ndim = (2, 3) if layer == "fff" else (2,)
+    _require("x", x, (2,))
+    _require("w_in", w_in, ndim)
+    _require("w_out", w_out, ndim)
+    if w_in.shape[:-1] != w_out.shape[:-1]:
+        raise ValueError(
+            f"w_out: need the neurons of w_in, {w_in.shape[:-1]}, got {w_out.shape[:-1]}"
+        )
+    if w_in.shape[-1] != x.shape[1]:
+        raise ValueError(f"w_in: need the d_in of x, {x.shape[1]}, got {w_in.shape[-1]}")
+    extents = {"batch": x.shape[0], "d_in": x.shape[1], "d_out": w_out.shape[-1]}
+    if layer == "fff":
+        trees = w_in.shape[0] if w_in.ndim == 3 else 1
+        return Problem(layer="fff", depth=_depth_of(w_in.shape[-2]), trees=trees, **extents)
+    return Problem(layer="ff", hidden=w_in.shape[0], **extents)
+
+
+def forward(
+    implementation: str,
+    x: Array,
+    w_in: Array,
+    w_out: Array,
+    *,
+    blas: str = blas.DEFAULT,
+    isa: str = "",
+) -> Array:
+    """Run one pass of an implementation and return ``y (batch, d_out)``, float32.
+
+    x (batch, d_in). FF: w_in (hidden, d_in), w_out (hidden, d_out). FFF: (n_nodes, ...) or
+    (trees, n_nodes, ...) with n_nodes = 2**(depth + 1) - 1. All C-contiguous float32.
+    blas: provider's name or path, where the implementation is built on BLAS. isa: instruction set of our
+    own vector code, the fastest by default. For timing use the sweep: this call allocates.
+
+    Raises UnknownNameError (a LookupError) for an unknown id, ValueError for unfit arrays, UnavailableError where
+    the provider is not on this machine.
+    """
+    found = registry.get(implementation)
+    problem = make_problem(found.layer, x, w_in, w_out)
+    shape_in, shape_out = problem.weight_shapes()
+    operands = Operands(
+        x=x, w_in=w_in.reshape(shape_in), w_out=w_out.reshape(shape_out),
+        y=make_aligned((problem.batch, problem.d_out)),
+    )  # fmt: skip
+    context = Context(
+        provider=_provider(blas) if found.needs_provider else None,
+        workspace=lambda size: make_aligned((size,), np.uint8),
+        isa=isa,
+    )
+    found.prepare(problem, operands, context).forward()
+    return operands.y

@@ -1,0 +1,117 @@
+"""Own the verdict: whether an output agrees with the float64 oracle. Tests and the sweep's gate share it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from harness import oracle
+from harness.problem import Array, Operands, Problem
+
+# An element may miss the truth by FACTOR float32 roundings of the magnitudes that were summed into it.
+# Serial summation of n terms drifts by about sqrt(n)/2 roundings of its partial sums, which stay a
+# factor of sqrt(n) below the sum of magnitudes: 2 covers every order of summation (correct kernels
+# reach 0.1 of it), while one wrong or missing neuron of 4095 stands out by an order of magnitude.
+TOLERANCE = {"float32": 2 * float(np.finfo(np.float32).eps)}
+# Below this relative pre-activation a float32 dot product may fall on either side of the turn.
+NEAR_TIE = {"float32": 4 * float(np.finfo(np.float32).eps)}
+MAX_LEFT_OUT = 0.1  # share of near-tie tokens above which nothing would be proved
+
+_POISON_BITS = np.uint32(0x7FC0DEAD)  # a quiet NaN that no arithmetic on our data makes
+_ORACLE_FLOPS = 3e9  # float64 work that a check may cost: a second or less
+_MIN_TOKENS, _MAX_TOKENS = 16, 512
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """State whether an output is right, and how it was judged.
+
+    worst: the largest error as a share of its tolerance. near_ties: checked tokens left out because
+    their path is within rounding of a turn. unwritten: elements that still hold the poison.
+    """
+
+    ok: bool
+    reason: str
+    worst: float
+    tokens: int
+    near_ties: int
+    unwritten: int
+
+
+def poison(y: Array) -> None:
+    """Fill a float32 output with a NaN of known bits, so that an element that is not written shows."""
+    y.view(np.uint32).fill(_POISON_BITS)
+
+
+def choose_tokens(problem: Problem, seed: int) -> Array:
+    """Return the sorted tokens that a check compares: all, or the first, the last and a random subset.
+
+    The subset holds 16 to 512 tokens, as many as a second of float64 work allows.
+    """
+    per_token = 4 * problem.flops() / problem.batch  # the output and its error scale
+    count = int(np.clip(_ORACLE_FLOPS / per_token, _MIN_TOKENS, _MAX_TOKENS))
+    if count >= problem.batch:
+        return np.arange(problem.batch)
+    rng = np.random.default_rng([seed, problem.batch])
+    inner = rng.choice(np.arange(1, problem.batch - 1), size=count - 2, replace=False)
+    return np.sort(np.concatenate([[0, problem.batch - 1], inner]))
+
+
+def find_truth(problem: Problem, operands: Operands, tokens: Array) -> oracle.Truth:
+    """Return the oracle's answer for the chosen tokens."""
+    x = operands.x[tokens]
+    if problem.layer == "ff":
+        return oracle.ff_oracle(x, operands.w_in, operands.w_out)
+    if problem.layer == "fff":
+        return oracle.fff_oracle(x, operands.w_in, operands.w_out, problem.depth)
+    return oracle.product_oracle(x, operands.w_out)
+
+
+def check(problem: Problem, operands: Operands, *, seed: int = 0) -> Verdict:
+    """Compare ``operands.y``, poisoned before the pass, with the oracle on the chosen tokens.
+
+    Every element of y must have been written; on the chosen tokens each must be finite where the truth
+    is and lie within the tolerance. Tokens whose path hangs on a near-tie are left out; more than
+    MAX_LEFT_OUT of them is a failure, since too little would be proved.
+    """
+    tokens = choose_tokens(problem, seed)
+    unwritten = int(np.count_nonzero(operands.y.view(np.uint32) == _POISON_BITS))
+    with np.errstate(all="ignore"):
+        truth = find_truth(problem, operands, tokens)
+        return compare(operands.y[tokens], truth, problem, unwritten=unwritten)
+
+
+def compare(y: Array, truth: oracle.Truth, problem: Problem, *, unwritten: int = 0) -> Verdict:
+    """Compare an output ``(tokens, d_out)`` with the truth for the same tokens."""
+    decided = ~(truth.margin < NEAR_TIE[problem.dtype])
+    near_ties = int(np.count_nonzero(~decided))
+    got, want = y[decided].astype(np.float64), truth.y[decided]
+    finite = np.isfinite(want)
+    misplaced = int(np.count_nonzero(np.isfinite(got) != finite))
+    # The second term lets subnormal results round to zero.
+    allowed = TOLERANCE[problem.dtype] * truth.scale[decided] + float(np.finfo(np.float32).tiny)
+    both = finite & np.isfinite(got)
+    error = np.zeros_like(want)
+    np.divide(np.abs(got - want), allowed, out=error, where=both)
+    worst = float(error.max(initial=0.0))
+
+    reason = ""
+    if unwritten:
+        reason = f"{unwritten} of {problem.batch * problem.d_out} output elements were not written"
+    elif misplaced:
+        reason = (
+            f"{misplaced} elements are not finite where the oracle is, or finite where it is not"
+        )
+    elif worst > 1:
+        row = int(np.argmax(error.max(axis=1, initial=0.0)))
+        reason = (
+            f"the largest error is {worst:.3g} times the tolerance "
+            f"({int((error > 1).any(axis=1).sum())} of {len(got)} checked tokens differ; the worst is {row})"
+        )
+    elif near_ties > max(1, MAX_LEFT_OUT * len(y)):
+        reason = f"{near_ties} of {len(y)} checked tokens hang on a near-tie: nothing is proved"
+    return Verdict(
+        ok=not reason, reason=reason, worst=worst, tokens=len(y), near_ties=near_ties,
+        unwritten=unwritten,
+    )  # fmt: skip

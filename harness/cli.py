@@ -1,0 +1,260 @@
+"""Own the command line: its words become dataclasses; nothing is measured or formatted here."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+import typer.exceptions
+from rich.console import Console
+from rich.table import Table
+
+from harness import axes, blas, machine, plan, registry, sweep
+from harness.console import Display
+from harness.errors import UsageError
+from harness.plan import Plan, SweepSpec
+from harness.process import MeasuringProcess
+from harness.records import FORCING, load_run
+
+app = typer.Typer(
+    name="harness",
+    help="Measure conditional (FFF) against dense (FF) feedforward layers, honestly.\n\n"
+    "Begin with `python -m harness sweep --quick`.",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+_RUN = typer.Argument(help="Folder of a run, as a sweep prints it.", metavar="RUN")
+
+
+def _positive(option: str, value: float | None) -> None:
+    if value is not None and value <= 0:
+        raise UsageError(f"{option}: need a number above 0, got {value:g}")
+
+
+def _make_spec(
+    *, levels: str, device: str, models: str, batch: str | None, width: str, only: list[str],
+    skip: list[str], blas_names: list[str], threads: int, seed: int, passes: int | None,
+    budget: float | None, processes: int, quick: bool, keep_blas_env: bool, out: Path | None,
+) -> SweepSpec:  # fmt: skip
+    for option, value in (("--threads", threads), ("--passes", passes), ("--budget", budget),
+                          ("--processes", processes)):  # fmt: skip
+        _positive(option, value)
+    if threads > machine.cores():
+        raise UsageError(
+            f"--threads: need 1 to {machine.cores()}, the processors here, got {threads}"
+        )
+    if seed < 0:
+        raise UsageError(f"--seed: need 0 or more, got {seed}")
+    if passes is not None and budget is not None:
+        raise UsageError(
+            "--passes and --budget: give one of them; each decides when the sweep ends"
+        )
+    default_batch = str(plan.QUICK_BATCH if quick else plan.PAPER_BATCH)
+    default_budget = plan.QUICK_BUDGET_S if quick else plan.BUDGET_S
+    names = list(dict.fromkeys(name for text in blas_names for name in text.split(",") if name))
+    return SweepSpec(
+        levels=axes.parse_levels(levels), device=device, models=axes.parse_models(models),
+        batches=axes.parse_extents("--batch", batch or default_batch),
+        widths=axes.parse_extents("--width", width), only=_patterns(only), skip=_patterns(skip),
+        blas=names or [blas.DEFAULT], threads=threads, seed=seed, passes=passes or 0,
+        budget_s=budget or default_budget,
+        processes=min(processes, passes) if passes else processes,
+        quick=quick, keep_blas_env=keep_blas_env, out=out,
+    )  # fmt: skip
+
+
+def _patterns(texts: Sequence[str]) -> list[str]:
+    return [part for text in texts for part in text.split(",") if part]
+
+
+def _print_plan(spec: SweepSpec, made: Plan) -> None:
+    from harness.table import format_time
+
+    table = Table("cell", "GFLOP", "a pass, predicted", "workspace MiB")
+    for cell in made.cells:
+        table.add_row(
+            cell.id, f"{cell.problem.flops() / 1e9:.3g}", format_time(cell.predicted_s() * 1e9),
+            f"{cell.workspace_bytes / 2**20:.0f}",
+        )  # fmt: skip
+    Console(width=None if sys.stdout.isatty() else 120).print(table)
+    for cell, reason in made.unavailable:
+        print(f"unavailable: {cell.id}: {reason}")
+    print(
+        f"{len(made.cells)} cells, {spec.processes} fresh processes a provider, about "
+        f"{made.blocks(spec)} blocks; predicted {made.predicted_s(spec):.0f} s and "
+        f"{made.memory_bytes() / 2**20:.0f} MiB in the measuring processes. "
+        f"The run would stand in {sweep.run_folder(spec)}."
+    )
+
+
+def _write_outputs(folder: Path) -> None:
+    from harness import plot, table
+
+    run = load_run(folder)
+    files = [*table.write_tables(run), *plot.write_plots(run)]
+    print(table.format_markdown(run))
+    print(f"Written to {folder}: {', '.join(p.name for p in files)}")
+
+
+@app.command("sweep")
+def sweep_command(
+    levels: Annotated[
+        str, typer.Option(help="BLAS levels to measure, a list of 1, 2, 3.")
+    ] = "1,2,3",
+    device: Annotated[str, typer.Option(help="Device to measure on.")] = "cpu",
+    models: Annotated[
+        str,
+        typer.Option(
+            help="Layer shapes: bert-base-4095, bert-base-3072, ultrafastbert-1x11, ff-HIDDEN, KxD (K trees "
+            "of depth D), or `family` for the paper's twelve from 3072x0 to 1x11."
+        ),
+    ] = ",".join(axes.PAPER_MODELS),
+    batch: Annotated[
+        str | None,
+        typer.Option(
+            help="Batches (tokens): a list with ranges, such as 1,16,2^4..2^14. "
+            f"[default: {plan.PAPER_BATCH}; with --quick {plan.QUICK_BATCH}]"
+        ),
+    ] = None,
+    width: Annotated[str, typer.Option(help="d_in = d_out, a list.")] = str(plan.PAPER_WIDTH),
+    only: Annotated[
+        list[str] | None,
+        typer.Option(help="Implementations to measure, ids or globs: 'fff*'. Repeatable."),
+    ] = None,
+    skip: Annotated[
+        list[str] | None,
+        typer.Option(help="Implementations to leave out, ids or globs. Repeatable."),
+    ] = None,
+    blas_names: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--blas",
+            help="BLAS provider: scipy, mkl, openblas, blis, aocl, or a path to a .so. Repeatable; each "
+            "gets a measuring process of its own. [default: scipy]",
+        ),
+    ] = None,
+    threads: Annotated[int, typer.Option(help="Threads of the provider's pool.")] = 1,
+    seed: Annotated[int, typer.Option(help="Seed of the operands and of the order.")] = 0,
+    passes: Annotated[
+        int | None, typer.Option(help="Blocks to sample; each samples every cell at least once.")
+    ] = None,
+    budget: Annotated[
+        float | None,
+        typer.Option(
+            help=f"Seconds for the whole sweep, instead of --passes. [default: {plan.BUDGET_S:g}; with "
+            f"--quick {plan.QUICK_BUDGET_S:g}]"
+        ),
+    ] = None,
+    processes: Annotated[
+        int, typer.Option(help="Fresh measuring processes a provider, one after the other.")
+    ] = plan.PROCESSES,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="A minute, a small batch; not for quoting.")
+    ] = False,
+    keep_blas_env: Annotated[
+        bool,
+        typer.Option(
+            "--keep-blas-env",
+            help=f"Keep variables that force a BLAS kernel ({', '.join(FORCING)}).",
+        ),
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the plan and its predicted time; run nothing.")
+    ] = False,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Folder of the run. [default: results/<UTC time>-<host>-<commit>]"),
+    ] = None,
+) -> int:
+    """Measure the CPU half of the paper's Table 2 here and put it beside the published figures.
+
+    Every cell is checked against a float64 oracle before it is timed. Samples are taken in interleaved
+    random order. Ctrl-C keeps what is finished. Exit status: 0 done, 1 a result was wrong or a cell failed,
+    2 usage, 130 interrupted.
+    """
+    spec = _make_spec(
+        levels=levels, device=device, models=models, batch=batch, width=width, only=only or [],
+        skip=skip or [], blas_names=blas_names or [], threads=threads, seed=seed, passes=passes, budget=budget,
+        processes=processes, quick=quick, keep_blas_env=keep_blas_env, out=out,
+    )  # fmt: skip
+    made = plan.make_plan(spec)
+    for notice in made.notices:
+        print(notice, file=sys.stderr)
+    if dry_run:
+        _print_plan(spec, made)
+        return 0
+    with Display() as display:
+        outcome = sweep.run(spec, made, display)
+    _write_outputs(outcome.folder)
+    if outcome.reason == "interrupted":
+        return 130
+    return 1 if outcome.wrong or outcome.failed else 0
+
+
+@app.command("table")
+def table_command(run: Annotated[Path, _RUN]) -> int:
+    """Print a run's tables and write table.md, table.csv, speeds.csv and table.tex from its samples."""
+    from harness import table
+
+    loaded = load_run(run)
+    files = table.write_tables(loaded)
+    print(table.format_markdown(loaded))
+    print(f"Written: {', '.join(map(str, files))}")
+    return 0
+
+
+@app.command("plot")
+def plot_command(run: Annotated[Path, _RUN]) -> int:
+    """Draw a run's figures as PNG and SVG from its samples."""
+    from harness import plot
+
+    print("Written: " + ", ".join(map(str, plot.write_plots(load_run(run)))))
+    return 0
+
+
+def _describe(provider: str) -> tuple[str, str]:
+    """Return what a provider says of itself in a process of its own, or why it is unavailable."""
+    try:
+        process = MeasuringProcess(provider, threads=1, keep_blas_env=False)
+    except UsageError as error:
+        return "", str(error).removeprefix("--blas: ")
+    facts = process.hello["provider"]
+    process.close()
+    parts = (facts["version"], facts["architecture"], f"{facts['int_bits']}-bit", facts["path"])
+    return ", ".join(p for p in parts if p), ""
+
+
+@app.command("list")
+def list_command() -> int:
+    """Show the implementations and BLAS providers, with the reason where one is unavailable."""
+    console = Console(width=None if sys.stdout.isatty() else 160)
+    table = Table("implementation", "layer", "level", "device", "what it is", "available")
+    for i in registry.all():
+        level = str(i.level) if i.level else "–"
+        table.add_row(i.id, i.layer, level, i.device, i.summary, i.unavailable() or "yes")
+    console.print(table)
+    providers = Table("BLAS provider", "available", "what it is, or why not")
+    for name, _, reason in blas.listing():
+        facts, why = ("", reason) if reason else _describe(name)
+        providers.add_row(name, "no" if why else "yes", why or facts)
+    console.print(providers)
+    return 0
+
+
+def run(arguments: list[str]) -> int:
+    """Carry out a command line and return its exit status. Raises UsageError for a mistake in it."""
+    command = typer.main.get_command(app)
+    try:
+        status = command.main(
+            args=arguments or ["--help"], prog_name="python -m harness", standalone_mode=False
+        )
+    except typer.exceptions.TyperException as error:
+        raise UsageError(error.format_message()) from None
+    except typer.Abort:
+        return 130
+    return int(status or 0)

@@ -1,0 +1,1 @@
+"""Own the published figures that ship with the package."""

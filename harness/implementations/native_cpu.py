@@ -1,0 +1,52 @@
+"""Register one implementation for each native kernel; nothing here names a kernel."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import cast
+
+from harness import native
+from harness.problem import Layer, Operands, Problem
+from harness.registry import Context, Implementation, Prepared, register
+
+_LEVELS = {1: "dot and axpy", 2: "batched gemv and batched axpy", 3: "gemm"}
+
+
+def _notes(kernel: native.Kernel, context: Context) -> dict[str, str]:
+    notes = {"isa": context.isa or native.isas()[0]}
+    if context.provider is not None:
+        if kernel.batches_gemv:
+            notes["batched_gemv"] = "routine" if context.provider.has("sgemv_batch") else "loop"
+        if kernel.batches_axpy:
+            notes["batched_axpy"] = "routine" if context.provider.has("saxpy_batch") else "loop"
+    return notes
+
+
+def _prepare(
+    kernel: native.Kernel, problem: Problem, operands: Operands, context: Context
+) -> Prepared:
+    table = context.provider.table if context.provider is not None else None
+    workspace = context.workspace(native.workspace_bytes(kernel.id, problem))
+    forward, time = native.bind(kernel.id, problem, operands, table, context.isa, workspace)
+    return Prepared(forward=forward, time=time, notes=_notes(kernel, context))
+
+
+def _summary(kernel: native.Kernel) -> str:
+    how = kernel.id.rsplit("_", 1)[-1]
+    built_on = f"BLAS level {kernel.level}: {_LEVELS[kernel.level]}" if kernel.level else "own code"
+    return built_on if how == "blas" else f"{built_on}, {how}"
+
+
+for _kernel in native.KERNELS.values():
+    register(
+        Implementation(
+            id=_kernel.id,
+            layer=cast(Layer, _kernel.layer),
+            level=_kernel.level,
+            device="cpu",
+            summary=_summary(_kernel),
+            prepare=partial(_prepare, _kernel),
+            workspace_bytes=partial(native.workspace_bytes, _kernel.id),
+            needs_provider=_kernel.needs_blas,
+        )
+    )

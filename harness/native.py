@@ -1,0 +1,160 @@
+"""Own the compiled extension: arrays go in, exceptions come out; nothing else imports it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from harness.errors import UnavailableError, UnknownNameError
+from harness.problem import Array, Operands, Problem
+
+try:
+    from harness._native import ffi as _ffi
+    from harness._native import lib as _lib
+except ImportError as error:
+    raise UnavailableError(
+        f"the compiled part of harness is missing in {Path(__file__).parent}: "
+        "run `pip install -e .` in the source folder, or change to another folder to use an installed "
+        f"harness ({error})"
+    ) from None
+
+
+class NativeError(RuntimeError):
+    """Say which kernel refused which problem, and with what status."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kernel:
+    """Describe one entry of the kernel table."""
+
+    id: str
+    layer: str
+    level: int | None
+    batches_gemv: bool
+    batches_axpy: bool
+    needs_blas: bool
+    handle: Any
+
+
+_STATUS = {
+    value: name.removeprefix("FFK_").lower().replace("_", " ")
+    for value, name in _ffi.typeof("ffk_status").elements.items()
+}
+_ROUTINES = ("sdot", "saxpy", "sgemv", "sgemm", "sgemv_batch", "saxpy_batch")
+
+
+def _text(pointer: Any) -> str:
+    return str(_ffi.string(pointer).decode("ascii"))
+
+
+def _read_kernels() -> dict[str, Kernel]:
+    found = {}
+    for i in range(_lib.ffk_kernel_count()):
+        entry = _lib.ffk_kernel_at(i)
+        kernel = Kernel(
+            id=_text(entry.id), layer=_text(entry.layer), level=entry.level or None,
+            batches_gemv=bool(entry.routines & _lib.FFK_BATCHES_SGEMV),
+            batches_axpy=bool(entry.routines & _lib.FFK_BATCHES_SAXPY),
+            needs_blas=entry.routines != 0, handle=entry,
+        )  # fmt: skip
+        found[kernel.id] = kernel
+    return found
+
+
+KERNELS: Mapping[str, Kernel] = _read_kernels()
+_ISAS = {_text(_lib.ffk_isa_at(i).name): _lib.ffk_isa_at(i) for i in range(_lib.ffk_isa_count())}
+
+
+def build_record() -> dict[str, str]:
+    """Return the compiler and the flags that the kernels were built with."""
+    return {
+        "compiler": _text(_lib.ffk_build_compiler()),
+        "flags": _text(_lib.ffk_build_flags()),
+        "isa": isas()[0],
+    }
+
+
+def isas() -> list[str]:
+    """Return the instruction sets of our own vector code that this processor has, fastest first."""
+    return [name for name, entry in _ISAS.items() if entry.supported()]
+
+
+def blas_table(addresses: Mapping[str, int], int_bits: int) -> Any:
+    """Return the C table of a provider from the addresses of its routines (0 where it has none)."""
+    table = _ffi.new("ffk_blas *")
+    table.int_bits = int_bits
+    for name in _ROUTINES:
+        setattr(table, name, _ffi.cast("ffk_function", addresses.get(name, 0)))
+    return table
+
+
+def _shape(problem: Problem) -> Any:
+    return _ffi.new(
+        "ffk_shape *",
+        (problem.batch, problem.d_in, problem.d_out, problem.hidden, problem.depth, problem.trees),
+    )
+
+
+def _pointer(name: str, array: Array, shape: tuple[int, ...], *, writable: bool = False) -> Any:
+    """Return the address of an array that is exactly what a kernel may be given."""
+    if array.shape != shape or array.dtype != np.float32 or not array.flags.c_contiguous:
+        raise ValueError(
+            f"{name}: need C-contiguous float32 {shape}, got {array.dtype} {array.shape} "
+            f"(contiguous={array.flags.c_contiguous})"
+        )
+    if writable and not array.flags.writeable:
+        raise ValueError(f"{name}: need a writable array")
+    return _ffi.cast("float *", array.ctypes.data)
+
+
+def workspace_bytes(kernel_id: str, problem: Problem) -> int:
+    """Return the bytes of workspace that a kernel needs for a problem."""
+    return int(_lib.ffk_kernel_workspace(KERNELS[kernel_id].handle, _shape(problem)))
+
+
+def bind(
+    kernel_id: str, problem: Problem, operands: Operands, blas: Any, isa: str, workspace: Array
+) -> tuple[Callable[[], None], Callable[[int], int]]:
+    """Return ``forward()`` and ``time(loops) -> ns`` of a kernel over fixed operands.
+
+    The operands and the workspace are kept alive by what is returned. ``time`` makes one call into C,
+    where the clock and the loop stand.
+
+    Raises ValueError for arrays that are not C-contiguous float32 of the problem's shapes, NativeError
+    where the kernel refuses.
+    """
+    kernel = KERNELS[kernel_id]
+    names = isas()
+    if isa and isa not in names:
+        raise UnknownNameError("instruction set of this processor", isa, known=names)
+    shape_in, shape_out = problem.weight_shapes()
+    shape = _shape(problem)
+    arguments = _ffi.new("ffk_operands *")
+    arguments.x = _pointer("x", operands.x, (problem.batch, problem.d_in))
+    arguments.w_in = _pointer("w_in", operands.w_in, shape_in)
+    arguments.w_out = _pointer("w_out", operands.w_out, shape_out)
+    arguments.y = _pointer("y", operands.y, (problem.batch, problem.d_out), writable=True)
+    arguments.workspace = _ffi.cast("void *", workspace.ctypes.data)
+    arguments.workspace_bytes = workspace.nbytes
+    context = _ffi.new("ffk_context *")
+    context.blas = _ffi.NULL if blas is None else blas
+    context.isa = _ISAS[isa or names[0]]
+    alive = (operands, workspace, blas)
+
+    def raise_for(status: int) -> None:
+        if status != _lib.FFK_OK:
+            raise NativeError(f"{kernel_id}: {_STATUS[status]} for {problem}")
+
+    def forward(_alive: Any = alive) -> None:
+        raise_for(_lib.ffk_kernel_run(kernel.handle, shape, arguments, context))
+
+    def time(loops: int, _alive: Any = alive) -> int:
+        elapsed = _ffi.new("int64_t *")
+        raise_for(_lib.ffk_kernel_time(kernel.handle, shape, arguments, 1, context, loops, elapsed))
+        return int(elapsed[0])
+
+    return forward, time

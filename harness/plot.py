@@ -1,0 +1,182 @@
+"""Own the figures of a run: speedups against the published ones, and time per token."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+
+from harness import view
+from harness.axes import BASELINE
+from harness.records import Run
+from harness.stats import Ratio
+from harness.table import format_ratio, format_time
+from harness.view import Point
+
+FIGURES = ("speedup", "time_per_token")
+_FORMATS = ("png", "svg")
+# Okabe and Ito's palette: told apart by readers of every colour vision.
+_COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#000000")
+_MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+_PAPER = "#999999"
+_LABEL = {"facecolor": "white", "edgecolor": "none", "pad": 0.6}
+
+
+def _new_figure(width: float, height: float) -> Figure:
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _set_title(figure: Figure, run: Run, text: str) -> None:
+    """Write what is shown, and where it was measured, above the whole figure."""
+    quick = "QUICK run, not for quoting. " if run.head.sweep.quick else ""
+    threads = run.head.sweep.threads
+    where = f"{run.head.machine.processor}; {threads} thread{'s'[: threads != 1]}"
+    figure.suptitle(f"{text}\n{quick}{where}; {run.head.started_utc[:10]}", fontsize=10)
+
+
+def _bars_of(point: Point) -> list[tuple[str, Ratio, float | None, bool, float]]:
+    """Return a bar per FFF figure: label, ratio, published speedup, whether confirmed, limit."""
+    bars = []
+    for provider, entries in point.entries.items():
+        for entry in entries:
+            if entry.ratio is None or entry.model == BASELINE:
+                continue
+            cell = entry.published
+            what = f"level {entry.level}"
+            label = f"{view.title(entry.model)}, {what}\nover FF, {what} ({provider})"
+            bars.append((label, entry.ratio, cell.speedup if cell else None,
+                         bool(cell and cell.confirmed), view.limit(entry.model)))  # fmt: skip
+    for v in point.versus:
+        if v.ratio is None:
+            continue
+        what = f"level {v.level}" if v.level else v.implementation
+        cell = v.published
+        label = f"{view.title(v.model)}, {what} ({v.provider or 'own'})\nover the fastest FF"
+        bars.append((label, v.ratio, cell.speedup if cell else None,
+                     bool(cell and cell.confirmed), view.limit(v.model)))  # fmt: skip
+    return bars
+
+
+def speedup_figure(run: Run) -> Figure:
+    """Draw the measured speedups with their intervals beside the published ones, the limit as a tick."""
+    point = view.points(run)[0]
+    bars = _bars_of(point)
+    figure = _new_figure(9.5, 1.6 + 0.62 * max(1, len(bars)))
+    axes = figure.subplots()
+    for i, (_, ratio, paper, confirmed, limit) in enumerate(bars):
+        axes.barh(i - 0.17, ratio.value, height=0.34, color=_COLOURS[0], zorder=2)
+        if ratio.known:
+            spread = [[ratio.value - ratio.low], [ratio.high - ratio.value]]
+            axes.errorbar(ratio.value, i - 0.17, xerr=spread, color="black", capsize=3, zorder=3)
+        axes.text(ratio.high * 1.06 if ratio.known else ratio.value * 1.06, i - 0.17,
+                  format_ratio(ratio), va="center", fontsize=8, zorder=5, bbox=_LABEL)  # fmt: skip
+        if paper is not None:
+            hatch = "" if confirmed else "////"
+            axes.barh(
+                i + 0.17, paper, height=0.34, color="white", edgecolor=_PAPER, hatch=hatch, zorder=2
+            )
+            axes.text(paper * 1.06, i + 0.17, f"{paper:g}x", va="center", fontsize=8, color="#555555",
+                      zorder=5, bbox=_LABEL)  # fmt: skip
+        axes.plot([limit, limit], [i - 0.42, i + 0.42], color=_COLOURS[5], lw=2, zorder=4)
+    axes.set_yticks(range(len(bars)), [bar[0] for bar in bars], fontsize=8)
+    axes.invert_yaxis()
+    axes.set_xscale("log")
+    axes.axvline(1, color="black", lw=0.8)
+    highest = max([*(b[1].value for b in bars), *(b[4] for b in bars), 2.0])
+    axes.set_xlim(left=0.8, right=highest * 3)
+    axes.xaxis.set_major_formatter(lambda x, _: f"{x:g}x")
+    axes.set_xlabel("speedup (log)")
+    _set_title(figure, run, f"Measured against published, batch {point.batch}, width {point.width}")
+    _speedup_legend(axes)
+    return figure
+
+
+def _speedup_legend(axes: Any) -> None:
+    axes.legend(
+        handles=[
+            Patch(color=_COLOURS[0], label="measured here, 95 % interval"),
+            Patch(facecolor="white", edgecolor=_PAPER, label="published"),
+            Patch(facecolor="white", edgecolor=_PAPER, hatch="////", label="published, unconfirmed"),
+            Line2D([], [], color=_COLOURS[5], lw=2, label="limit (operations)"),
+        ],
+        fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.12 if axes.get_ylim()[0] > 4 else -0.2),
+        ncols=4, frameon=False,
+    )  # fmt: skip
+
+
+def time_figure(run: Run) -> Figure:
+    """Draw time per token: lines over the batch, or bars where the run has one batch only."""
+    points = view.points(run)
+    widest = points[0].width
+    points = [p for p in points if p.width == widest]
+    rows: dict[str, dict[int, float]] = {}
+    for point in points:
+        for s in point.speeds:
+            if np.isfinite(s.token_ns):
+                provider = f", {s.provider}" if s.provider else ""
+                name = f"{s.implementation} ({view.title(s.model)}{provider})"
+                rows.setdefault(name, {})[point.batch] = s.token_ns
+    text = f"Time per token, width {widest}"
+    if len(points) > 1:
+        return _time_lines(run, rows, text)
+    return _time_bars(run, rows, f"{text}, batch {points[0].batch}", points[0].batch)
+
+
+def _time_lines(run: Run, rows: dict[str, dict[int, float]], text: str) -> Figure:
+    figure = _new_figure(10.5, 6)
+    axes = figure.subplots()
+    for i, (name, times) in enumerate(rows.items()):
+        batches = sorted(times)
+        dashed = "--" if name.startswith("ff_") else "-"
+        axes.plot(batches, [times[b] for b in batches], dashed, color=_COLOURS[i % 8],
+                  marker=_MARKERS[i % 8], label=name, ms=5)  # fmt: skip
+    axes.set_xscale("log", base=2)
+    axes.set_yscale("log")
+    axes.set_xlabel("batch (tokens)")
+    axes.set_ylabel("time per token")
+    axes.yaxis.set_major_formatter(lambda ns, _: format_time(ns))
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
+    _set_title(figure, run, text)
+    return figure
+
+
+def _time_bars(run: Run, rows: dict[str, dict[int, float]], text: str, batch: int) -> Figure:
+    figure = _new_figure(9.5, 1.4 + 0.36 * max(1, len(rows)))
+    axes = figure.subplots()
+    ordered = sorted(rows, key=lambda name: -rows[name][batch])
+    for i, name in enumerate(ordered):
+        time = rows[name][batch]
+        axes.barh(i, time, color=_COLOURS[1] if name.startswith("ff_") else _COLOURS[0])
+        axes.text(time * 1.05, i, format_time(time), va="center", fontsize=8)
+    axes.set_yticks(range(len(ordered)), ordered, fontsize=8)
+    axes.set_xscale("log")
+    times = [rows[name][batch] for name in ordered] or [1.0]
+    axes.set_xlim(min(times) / 3, max(times) * 3)
+    axes.xaxis.set_major_formatter(lambda ns, _: format_time(ns))
+    axes.set_xlabel("time per token (log)")
+    _set_title(figure, run, text)
+    return figure
+
+
+def write_plots(run: Run) -> list[Path]:
+    """Write each figure as PNG and SVG into the run's folder and return the files."""
+    written = []
+    # Fixed ids and no date: the same samples give the same bytes.
+    with mpl.rc_context({"svg.hashsalt": "fff-harness", "font.family": "DejaVu Sans"}):
+        for name, draw in zip(FIGURES, (speedup_figure, time_figure), strict=True):
+            figure = draw(run)
+            for extension in _FORMATS:
+                path = run.folder / f"{name}.{extension}"
+                metadata = {"Date": None} if extension == "svg" else {}
+                figure.savefig(path, dpi=150, metadata=metadata)
+                written.append(path)
+    return written

@@ -1,0 +1,98 @@
+"""Own the implementations: what one is, and the only table of those that are known."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from harness.errors import UnknownNameError
+from harness.problem import Array, Layer, Operands, Problem
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Context:
+    """Hold what an implementation is prepared with beside its operands.
+
+    provider: a loaded BLAS provider (``blas.Provider``), or None where none is needed.
+    isa: name of the instruction set of our own vector code; empty for the fastest that the processor has.
+    workspace: returns an aligned, touched byte array of at least the size asked for.
+    """
+
+    provider: Any
+    workspace: Callable[[int], Array]
+    isa: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prepared:
+    """Hold a prepared pass over fixed operands.
+
+    forward: one pass. time: runs n passes and returns their wall time in ns as one interval.
+    notes: what the record should say of this preparation.
+    """
+
+    forward: Callable[[], None]
+    time: Callable[[int], int]
+    notes: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Implementation:
+    """Describe one way of computing a layer.
+
+    level: the BLAS level it is restricted to, None where it is not built on BLAS.
+    prepare: does all untimed work for operands that stay where they are.
+    workspace_bytes: what prepare will ask of the context's workspace.
+    unavailable: returns the reason why it can't run on this machine, or an empty string.
+    """
+
+    id: str
+    layer: Layer
+    level: int | None
+    device: str
+    summary: str
+    prepare: Callable[[Problem, Operands, Context], Prepared]
+    workspace_bytes: Callable[[Problem], int]
+    needs_provider: bool = False
+    unavailable: Callable[[], str] = lambda: ""
+
+    def __post_init__(self) -> None:
+        """Refuse an id that does not begin with its layer."""
+        if not self.id.startswith(f"{self.layer}_"):
+            raise ValueError(f"id must begin with its layer: '{self.layer}_...', got {self.id!r}")
+
+
+_known: dict[str, Implementation] = {}
+
+
+def register(implementation: Implementation) -> Implementation:
+    """Add an implementation. Raises ValueError where its id is taken."""
+    if implementation.id in _known:
+        raise ValueError(f"implementation {implementation.id!r} is registered already")
+    _known[implementation.id] = implementation
+    return implementation
+
+
+def _load() -> None:
+    # Imported on first use: the implementations import this module.
+    import harness.implementations  # noqa: F401
+
+
+def get(implementation_id: str) -> Implementation:
+    """Return an implementation by id. Raises UnknownNameError listing the known ones."""
+    _load()
+    if implementation_id not in _known:
+        raise UnknownNameError("implementation", implementation_id, known=list(_known))
+    return _known[implementation_id]
+
+
+def all() -> list[Implementation]:
+    """Return every implementation, ceilings included, in the order of registration."""
+    _load()
+    return list(_known.values())
+
+
+def layers() -> list[Implementation]:
+    """Return the implementations of FF and FFF, without the ceilings."""
+    return [i for i in all() if i.layer != "ceiling"]

@@ -1,0 +1,99 @@
+/* ffk.h - the interface of the native library: types, the one kernel signature, the table.
+ *
+ * Extents are int64_t and count elements; arrays are row-major, contiguous float32.
+ *     x (batch, d_in)    y (batch, d_out)
+ *     ff:  w_in (hidden, d_in)          w_out (hidden, d_out)
+ *     fff: w_in (trees, n_nodes, d_in)  w_out (trees, n_nodes, d_out)   n_nodes = 2^(depth+1) - 1
+ * Kernels never allocate, print, abort or start threads; the caller owns every buffer.
+ */
+#ifndef FFK_H
+#define FFK_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+typedef enum {
+    FFK_OK = 0,
+    FFK_NULL_POINTER,
+    FFK_BAD_SHAPE,
+    FFK_EXTENT_TOO_LARGE, /* an extent does not fit the provider's integer */
+    FFK_WORKSPACE_TOO_SMALL,
+    FFK_WORKSPACE_MISALIGNED,
+    FFK_MISSING_ROUTINE, /* the provider lacks a BLAS routine that the kernel calls */
+    FFK_UNSUPPORTED_ISA,
+    FFK_CLOCK_FAILED
+} ffk_status;
+
+typedef struct {
+    int64_t batch, d_in, d_out;
+    int64_t hidden;       /* ff: neurons; 0 for fff */
+    int64_t depth, trees; /* fff: the root is at depth 0; 0 for ff */
+} ffk_shape;
+
+typedef struct {
+    const float *x, *w_in, *w_out;
+    float *y;        /* overwritten, never read */
+    void *workspace; /* aligned to FFK_ALIGNMENT, contents on entry are of no meaning */
+    size_t workspace_bytes;
+} ffk_operands;
+
+#define FFK_ALIGNMENT 64 /* bytes: a cache line, and the widest vector register (AVX-512) */
+
+typedef void (*ffk_function)(void);
+
+/* A BLAS provider: Fortran calling convention, `int_bits` wide integers. A null batched routine
+ * means that the provider has none: level 2 then loops over single calls. */
+typedef struct {
+    int32_t int_bits; /* 32 (LP64) or 64 (ILP64) */
+    ffk_function sdot, saxpy, sgemv, sgemm, sgemv_batch, saxpy_batch;
+} ffk_blas;
+
+/* Our own vector code, compiled once per instruction set. */
+typedef struct {
+    const char *name;
+    int32_t (*supported)(void);
+    void (*gelu)(int64_t n, float *z); /* in place */
+} ffk_isa;
+
+typedef struct {
+    const ffk_blas *blas;
+    const ffk_isa *isa;
+} ffk_context;
+
+#define FFK_NEEDS_SDOT (1u << 0)
+#define FFK_NEEDS_SAXPY (1u << 1)
+#define FFK_NEEDS_SGEMV (1u << 2)
+#define FFK_NEEDS_SGEMM (1u << 3)
+#define FFK_BATCHES_SGEMV (1u << 4) /* uses sgemv_batch where there is one */
+#define FFK_BATCHES_SAXPY (1u << 5)
+
+typedef ffk_status (*ffk_kernel_run_fn)(const ffk_shape *, const ffk_operands *,
+                                        const ffk_context *);
+typedef size_t (*ffk_kernel_workspace_fn)(const ffk_shape *);
+
+typedef struct {
+    const char *id, *layer; /* layer: "ff", "fff" or "ceiling" */
+    int32_t level;          /* BLAS level, 0 where the kernel is not built on BLAS */
+    uint32_t routines;      /* FFK_NEEDS_*, FFK_BATCHES_* */
+    ffk_kernel_workspace_fn workspace_bytes;
+    ffk_kernel_run_fn run;
+} ffk_kernel;
+
+/* ---- the table ---- */
+size_t ffk_kernel_count(void);
+const ffk_kernel *ffk_kernel_at(size_t i);
+size_t ffk_isa_count(void);
+const ffk_isa *ffk_isa_at(size_t i); /* fastest first */
+
+/* Bytes of workspace that `kernel` needs for `shape`; 0 for a shape that it would refuse. */
+size_t ffk_kernel_workspace(const ffk_kernel *kernel, const ffk_shape *shape);
+/* Validate the arguments and run one forward pass. */
+ffk_status ffk_kernel_run(const ffk_kernel *kernel, const ffk_shape *shape,
+                          const ffk_operands *operands, const ffk_context *context);
+/* Validate once, then time `loops` passes as one interval of CLOCK_MONOTONIC. Pass i works on
+ * operands[i % n_operands], so that several sets of weights can be rotated. */
+ffk_status ffk_kernel_time(const ffk_kernel *kernel, const ffk_shape *shape,
+                           const ffk_operands *operands, int64_t n_operands,
+                           const ffk_context *context, int64_t loops, int64_t *elapsed_ns);
+
+#endif

@@ -1,0 +1,60 @@
+"""Build the compiled part; everything else stands in pyproject.toml."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import sys
+import sysconfig
+from pathlib import Path
+from typing import Any
+
+if sys.version_info < (3, 11):
+    sys.exit(
+        f"fff-harness needs Python 3.11 or newer; this is {sys.version.split()[0]} ({sys.executable}). "
+        "Install a newer one (Debian 12 and later: apt install python3) and run the command with it."
+    )
+
+from setuptools import setup
+from setuptools.command.build_ext import build_ext
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+from native.build_native import flags_for
+
+
+def _require_toolchain() -> None:
+    """Stop with what to install where a C compiler or Python's headers are missing."""
+    compiler = shlex.split(os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc")[0]
+    if shutil.which(compiler) is None:
+        sys.exit(
+            f"fff-harness compiles C kernels and found no C compiler ({compiler!r} is not on PATH). "
+            "Install one (Debian, Ubuntu: apt install gcc libc6-dev) or name one in the variable CC."
+        )
+    header = Path(sysconfig.get_path("include")) / "Python.h"
+    if not header.exists():
+        sys.exit(
+            f"fff-harness compiles against Python's headers and found no {header}. "
+            "Install them (Debian, Ubuntu: apt install python3-dev)."
+        )
+
+
+class BuildKernels(build_ext):
+    """Compile each source with the flags of its instruction set."""
+
+    def build_extensions(self) -> None:
+        """Hand every source its own flags; setuptools itself knows flags per extension only."""
+        _require_toolchain()
+        compile_one = self.compiler._compile
+
+        def compile_with_flags(obj: str, src: str, ext: str, cc: Any, post: Any, pp: Any) -> Any:
+            return compile_one(obj, src, ext, cc, [*(post or []), *flags_for(src)], pp)
+
+        self.compiler._compile = compile_with_flags
+        super().build_extensions()
+
+
+setup(
+    cffi_modules=["native/build_native.py:ffibuilder"],
+    cmdclass={"build_ext": BuildKernels},
+)
