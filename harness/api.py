@@ -84,8 +84,8 @@ def forward(
     blas: provider's name or path, where the implementation is built on BLAS. isa: instruction set of our
     own vector code, the fastest by default. For timing use the sweep: this call allocates.
 
-    Raises UnknownNameError (a LookupError) for an unknown id, ValueError for unfit arrays, UnavailableError where
-    the provider is not on this machine.
+    Raises UnknownNameError (a LookupError) for an unknown id, ValueError for unfit arrays,
+    UnavailableError where the provider is not on this machine.
     """
     found = registry.get(implementation)
     problem = make_problem(found.layer, x, w_in, w_out)

@@ -243,8 +243,8 @@ def _pool_of(path: str) -> dict[str, Any]:
 def load(name: str = DEFAULT) -> Provider:
     """Load a provider by name or path, prove its integer width and return it.
 
-    Raises UnknownNameError for an unknown name, UnavailableError for a library that is not there, does not load,
-    or lacks a required routine.
+    Raises UnknownNameError for an unknown name, UnavailableError for a library that is not there,
+    does not load, or lacks a required routine.
     """
     location = locate(name)
     addresses, path = _library_addresses(location) if location else _scipy_addresses()

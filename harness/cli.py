@@ -179,8 +179,8 @@ def sweep_command(
     """
     spec = _make_spec(
         levels=levels, device=device, models=models, batch=batch, width=width, only=only or [],
-        skip=skip or [], blas_names=blas_names or [], threads=threads, seed=seed, passes=passes, budget=budget,
-        processes=processes, quick=quick, keep_blas_env=keep_blas_env, out=out,
+        skip=skip or [], blas_names=blas_names or [], threads=threads, seed=seed, passes=passes,
+        budget=budget, processes=processes, quick=quick, keep_blas_env=keep_blas_env, out=out,
     )  # fmt: skip
     made = plan.make_plan(spec)
     for notice in made.notices:

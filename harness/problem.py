@@ -50,16 +50,19 @@ class Problem:
             if getattr(self, name) not in known:
                 raise ValueError(f"{name} must be one of {known}, got {getattr(self, name)!r}")
         if self.layer == "fff":
-            if not 0 <= self.depth <= MAX_DEPTH:
-                raise ValueError(f"depth must be 0 to {MAX_DEPTH}, got {self.depth}")
-            if not 1 <= self.trees <= MAX_TREES:
-                raise ValueError(f"trees must be 1 to {MAX_TREES}, got {self.trees}")
-            if self.hidden:
-                raise ValueError("an FFF has depth and trees; hidden must be 0")
+            self._check_tree()
         elif self.hidden < 1:
             raise ValueError(f"hidden must be at least 1, got {self.hidden}")
         elif self.depth or self.trees:
             raise ValueError("depth and trees belong to an FFF; both must be 0")
+
+    def _check_tree(self) -> None:
+        if not 0 <= self.depth <= MAX_DEPTH:
+            raise ValueError(f"depth must be 0 to {MAX_DEPTH}, got {self.depth}")
+        if not 1 <= self.trees <= MAX_TREES:
+            raise ValueError(f"trees must be 1 to {MAX_TREES}, got {self.trees}")
+        if self.hidden:
+            raise ValueError("an FFF has depth and trees; hidden must be 0")
 
     @property
     def n_nodes(self) -> int:
