@@ -31,9 +31,7 @@ def _group(implementation: Implementation) -> str:
     [i for i in registry.layers() if i.device == "cpu" and not i.unavailable()],
     ids=lambda i: i.id,
 )
-def test_pass(
-    benchmark: Any, provider: blas.Provider, implementation: Implementation
-) -> None:
+def test_pass(benchmark: Any, provider: blas.Provider, implementation: Implementation) -> None:
     """Time one pass of an implementation, after its output has been checked."""
     problem: Problem = parse_model(MODELS[implementation.layer]).problem(
         batch=BATCH, width=WIDTH, seed=0

@@ -25,7 +25,11 @@ def main(folder: Path) -> None:
     table = pd.read_csv(out / "table.csv")
     found = set(zip(table["model"], table["column"], strict=True))
     for level in (1, 2, 3):
-        wanted = ["bert-base-4095", "bert-base-3072", *(["ultrafastbert-1x11"] if level < 3 else [])]
+        wanted = [
+            "bert-base-4095",
+            "bert-base-3072",
+            *(["ultrafastbert-1x11"] if level < 3 else []),
+        ]
         for model in wanted:
             if (model, f"level {level}") not in found:
                 sys.exit(f"the table has no cell for {model} at level {level}")

@@ -29,8 +29,8 @@ CELLS = (
     ),
     new_markdown_cell(
         "## Measured against published\n\n"
-        "The tick is the limit: the operations that the FFF leaves out. Same level: both layers on the same BLAS "
-        "primitives. Over the fastest FF: what a user gains.",
+        "The tick is the limit: the operations that the FFF leaves out. Same level: both layers on the "
+        "same BLAS primitives. Over the fastest FF: what a user gains.",
         id="speedup-text",
     ),
     new_code_cell("plot.speedup_figure(run)", id="speedup"),
@@ -38,13 +38,14 @@ CELLS = (
     new_code_cell("plot.time_figure(run)", id="time"),
     new_markdown_cell(
         "## The raw samples\n\n"
-        "`run.samples` is a pandas frame with one row per timed value; `run.cells` has one row per implementation "
-        "and problem. The spread of each cell over the run, as a share of its median:",
+        "`run.samples` is a pandas frame with one row per timed value; `run.cells` has one row per "
+        "implementation and problem. The spread of each cell over the run, as a share of its median:",
         id="samples-text",
     ),
     new_code_cell(
         "spread = run.samples.groupby('cell')['pass_ns'].describe(percentiles=[0.1, 0.5, 0.9])\n"
-        "(spread[['10%', '90%']].div(spread['50%'], axis=0)).assign(samples=spread['count'].astype(int)).round(3)",
+        "shares = spread[['10%', '90%']].div(spread['50%'], axis=0)\n"
+        "shares.assign(samples=spread['count'].astype(int)).round(3)",
         id="samples",
     ),
 )
@@ -57,7 +58,9 @@ def main(run: str) -> None:
         "name": "python3", "display_name": "Python 3", "language": "python",
     }  # fmt: skip
     notebook.cells[1]["source"] = notebook.cells[1]["source"].replace("SHIPPED", run)
-    NotebookClient(notebook, timeout=120, resources={"metadata": {"path": str(NOTEBOOKS)}}).execute()
+    NotebookClient(
+        notebook, timeout=120, resources={"metadata": {"path": str(NOTEBOOKS)}}
+    ).execute()
     for cell in notebook.cells:  # when it was run is of no interest to a reader
         cell.metadata.pop("execution", None)
     nbformat.write(notebook, NOTEBOOKS / "tables.ipynb")
