@@ -15,8 +15,8 @@ CELLS = (
     new_markdown_cell(
         "# The paper's CPU table, measured\n\n"
         "*Exponentially Faster Language Modelling* (arXiv 2311.10770) prints speedups of 131x to 255x of a "
-        "fast feedforward layer (FFF, 12 of 4095 neurons computed per token) over the plain layer (FF). This "
-        "notebook reads a run of the harness and shows what one machine makes of them. It measures nothing.\n\n"
+        "fast feedforward layer (FFF, 12 of 4095 neurons computed per token) over the plain layer (FF). "
+        "This reads a run of the harness and shows what one machine makes of them; it measures nothing.\n\n"
         "To see your own run, change the line below to the folder that `python -m harness sweep` printed.",
         id="intro",
     ),
