@@ -222,6 +222,12 @@ def _check_providers(spec: SweepSpec) -> None:
             blas.locate(name)
         except UnavailableError as error:
             raise UsageError(f"--blas: {error}") from None
+    labels = [_label(name) for name in spec.blas]
+    for label in labels:
+        if labels.count(label) > 1:
+            raise UsageError(
+                f"--blas: two libraries are named {label!r}; cells are told apart by that name"
+            )
 
 
 def _layer_cells(
