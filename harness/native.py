@@ -37,6 +37,7 @@ class Kernel:
     batches_gemv: bool
     batches_axpy: bool
     needs_blas: bool
+    token_block: int
     handle: Any
 
 
@@ -59,7 +60,7 @@ def _read_kernels() -> dict[str, Kernel]:
             id=_text(entry.id), layer=_text(entry.layer), level=entry.level or None,
             batches_gemv=bool(entry.routines & _lib.FFK_BATCHES_SGEMV),
             batches_axpy=bool(entry.routines & _lib.FFK_BATCHES_SAXPY),
-            needs_blas=entry.routines != 0, handle=entry,
+            needs_blas=entry.routines != 0, token_block=entry.token_block, handle=entry,
         )  # fmt: skip
         found[kernel.id] = kernel
     return found

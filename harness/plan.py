@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from harness import axes, blas, machine, registry
+from harness import axes, blas, clock, machine, registry
 from harness.axes import Model
 from harness.errors import UnavailableError, UsageError
 from harness.problem import Problem
@@ -79,6 +79,12 @@ class Cell:
     problem: Problem
     workspace_bytes: int
 
+    def sample_s(self) -> float:
+        """Return a guess of one sample's time, in seconds."""
+        pass_s = self.predicted_s()
+        block = registry.get(self.implementation).token_block
+        return max(pass_s / clock.count_slices(self.problem.batch, block, int(1e9 * pass_s)), 0.04)
+
     def predicted_s(self) -> float:
         """Return a guess of one pass's time, in seconds."""
         layer = self.problem.layer
@@ -110,7 +116,7 @@ class Plan:
 
     def block_s(self) -> float:
         """Return the predicted time of one block."""
-        return sum(max(cell.predicted_s(), 0.02) for cell in self.cells)
+        return sum(cell.sample_s() for cell in self.cells)
 
     def memory_bytes(self) -> int:
         """Return the predicted resident memory of all measuring processes together."""

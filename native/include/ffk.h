@@ -75,6 +75,8 @@ typedef struct {
     const char *id, *layer; /* layer: "ff", "fff" or "ceiling" */
     int32_t level;          /* BLAS level, 0 where the kernel is not built on BLAS */
     uint32_t routines;      /* FFK_NEEDS_*, FFK_BATCHES_* */
+    int64_t token_block; /* tokens that are computed together and apart from all others: a pass over
+                            the batch is one over its parts of whole blocks. 0: the whole batch */
     ffk_kernel_workspace_fn workspace_bytes;
     ffk_kernel_run_fn run;
 } ffk_kernel;
