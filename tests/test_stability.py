@@ -36,7 +36,11 @@ def test_quiet_samples_have_no_reason() -> None:
 
 @pytest.mark.parametrize(
     ("count", "value", "word"),
-    [("steal_ticks", 1, "steal"), ("switches", 20, "context switches"), ("faults", 40, "page faults")],
+    [
+        ("steal_ticks", 1, "steal"),
+        ("switches", 20, "context switches"),
+        ("faults", 40, "page faults"),
+    ],
 )
 def test_a_disturbance_is_named(count: str, value: int, word: str) -> None:
     """Steal time, context switches and page faults above their thresholds are reasons."""
