@@ -14,8 +14,13 @@ def _forces_narrower(name: str, value: str, isa: Sequence[str]) -> bool:
     """Say whether a forced kernel is narrower than the processor, or its name does not tell."""
     if name not in ("OPENBLAS_CORETYPE", "BLIS_ARCH_TYPE"):
         return True
-    known = bool(vector_width.of_architecture(value))
-    return not known or vector_width.is_narrower(value, isa)
+    # The widths are of x86; elsewhere no forced name is known to be the right one.
+    is_x86 = any(feature.startswith(("sse", "avx")) for feature in isa)
+    return (
+        not is_x86
+        or not vector_width.of_architecture(value)
+        or vector_width.is_narrower(value, isa)
+    )
 
 
 def forced_kernel(seen: Inspection) -> list[Finding]:
