@@ -79,6 +79,15 @@ def build_record() -> dict[str, str]:
     }
 
 
+def flush_to_zero() -> list[str]:
+    """Return what this thread flushes to zero: `results` (FTZ), `operands` (DAZ), `unknown`; or nothing."""
+    bits = _lib.ffk_flush_to_zero()
+    if bits < 0:
+        return ["unknown"]
+    flags = {"results": _lib.FFK_FLUSHES_RESULTS, "operands": _lib.FFK_FLUSHES_OPERANDS}
+    return [name for name, flag in flags.items() if bits & flag]
+
+
 def isas() -> list[str]:
     """Return the instruction sets of our own vector code that this processor has, fastest first."""
     return [name for name, entry in _ISAS.items() if entry.supported()]

@@ -53,6 +53,7 @@ class SweepSpec:
     quick: bool
     keep_blas_env: bool
     out: Path | None
+    strict: bool = False
 
     def record(self) -> SweepRecord:
         """Return what of it stands in the run."""

@@ -13,6 +13,7 @@ import pandas as pd
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from harness.errors import UsageError
+from harness.facts import Finding, MachineFacts
 
 SCHEMA_VERSION = 1
 HEAD, LINES, LOCK = "run.json", "records.jsonl", "run.lock"
@@ -52,6 +53,12 @@ class MachineRecord(_Record):
     commit: str
     environment: dict[str, str] = Field(
         description="variables that can change a BLAS or its threads"
+    )
+    facts: MachineFacts = Field(
+        default_factory=MachineFacts, description="settings, and the state when the run began"
+    )
+    findings: list[Finding] = Field(
+        default_factory=list, description="what of it matters for measuring, by `doctor`"
     )
 
 

@@ -12,7 +12,7 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 
-from harness import axes, clock, machine
+from harness import axes, clock, doctor, machine
 from harness.plan import LONG_PASS_S, Cell, Plan, SweepSpec, make_twin
 from harness.process import MeasuringProcess, ProcessDiedError, RequestFailedError
 from harness.records import (
@@ -329,7 +329,8 @@ class _Sweep:
 def run(spec: SweepSpec, plan: Plan, monitor: Monitor) -> Outcome:
     """Carry out a plan and return how it ended; Ctrl-C ends it early and keeps what is finished.
 
-    Raises UsageError, before a run exists, where a provider is refused or the folder can't be written.
+    Raises UsageError, before a run exists, where a provider is refused, the folder can't be written, or
+    `strict` is asked for and something here is serious.
     """
     sweep = _Sweep(spec, plan, monitor)
     reason: EndReason = "failed"
@@ -337,8 +338,14 @@ def run(spec: SweepSpec, plan: Plan, monitor: Monitor) -> Outcome:
         monitor.stage("starting the measuring processes")
         for provider in plan.providers():
             sweep.start(provider)
+        examined = doctor.examine_sweep(
+            machine.make_record(), [p.hello for p in sweep.running.values()],
+            threads=spec.threads, keep_blas_env=spec.keep_blas_env,
+        )  # fmt: skip
+        if spec.strict:
+            doctor.refuse_serious(examined.findings)
         head = RunHead(
-            schema_version=SCHEMA_VERSION, started_utc=_utc(), machine=machine.make_record(),
+            schema_version=SCHEMA_VERSION, started_utc=_utc(), machine=examined,
             sweep=spec.record(),
         )  # fmt: skip
         folder = run_folder(spec)

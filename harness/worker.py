@@ -17,7 +17,7 @@ from typing import Any, TextIO, TypeVar
 import numpy as np
 import threadpoolctl
 
-from harness import blas, clock, machine, registry, routing
+from harness import blas, clock, machine, native, registry, routing
 from harness.check import Verdict, check, poison
 from harness.errors import UnavailableError, UsageError
 from harness.problem import Array, Operands, Problem, make_aligned, make_weights, make_x
@@ -69,10 +69,11 @@ class Worker:
             {k: v for k, v in pool.items() if k != "prefix"}
             for pool in threadpoolctl.threadpool_info()
         ]
+        shared = {"pools": pools, "flush_to_zero": native.flush_to_zero()}
         if self.provider is None:
-            return {"provider": None, "pools": pools}
+            return {"provider": None, **shared}
         facts = {k: getattr(self.provider, k) for k in self.provider.__slots__ if k != "table"}
-        return {"provider": facts, "pools": pools, "variables": machine.relevant_variables()}
+        return {"provider": facts, **shared, "variables": machine.relevant_variables()}
 
     def operands(self, problem: Problem) -> Operands:
         """Return a problem's operands; problems of one recipe share the bytes, smaller batches the head."""

@@ -98,4 +98,11 @@ ffk_status ffk_kernel_time(const ffk_kernel *kernel, const ffk_shape *shape,
                            const ffk_operands *operands, int64_t n_operands,
                            const ffk_context *context, int64_t loops, int64_t *elapsed_ns);
 
+/* ---- the calling thread's floating-point environment ---- */
+#define FFK_FLUSHES_RESULTS 1  /* subnormal results become zero (FTZ) */
+#define FFK_FLUSHES_OPERANDS 2 /* subnormal operands count as zero (DAZ) */
+
+/* Return the FFK_FLUSHES_* that are on, -1 where the processor can't be asked. */
+int32_t ffk_flush_to_zero(void);
+
 #endif
