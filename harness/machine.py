@@ -139,7 +139,8 @@ def host() -> str:
     return re.sub(r"[^A-Za-z0-9_.]", "_", socket.gethostname().split(".")[0]) or "host"
 
 
-def _caches() -> dict[str, int]:
+def caches() -> dict[str, int]:
+    """Return the bytes of each cache as one core sees it; empty where the system does not tell."""
     found: dict[str, int] = {}
     for index in sorted(Path("/sys/devices/system/cpu/cpu0/cache").glob("index*")):
         facts = {n: (index / n).read_text().strip() for n in ("level", "type", "size")}
@@ -196,7 +197,7 @@ def make_record() -> MachineRecord:
         microarchitecture=target.name,
         isa=features,
         cores=cores(),
-        caches=_caches(),
+        caches=caches(),
         memory_bytes=int(psutil.virtual_memory().total),
         virtual_machine=_virtual_machine(),
         python=platform.python_version(),

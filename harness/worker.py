@@ -89,7 +89,11 @@ class Worker:
         prepared = implementation.prepare(problem, operands, context)
         poison(operands.y)
         elapsed_ns = run(prepared)
-        return prepared, elapsed_ns, check(problem, operands, seed=problem.seed)
+        return (
+            prepared,
+            elapsed_ns,
+            check(problem, operands, seed=problem.seed, implementation=implementation.id),
+        )
 
     def prepare(self, request: dict[str, Any]) -> dict[str, Any]:
         """Prepare a cell, check its output on the buffers that will be timed, warm up and calibrate.
