@@ -141,6 +141,10 @@ def host() -> str:
 
 def caches() -> dict[str, int]:
     """Return the bytes of each cache as one core sees it; empty where the system does not tell."""
+    return _caches()
+
+
+def _caches() -> dict[str, int]:
     found: dict[str, int] = {}
     for index in sorted(Path("/sys/devices/system/cpu/cpu0/cache").glob("index*")):
         facts = {n: (index / n).read_text().strip() for n in ("level", "type", "size")}
@@ -197,7 +201,7 @@ def make_record() -> MachineRecord:
         microarchitecture=target.name,
         isa=features,
         cores=cores(),
-        caches=caches(),
+        caches=_caches(),
         memory_bytes=int(psutil.virtual_memory().total),
         virtual_machine=_virtual_machine(),
         python=platform.python_version(),

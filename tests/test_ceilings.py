@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness import axes, ceilings, native, plan, records, registry, roofline, table, view
+from harness import axes, ceilings, native, plan, plot, records, registry, roofline, table, view
 from harness.check import check, poison
 from harness.problem import Operands, Problem, make_operands
 from harness.registry import Context
@@ -443,3 +443,11 @@ def test_the_ceilings_stand_in_the_table_with_their_units(tmp_path: Path) -> Non
     assert "100 GFLOP/s" in rows[0]
     assert [r.split("|")[2].strip() for r in rows[1:]] == ["L1", "L2", "L3", "memory"]
     assert "50 GB/s" in rows[3]
+
+
+@pytest.mark.parametrize("measured", [True, False])
+def test_the_figure_draws_with_and_without_ceilings(tmp_path: Path, measured: bool) -> None:
+    """The figure of the ceilings has a bar for each stream and layer, none where nothing was measured."""
+    cells = [*(ceiling_records() if measured else []), (cell_record("ff"), 1e9)]
+    left, right = plot.ceilings_figure(make_run(tmp_path / "run", cells)).axes
+    assert (len(left.patches), len(right.patches)) == ((4, 1) if measured else (0, 0))
