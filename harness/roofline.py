@@ -243,13 +243,19 @@ def judge_speedup(
 ) -> tuple[str, bool]:
     """Return a remark on a speedup and whether it is impossible; ("", False) where it keeps its limit.
 
-    The lower end of the interval counts, the value where there is no interval.
+    The lower end of the interval counts, the value where there is no interval. Where the run measured no
+    bandwidth, a speedup above its limit is remarked on and not judged.
     """
     if ratio is None:
         return "", False
     least = ratio.low if ratio.known else ratio.value
-    if least <= SLACK * limit:
+    if not least > SLACK * limit:
         return "", False
+    if not ceilings.bandwidth:
+        return (
+            f"above the limit of {limit:.3g}x; no bandwidth was measured that could explain it",
+            False,
+        )
     if remark := explain_above_limit(run, ceilings, base, cell, least, limit):
         return remark, False
     return f"IMPOSSIBLE: above the limit of {limit:.2f}x, and not explained by locality", True

@@ -420,6 +420,28 @@ def test_a_speedup_within_its_limit_has_no_remark(tmp_path: Path) -> None:
     assert (entry.remark, entry.impossible) == ("", False)
 
 
+def test_an_unjudged_speedup_is_remarked_on(tmp_path: Path) -> None:
+    """Without a measured bandwidth a speedup above the limit is neither explained nor called impossible."""
+    cells = [(cell_record("ff"), STREAM_NS), (fff_record("fff"), STREAM_NS / 400)]
+    point = view.points(make_run(tmp_path / "run", cells))[0]
+    assert not point.versus[0].impossible
+    assert "no bandwidth was measured" in point.versus[0].remark
+
+
+def test_weights_that_crowd_their_cache_explain_a_smaller_layer(tmp_path: Path) -> None:
+    """A dense layer of 3072 may pass 1.33x where the FF of 4095 fills most of the last cache, not beyond."""
+
+    def entry(name: str, speedup: float) -> view.Entry:
+        smaller = cell_record("small", model="bert-base-3072", hidden=3072)
+        slow = 2 * STREAM_NS
+        cells = [*ceiling_records(), (cell_record("ff"), slow), (smaller, slow / speedup)]
+        entries = view.points(make_run(tmp_path / name, cells))[0].entries["scipy"]
+        return next(e for e in entries if e.model == "bert-base-3072")
+
+    assert "crowded out" in entry("within", 1.7).remark
+    assert entry("beyond", 4.0).impossible
+
+
 def test_a_product_gives_no_excuse(tmp_path: Path) -> None:
     """Over an FF at level 3, whose tokens share the weights, a speedup above the limit is flagged."""
     ff_ns = 2 * FF_FLOOR_NS
