@@ -13,7 +13,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness import axes, ceilings, native, plan, plot, records, registry, roofline, table, view
+from harness import (
+    axes,
+    ceilings,
+    machine,
+    native,
+    plan,
+    plot,
+    records,
+    registry,
+    roofline,
+    sweep,
+    table,
+    view,
+)
 from harness.check import check, poison
 from harness.problem import Operands, Problem, make_operands
 from harness.registry import Context
@@ -473,3 +486,43 @@ def test_the_figure_draws_with_and_without_ceilings(tmp_path: Path, measured: bo
     cells = [*(ceiling_records() if measured else []), (cell_record("ff"), 1e9)]
     left, right = plot.ceilings_figure(make_run(tmp_path / "run", cells)).axes
     assert (len(left.patches), len(right.patches)) == ((4, 1) if measured else (0, 0))
+
+
+class Silent:
+    """Hear nothing of a sweep."""
+
+    def stage(self, text: str) -> None:
+        """Hear what is being done."""
+
+    def progress(self, elapsed_s: float, predicted_s: float) -> None:
+        """Hear how far the sweep is."""
+
+    def cell(self, record: records.CellRecord) -> None:
+        """Hear the outcome of a cell's gate."""
+
+    def sample(self, record: records.SampleRecord) -> None:
+        """Hear a sample."""
+
+
+def test_a_sweep_measures_and_prints_the_ceilings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a real sweep every ceiling passes its gate and is sampled once a block, by place."""
+    # Small caches make small sets: nothing here depends on what the figures are.
+    monkeypatch.setattr(machine, "_caches", lambda: {"L1d": 32 * KIB, "L2": 128 * KIB})
+    spec = make_spec(out=tmp_path / "run", only=["ff_l1_blas"], widths=[64], passes=2)
+    outcome = sweep.run(spec, plan.make_plan(spec), Silent())
+    assert (outcome.reason, outcome.wrong, outcome.failed) == ("complete", 0, 0)
+    run = records.load_run(outcome.folder)
+    own = run.cells[(run.cells["role"] == "ceiling") & (run.cells["provider"] == "")]
+    places = {(c["implementation"], roofline.place_name(c)) for _, c in own.iterrows()}
+    streams = {
+        (f"ceiling_{n}", p) for n in ("read", "write", "copy") for p in ("L1", "L2", "memory")
+    }
+    gathers = {("ceiling_gather", "L2"), ("ceiling_gather", "memory")}
+    assert places == streams | gathers | {("ceiling_fma", "")}
+    counts = run.samples[run.samples["cell"].isin(own["cell"])].groupby(["cell", "block"]).size()
+    assert len(counts) == 2 * len(own)
+    assert (counts == 1).all()
+    assert set(roofline.measure(run).bandwidth) == {"L1", "L2", "memory"}
+    assert np.isfinite(view.points(run)[0].speeds[0].of_ceiling)
