@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from harness import oracle
+from harness import ceilings, oracle
 from harness.problem import Array, Operands, Problem
 
 # An element may miss the truth by FACTOR float32 roundings of the magnitudes that were summed into it.
@@ -58,17 +58,21 @@ def choose_tokens(problem: Problem, seed: int) -> Array:
     return np.sort(np.concatenate([[0, problem.batch - 1], inner]))
 
 
-def find_truth(problem: Problem, operands: Operands, tokens: Array) -> oracle.Truth:
-    """Return the oracle's answer for the chosen tokens."""
+def find_truth(
+    problem: Problem, operands: Operands, tokens: Array, implementation: str = "ceiling_sgemm"
+) -> oracle.Truth:
+    """Return the oracle's answer for the chosen tokens; the implementation tells one ceiling from another."""
+    if problem.layer == "ceiling":
+        return ceilings.find_truth(implementation, problem, operands, tokens)
     x = operands.x[tokens]
     if problem.layer == "ff":
         return oracle.ff_oracle(x, operands.w_in, operands.w_out)
-    if problem.layer == "fff":
-        return oracle.fff_oracle(x, operands.w_in, operands.w_out, problem.depth)
-    return oracle.product_oracle(x, operands.w_out)
+    return oracle.fff_oracle(x, operands.w_in, operands.w_out, problem.depth)
 
 
-def check(problem: Problem, operands: Operands, *, seed: int = 0) -> Verdict:
+def check(
+    problem: Problem, operands: Operands, *, seed: int = 0, implementation: str = "ceiling_sgemm"
+) -> Verdict:
     """Compare ``operands.y``, poisoned before the pass, with the oracle on the chosen tokens.
 
     Every element of y must have been written; on the chosen tokens each must be finite where the truth
@@ -78,7 +82,7 @@ def check(problem: Problem, operands: Operands, *, seed: int = 0) -> Verdict:
     tokens = choose_tokens(problem, seed)
     unwritten = int(np.count_nonzero(operands.y.view(np.uint32) == _POISON_BITS))
     with np.errstate(all="ignore"):
-        truth = find_truth(problem, operands, tokens)
+        truth = find_truth(problem, operands, tokens, implementation)
         return compare(operands.y[tokens], truth, problem, unwritten=unwritten)
 
 

@@ -79,7 +79,7 @@ def _print_plan(spec: SweepSpec, made: Plan) -> None:
     table = Table("cell", "GFLOP", "a pass, predicted", "workspace MiB")
     for cell in made.cells:
         table.add_row(
-            cell.id, f"{cell.problem.flops() / 1e9:.3g}", format_time(cell.predicted_s() * 1e9),
+            cell.id, f"{cell.work()[0] / 1e9:.3g}", format_time(cell.predicted_s() * 1e9),
             f"{cell.workspace_bytes / 2**20:.0f}",
         )  # fmt: skip
     Console(width=None if sys.stdout.isatty() else 120).print(table)

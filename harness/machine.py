@@ -145,6 +145,11 @@ def host() -> str:
     return re.sub(r"[^A-Za-z0-9_.]", "_", socket.gethostname().split(".")[0]) or "host"
 
 
+def caches() -> dict[str, int]:
+    """Return the bytes of each cache as one core sees it; empty where the system does not tell."""
+    return _caches()
+
+
 def _caches() -> dict[str, int]:
     found: dict[str, int] = {}
     for index in sorted(Path("/sys/devices/system/cpu/cpu0/cache").glob("index*")):

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from harness import axes, blas, clock, machine, registry
+from harness import axes, blas, ceilings, clock, machine, registry
 from harness.axes import Model
 from harness.errors import UnavailableError, UsageError
 from harness.problem import Problem
@@ -22,11 +22,11 @@ PROCESSES = 3
 # What a core of 2020 or later does, in GFLOP/s; used for the prediction and nothing else.
 _RATES = {
     ("ff", 1): 15.0, ("ff", 2): 26.0, ("ff", 3): 90.0, ("fff", 1): 12.0, ("fff", 2): 9.0,
-    ("ceiling", 3): 90.0,
 }  # fmt: skip
 _RATE_UNKNOWN = 20.0
 _START_S = 2.0  # a measuring process: interpreter, libraries, drawing the operands
 _GATE_S = 0.6  # the float64 oracle on its subset
+_CEILING_GATE_S = 0.1
 _PROCESS_BYTES = 160 << 20
 # In a second and later process a pass this long is not run whole before it is timed: see worker.py.
 LONG_PASS_S = 1.0
@@ -68,7 +68,10 @@ class SweepSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cell:
-    """Describe one cell. model is empty for a ceiling; runs_in names the measuring process."""
+    """Describe one cell. model is empty for a ceiling; runs_in names the measuring process.
+
+    place: the part of the memory that a ceiling's set fits (`L2`, `memory`), empty for all others.
+    """
 
     id: str
     role: Role
@@ -79,6 +82,17 @@ class Cell:
     runs_in: str
     problem: Problem
     workspace_bytes: int
+    place: str = ""
+
+    def work(self) -> tuple[int, int]:
+        """Return the flops of one pass and the bytes that it has to move."""
+        if self.role == "ceiling":
+            return ceilings.count_work(self.implementation, self.problem)
+        return self.problem.flops(), self.problem.bytes_moved()
+
+    def gate_s(self) -> float:
+        """Return a guess of what checking the output takes, in seconds."""
+        return _GATE_S if self.role != "ceiling" or self.provider else _CEILING_GATE_S
 
     def sample_s(self) -> float:
         """Return a guess of one sample's time, in seconds."""
@@ -88,6 +102,8 @@ class Cell:
 
     def predicted_s(self) -> float:
         """Return a guess of one pass's time, in seconds."""
+        if self.role == "ceiling":
+            return ceilings.predict_s(self.implementation, self.problem)
         layer = self.problem.layer
         rate = _RATES.get((layer, self.level or 0), _RATE_UNKNOWN)
         return self.problem.flops() / rate / 1e9
@@ -109,7 +125,8 @@ class Plan:
         """Return the predicted time that one set of fresh processes needs before its first sample."""
         passes = [cell.predicted_s() for cell in self.cells]
         whole = sum(p for p in passes if process == 0 or p < LONG_PASS_S)
-        return whole + _GATE_S * len(passes) + _START_S * len(self.providers())
+        checks = sum(cell.gate_s() for cell in self.cells)
+        return whole + checks + _START_S * len(self.providers())
 
     def gates_s(self, spec: SweepSpec) -> float:
         """Return the predicted time of the gates of all processes."""
@@ -151,11 +168,14 @@ def _label(provider: str) -> str:
     return provider if provider in blas.names() else Path(provider).name
 
 
-def _make_cell(implementation: Implementation, problem: Problem, model: str, provider: str) -> Cell:
+def _make_cell(
+    implementation: Implementation, problem: Problem, model: str, provider: str, place: str = ""
+) -> Cell:
     bound = provider if implementation.needs_provider else ""
     parts = [
         implementation.id,
         *([model] if model else []),
+        *([place] if place else []),
         f"b{problem.batch}",
         f"w{problem.d_in}",
     ]
@@ -167,7 +187,7 @@ def _make_cell(implementation: Implementation, problem: Problem, model: str, pro
         id="/".join(parts), role="ceiling" if problem.layer == "ceiling" else "layer",
         implementation=implementation.id, level=implementation.level, model=model,
         provider=_label(bound) if bound else "", runs_in=provider, problem=problem,
-        workspace_bytes=size,
+        workspace_bytes=size, place=place,
     )  # fmt: skip
 
 
@@ -254,7 +274,10 @@ def _layer_cells(
     return list(cells.values())
 
 
-def _ceiling_cells(spec: SweepSpec, chosen: Sequence[Implementation]) -> list[Cell]:
+def _ceiling_cells(
+    spec: SweepSpec, chosen: Sequence[Implementation]
+) -> tuple[list[Cell], list[str]]:
+    """Return a product per provider, the loops of our own in the first one's process, and the notices."""
     extent = _CEILING_EXTENT
     problem = Problem(
         layer="ceiling", batch=extent, d_in=extent, d_out=extent, hidden=extent, seed=spec.seed
@@ -262,10 +285,18 @@ def _ceiling_cells(spec: SweepSpec, chosen: Sequence[Implementation]) -> list[Ce
     cells = [
         _make_cell(implementation, problem, "", provider)
         for implementation in chosen
-        if implementation.layer == "ceiling"
+        if implementation.layer == "ceiling" and implementation.needs_provider
         for provider in spec.blas
     ]
-    return list({cell.id: cell for cell in cells}.values())
+    own = {i.id: i for i in chosen if i.layer == "ceiling" and not i.needs_provider}
+    sets, notices = ceilings.choose_sets(machine.caches(), machine.available_memory_bytes())
+    notices = notices if own else []
+    for extent_of in ceilings.place_all(sets, list(spec.widths), spec.seed):
+        if implementation := own.get(extent_of.implementation):
+            cells.append(
+                _make_cell(implementation, extent_of.problem, "", spec.blas[0], extent_of.place)
+            )
+    return list({cell.id: cell for cell in cells}.values()), notices
 
 
 def make_plan(spec: SweepSpec) -> Plan:
@@ -285,10 +316,11 @@ def make_plan(spec: SweepSpec) -> Plan:
         raise UsageError(
             "nothing is left to measure: no chosen implementation computes a chosen model"
         )
+    ceiling_cells, remarks = _ceiling_cells(spec, chosen)
     plan = Plan(
-        cells=[*usable, *_ceiling_cells(spec, chosen)],
+        cells=[*usable, *ceiling_cells],
         unavailable=[(c, reasons[c.implementation]) for c in cells if reasons[c.implementation]],
-        notices=notices,
+        notices=[*notices, *remarks],
     )
     _check_memory(plan)
     return plan

@@ -17,9 +17,9 @@ from harness.axes import BASELINE
 from harness.records import Run
 from harness.stats import Ratio
 from harness.table import format_ratio, format_time
-from harness.view import Point
+from harness.view import Point, Speed
 
-FIGURES = ("speedup", "time_per_token")
+FIGURES = ("speedup", "time_per_token", "ceilings")
 _FORMATS = ("png", "svg")
 # Okabe and Ito's palette: told apart by readers of every colour vision.
 _COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#000000")
@@ -167,12 +167,56 @@ def _time_bars(run: Run, rows: dict[str, dict[int, float]], text: str, batch: in
     return figure
 
 
+def ceilings_figure(run: Run) -> Figure:
+    """Draw the ceilings that were measured, and how far each layer reaches what they allow."""
+    point = view.points(run)[0]
+    speeds = [s for s in point.speeds if np.isfinite(s.of_ceiling)]
+    streams = [s for s in view.ceilings(run) if np.isfinite(s.gbs)]
+    figure = _new_figure(11, 2.2 + 0.3 * max(6, len(speeds), len(streams)))
+    left, right = figure.subplots(1, 2)
+    _rate_bars(left, streams)
+    for i, s in enumerate(speeds):
+        colour = (
+            _COLOURS[5] if s.impossible else _COLOURS[1 if s.implementation[:3] == "ff_" else 0]
+        )
+        right.barh(i, 100 * s.of_ceiling, color=colour)
+        right.text(
+            100 * s.of_ceiling + 1.5, i, f"{100 * s.of_ceiling:.0f} %", va="center", fontsize=8
+        )
+    names = [
+        f"{s.implementation}, {view.title(s.model)}\n{s.provider or 'own code'}" for s in speeds
+    ]
+    right.set_yticks(range(len(speeds)), names, fontsize=7)
+    right.invert_yaxis()
+    right.axvline(100, color="black", lw=0.8)
+    right.set_xlim(0, max([115.0, *(115 * s.of_ceiling for s in speeds)]))
+    right.set_xlabel("least time that the ceilings allow, % of the measured time")
+    _set_title(figure, run, f"Ceilings of this machine and the layers below them, batch {point.batch}, "
+               f"width {point.width}")  # fmt: skip
+    return figure
+
+
+def _rate_bars(axes: Any, streams: list[Speed]) -> None:
+    """Draw the streams' bandwidths, grouped by pattern, one colour a place."""
+    places = list(dict.fromkeys(s.place for s in streams))
+    for i, s in enumerate(streams):
+        axes.barh(i, s.gbs, color=_COLOURS[places.index(s.place) % len(_COLOURS)])
+        axes.text(s.gbs * 1.05, i, f"{s.gbs:.3g} GB/s", va="center", fontsize=8)
+    names = [f"{s.implementation.removeprefix('ceiling_')}, {s.place}" for s in streams]
+    axes.set_yticks(range(len(streams)), names, fontsize=8)
+    axes.invert_yaxis()
+    axes.set_xscale("log")
+    rates = [s.gbs for s in streams] or [1.0]
+    axes.set_xlim(min(rates) / 2, max(rates) * 5)
+    axes.set_xlabel("bandwidth of one thread, GB/s (log)")
+
+
 def write_plots(run: Run) -> list[Path]:
     """Write each figure as PNG and SVG into the run's folder and return the files."""
     written = []
     # Fixed ids and no date: the same samples give the same bytes.
     with mpl.rc_context({"svg.hashsalt": "fff-harness", "font.family": "DejaVu Sans"}):
-        for name, draw in zip(FIGURES, (speedup_figure, time_figure), strict=True):
+        for name, draw in zip(FIGURES, (speedup_figure, time_figure, ceilings_figure), strict=True):
             figure = draw(run)
             for extension in _FORMATS:
                 path = run.folder / f"{name}.{extension}"

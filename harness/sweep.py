@@ -150,17 +150,19 @@ class _Sweep:
     def record_cell(self, cell: Cell, status: Status, reason: str, answer: dict[str, Any]) -> None:
         verdict = answer.get("verdict", {})
         p = cell.problem
+        flops, bytes_moved = cell.work()
+        place = {"place": cell.place} if cell.place else {}
         record = CellRecord(
             cell=cell.id, role=cell.role, implementation=cell.implementation, layer=p.layer,
             level=cell.level, model=cell.model, provider=cell.provider, threads=self.spec.threads,
             batch=p.batch, d_in=p.d_in, d_out=p.d_out, hidden=p.hidden, depth=p.depth,
-            trees=p.trees, dtype=p.dtype, data=p.data, seed=p.seed, flops=p.flops(),
-            bytes_moved=p.bytes_moved(), process=self.process, status=status, reason=reason,
+            trees=p.trees, dtype=p.dtype, data=p.data, seed=p.seed, flops=flops,
+            bytes_moved=bytes_moved, process=self.process, status=status, reason=reason,
             loops=answer.get("loops", 0), slices=answer.get("slices", 1) or 1,
             gate_ns=answer.get("gate_ns", 0),
             checked_tokens=verdict.get("tokens", 0), near_ties=verdict.get("near_ties", 0),
             worst_error=verdict.get("worst", 0.0), nodes_touched=answer.get("nodes_touched", 0),
-            notes=answer.get("notes", {}),
+            notes={**answer.get("notes", {}), **place},
         )  # fmt: skip
         self.append(record)
         self.monitor.cell(record)
@@ -234,10 +236,17 @@ class _Sweep:
         return [cell for cell in self.cells if cell.id not in self.lost]
 
     def repeats(self) -> dict[str, int]:
-        """Return how often each cell is sampled in a block: short ones several times, spread over it."""
+        """Return how often each cell is sampled in a block: short ones several times, spread over it.
+
+        Ceilings once: there are many, and what counts of them is the fastest sample of the run.
+        """
         cost = {cell.id: self.sample_s(cell) for cell in self.live()}
         allowed = _SHARE_OF_BLOCK * sum(cost.values())
-        return {i: int(np.clip(allowed / c, 1, _MAX_REPEATS)) for i, c in cost.items()}
+        once = {cell.id for cell in self.live() if cell.role == "ceiling"}
+        return {
+            i: 1 if i in once else int(np.clip(allowed / c, 1, _MAX_REPEATS))
+            for i, c in cost.items()
+        }
 
     def block_s(self) -> float:
         repeats = self.repeats()
@@ -305,7 +314,8 @@ class _Sweep:
         gates = [
             0.0 if self.pass_s[c.id] >= LONG_PASS_S else self.pass_s[c.id] for c in self.live()
         ]
-        return sum(gates) + 0.3 * len(gates) + 2.0 * len(self.plan.providers())
+        checks = 0.5 * sum(c.gate_s() for c in self.live())
+        return sum(gates) + checks + 2.0 * len(self.plan.providers())
 
     def gate_fits(self) -> bool:
         """Say whether another set of processes fits into the budget with at least one block."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,12 @@ from harness.plan import PAPER_BATCH, PAPER_WIDTH
 from harness.published import PublishedCell
 from harness.records import FORCING, ProviderRecord, Run
 from harness.stats import Ratio
-from harness.view import Entry, Point, Speed
+from harness.view import Entry, Point, Speed, Versus
 
 TABLE_FILES = ("table.md", "table.csv", "speeds.csv", "table.tex")
 _UNCONFIRMED = "†"
 _NONE = "–"
+_REMARKED = "‡"
 
 
 # ---- numbers ------------------------------------------------------------------------------------
@@ -83,7 +85,14 @@ def format_entry(entry: Entry) -> str:
         return _NONE
     if entry.ratio is None:
         return entry.status.upper()
-    return "1" if entry.model == BASELINE else format_ratio(entry.ratio)
+    if entry.model == BASELINE:
+        return "1"
+    return format_ratio(entry.ratio) + _mark(entry.remark, entry.impossible)
+
+
+def _mark(remark: str, impossible: bool) -> str:
+    """Return what stands behind a speedup above its limit."""
+    return " IMPOSSIBLE" if impossible else _REMARKED if remark else ""
 
 
 # ---- frames -------------------------------------------------------------------------------------
@@ -109,7 +118,7 @@ def versus_frame(point: Point) -> pd.DataFrame:
             "model": view.title(v.model),
             "FFF implementation": v.implementation,
             "provider": v.provider or _NONE,
-            "over the fastest FF": format_ratio(v.ratio),
+            "over the fastest FF": format_ratio(v.ratio) + _mark(v.remark, v.impossible),
             "paper": format_published(v.published),
             "limit": format_limit(v.model),
         }
@@ -118,7 +127,7 @@ def versus_frame(point: Point) -> pd.DataFrame:
 
 
 def speed_frame(speeds: list[Speed]) -> pd.DataFrame:
-    """Return absolute figures: time, rate, share of the measured sgemm, samples."""
+    """Return absolute figures: time, rate, share of the measured sgemm and of the ceiling, samples."""
     return pd.DataFrame(
         {
             "implementation": s.implementation,
@@ -128,11 +137,40 @@ def speed_frame(speeds: list[Speed]) -> pd.DataFrame:
             "a token": format_time(s.token_ns) if s.model else _NONE,
             "GFLOP/s": _format_rate(s.gflops),
             "of sgemm": _format_share(s.share),
+            "of its ceiling": _format_share(s.of_ceiling),
             "samples": s.samples,
-            "remarks": s.note if s.status == "ok" else f"{s.status.upper()}: {s.reason}",
+            "remarks": _remarks(s),
         }
         for s in speeds
     )
+
+
+def _remarks(speed: Speed) -> str:
+    if speed.status != "ok":
+        return f"{speed.status.upper()}: {speed.reason}"
+    above = "IMPOSSIBLE: faster than its ceiling allows" if speed.impossible else ""
+    return ", ".join(part for part in (above, speed.note) if part)
+
+
+def ceiling_frame(speeds: list[Speed]) -> pd.DataFrame:
+    """Return the machine's ceilings: rates of the median sample and of the fastest, which counts."""
+    rows = []
+    for s in speeds:
+        rate, unit = (s.gbs, "GB/s") if math.isfinite(s.gbs) else (s.gflops, "GFLOP/s")
+        rows.append(
+            {
+                "ceiling": s.implementation.removeprefix("ceiling_"),
+                "set in": s.place or _NONE,
+                "width": s.width,
+                "provider": s.provider or "own code",
+                "a pass": format_time(s.pass_ns),
+                "rate": f"{_format_rate(rate)} {unit}",
+                "fastest sample": f"{_format_rate(rate * s.pass_ns / s.fastest_ns)} {unit}",
+                "samples": s.samples,
+                "remarks": _remarks(s),
+            }
+        )
+    return pd.DataFrame(rows)
 
 
 def _number(value: float | None) -> float | None:
@@ -179,7 +217,7 @@ def speeds_csv_frame(run: Run) -> pd.DataFrame:
     """Return every cell's absolute figures as plain numbers, ceilings included."""
     speeds = [s for point in view.points(run) for s in point.speeds] + view.ceilings(run)
     names = ("cell", "implementation", "model", "provider", "status", "pass_ns", "token_ns", "gflops",
-             "share", "samples", "note")  # fmt: skip
+             "share", "of_ceiling", "place", "gbs", "samples", "note")  # fmt: skip
     return pd.DataFrame([{n: getattr(s, n) for n in names} for s in speeds])
 
 
@@ -289,9 +327,13 @@ def _point_lines(run: Run, point: Point) -> list[str]:
             "",
             _markdown(paper_frame(run, entries)),
         ]
+        lines += _remark_lines([(f"{view.title(e.model)}, level {e.level}", e) for e in entries])
     if point.versus:
         speed = next((s for s in point.speeds if s.cell == point.fastest), None)
         lines += ["", _best_line(speed), "", _markdown(versus_frame(point))]
+        lines += _remark_lines(
+            [(f"{view.title(v.model)}, {v.implementation}", v) for v in point.versus]
+        )
     if point.aa is not None:
         lines += [
             "",
@@ -307,6 +349,13 @@ def _point_lines(run: Run, point: Point) -> list[str]:
     return lines
 
 
+def _remark_lines(found: Sequence[tuple[str, Entry | Versus]]) -> list[str]:
+    remarks = [
+        f"- {name}{'' if x.impossible else _REMARKED}: {x.remark}." for name, x in found if x.remark
+    ]
+    return ["", *remarks] if remarks else []
+
+
 def _best_line(speed: Speed | None) -> str:
     if speed is None:
         return "Best against best: no FF was measured."
@@ -320,14 +369,19 @@ def _best_line(speed: Speed | None) -> str:
 def _foot_lines(run: Run) -> list[str]:
     lines = ["", "## Reading this", ""]
     if view.ceilings(run):
-        lines += ["Ceiling of level 3, a large square product in the same run:", ""]
-        lines += [_markdown(speed_frame(view.ceilings(run))), ""]
+        lines += ["The machine's own ceilings, measured in the same run:", ""]
+        lines += [_markdown(ceiling_frame(view.ceilings(run))), ""]
     lines += [
         "- `91x [88, 94]`: geometric mean over blocks of interleaved samples and its 95 % interval "
         "(resampled by process, then block); digits stop where the interval does. `~91x`: one block, "
         "no interval.",
         "- limit: the baseline's neurons over those computed, the most that fewer operations alone give. "
         "A same-level speedup can pass it where the baseline is bound by memory.",
+        "- of its ceiling: the least time of a pass here over its time. The least time is the larger of the "
+        "operations at the peak rate and the bytes that any pass moves (x, y, each touched weight row once) "
+        "at the bandwidth of the caches or memory that hold them; rates of the fastest samples. Above 105 % "
+        "a figure is impossible.",
+        f"- {_REMARKED} above the limit, explained by where the weights lie: see the line below the table.",
         f"- paper: Table 2 of arXiv 2311.10770 (batch {PAPER_BATCH}, width {PAPER_WIDTH}, i7-6700HQ, "
         f"MKL 2023.2); {_UNCONFIRMED} in no source that could be opened.",
     ]
@@ -342,8 +396,9 @@ def _foot_lines(run: Run) -> list[str]:
 
 def format_markdown(run: Run) -> str:
     """Return the whole report of a run as Markdown."""
-    lines = _head_lines(run)
-    for point in view.points(run):
+    points = view.points(run)
+    lines = _head_lines(run) + [f"- **IMPOSSIBLE**: {line}" for line in view.impossible(points)]
+    for point in points:
         lines += _point_lines(run, point)
     lines += _foot_lines(run)
     return "\n".join(lines) + "\n"

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from harness import axes, published, stats
+from harness import axes, published, roofline, stats
+from harness.ceilings import find_capacities
 from harness.published import PublishedCell
 from harness.records import Run
 from harness.stats import Ratio
 
 # The implementation behind each column of the paper's table: the level's plain form.
 COLUMNS = {1: "l1_blas", 2: "l2_blas", 3: "l3_blas"}
+_CEILING_ORDER = {
+    f"ceiling_{name}": i
+    for i, name in enumerate(("sgemm", "fma", "read", "write", "copy", "gather"))
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,6 +34,8 @@ class Entry:
     ratio: Ratio | None
     status: str
     published: PublishedCell | None
+    remark: str = ""
+    impossible: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,11 +49,18 @@ class Versus:
     level: int | None
     ratio: Ratio | None
     published: PublishedCell | None
+    remark: str = ""
+    impossible: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Speed:
-    """Hold the absolute figures of one cell. share is of the same provider's sgemm, level 3 only."""
+    """Hold the absolute figures of one cell. share is of the same provider's sgemm, level 3 only.
+
+    of_ceiling: the least time of a pass here (roofline.floor_ns) as a share of its time, NaN for a ceiling.
+    place, gbs, fastest_ns, width: where a ceiling's set lies, its rate in GB/s, its fastest sample, and the
+    elements of a row.
+    """
 
     cell: str
     implementation: str
@@ -59,6 +74,12 @@ class Speed:
     share: float
     samples: int
     note: str
+    of_ceiling: float = np.nan
+    impossible: bool = False
+    place: str = ""
+    gbs: float = np.nan
+    fastest_ns: float = np.nan
+    width: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -220,9 +241,87 @@ def points(run: Run) -> list[Point]:
                 versus=_versus(run, own, fastest), aa=_aa(run, here), speeds=_speeds(run, own),
             )
         )  # fmt: skip
-    return found
+    measured = roofline.measure(run)
+    return [_with_limits(run, measured, point) for point in found]
+
+
+def _by_id(run: Run) -> dict[str, Any]:
+    return {cell["cell"]: cell for _, cell in run.cells.iterrows()}
+
+
+def _with_limits(run: Run, measured: roofline.Ceilings, point: Point) -> Point:
+    """Return the point with each cell's share of its ceiling, and what passes a limit remarked on."""
+    by_id = _by_id(run)
+    here = run.cells[(run.cells["batch"] == point.batch) & (run.cells["d_in"] == point.width)]
+
+    def judged(found: Entry | Versus, base: pd.Series | None, cell: pd.Series | None) -> Any:
+        if base is None or cell is None:
+            return found
+        remark, impossible = roofline.judge_speedup(
+            run, measured, base, cell, found.ratio, limit(found.model)
+        )
+        return replace(found, remark=remark, impossible=impossible)
+
+    def entry(provider: str, found: Entry) -> Entry:
+        own = here[(here["provider"] == provider) & (here["role"] == "layer")]
+        layer, column = axes.parse_model(found.model).layer, COLUMNS[found.level]
+        base = _one(own, model=axes.BASELINE, implementation=f"ff_{column}")
+        made: Entry = judged(
+            found, base, _one(own, model=found.model, implementation=f"{layer}_{column}")
+        )
+        return made
+
+    def speed(found: Speed) -> Speed:
+        share = roofline.floor_ns(measured, by_id[found.cell]) / found.pass_ns
+        return replace(found, of_ceiling=share, impossible=share > roofline.SLACK)
+
+    base = by_id[point.fastest] if point.fastest else None
+    return replace(
+        point,
+        entries={p: [entry(p, e) for e in entries] for p, entries in point.entries.items()},
+        versus=[judged(v, base, by_id[v.cell]) for v in point.versus],
+        speeds=[speed(s) for s in point.speeds],
+    )
 
 
 def ceilings(run: Run) -> list[Speed]:
-    """Return the ceilings that the run measured."""
-    return _speeds(run, run.cells[run.cells["role"] == "ceiling"])
+    """Return the ceilings that the run measured: products, the FMA loop, then streams by place."""
+    by_id = _by_id(run)
+    places = {place: i for i, place in enumerate(find_capacities(run.head.machine.caches))}
+
+    def finished(found: Speed) -> Speed:
+        cell = by_id[found.cell]
+        own = run.samples.loc[run.samples["cell"] == found.cell, "pass_ns"]
+        stream = roofline.is_stream(cell)
+        return replace(
+            found, place=roofline.place_name(cell), fastest_ns=float(own.min()),
+            width=int(max(cell["d_in"], cell["d_out"])),
+            gflops=np.nan if stream else found.gflops,
+            gbs=cell["bytes_moved"] / found.pass_ns if stream else np.nan,
+        )  # fmt: skip
+
+    made = [finished(s) for s in _speeds(run, run.cells[run.cells["role"] == "ceiling"])]
+    return sorted(
+        made,
+        key=lambda s: (s.gbs > 0, _CEILING_ORDER.get(s.implementation, 9), places.get(s.place, 9)),
+    )
+
+
+def impossible(points: list[Point]) -> list[str]:
+    """Return a line for each figure that passes its limit or ceiling without an explanation."""
+    lines = []
+    for point in points:
+        at = f"batch {point.batch}, width {point.width}"
+        for provider, entries in point.entries.items():
+            lines += [
+                f"{title(e.model)} at level {e.level}, {provider}, {at}: {e.remark}"
+                for e in entries
+                if e.impossible
+            ]
+        lines += [
+            f"{title(v.model)}, {v.implementation}, over the fastest FF, {at}: {v.remark}"
+            for v in point.versus
+            if v.impossible
+        ]
+        lines += [f"{s.cell}: faster than its ceiling allows" for s in point.speeds if s.impossible]
+    return lines

@@ -45,6 +45,7 @@ class Arena:
 class Piece:
     """Hold an implementation prepared for a range of a problem's tokens."""
 
+    implementation: str
     problem: Problem
     operands: Operands
     prepared: Prepared
@@ -97,7 +98,13 @@ class Worker:
         """Poison a piece's output, run it and compare with the oracle."""
         poison(piece.operands.y)
         result = run(piece.prepared)
-        return result, check(piece.problem, piece.operands, seed=piece.problem.seed)
+        verdict = check(
+            piece.problem,
+            piece.operands,
+            seed=piece.problem.seed,
+            implementation=piece.implementation,
+        )
+        return result, verdict
 
     def piece(self, implementation: Implementation, problem: Problem, tokens: slice) -> Piece:
         """Prepare an implementation for a range of a problem's tokens, on the problem's own buffers."""
@@ -106,7 +113,10 @@ class Worker:
         part = replace(problem, batch=len(own.x))
         context = Context(provider=self.provider, workspace=self.workspace.take)
         return Piece(
-            problem=part, operands=own, prepared=implementation.prepare(part, own, context)
+            implementation=implementation.id,
+            problem=part,
+            operands=own,
+            prepared=implementation.prepare(part, own, context),
         )
 
     def prepare(self, request: dict[str, Any]) -> dict[str, Any]:

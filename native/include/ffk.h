@@ -53,6 +53,12 @@ typedef struct {
     const char *name;
     int32_t (*supported)(void);
     void (*gelu)(int64_t n, float *z); /* in place */
+    /* The loops of the ceilings: ceilings.inc. */
+    void (*fma)(int64_t n, int64_t steps, float m, float c, const float *x, float *y);
+    float (*sum)(int64_t n, const float *x);
+    float (*dot)(int64_t n, const float *x, const float *w);
+    void (*fill)(int64_t n, float value, float *y);
+    void (*scale)(int64_t n, float factor, const float *x, float *y);
 } ffk_isa;
 
 typedef struct {
