@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from time import perf_counter_ns
 
 from harness.machine import read_disturbance
 
@@ -11,6 +13,7 @@ from harness.machine import read_disturbance
 # 1e5 times the step of the clock and 1e4 times the call.
 MIN_SAMPLE_NS = 20_000_000
 _MAX_LOOPS = 1 << 30
+_OVERHEAD_LOOPS = 10_000
 
 TimePasses = Callable[[int], int]
 
@@ -50,3 +53,25 @@ def sample(time: TimePasses, loops: int) -> Sample:
     before = read_disturbance()
     elapsed = time(loops)
     return Sample(loops=loops, elapsed_ns=elapsed, **read_disturbance().since(before))
+
+
+def make_python_timer(forward: Callable[[], object]) -> TimePasses:
+    """Return a timer of passes that are Python calls; the loop is Python's too."""
+
+    def time(loops: int) -> int:
+        start = perf_counter_ns()
+        for _ in range(loops):
+            forward()
+        return perf_counter_ns() - start
+
+    return time
+
+
+def _nothing() -> None:
+    pass
+
+
+def python_overhead_ns() -> float:
+    """Return what the Python loop itself costs per pass: the least of several runs over no work."""
+    time = make_python_timer(partial(_nothing))
+    return min(time(_OVERHEAD_LOOPS) for _ in range(5)) / _OVERHEAD_LOOPS
