@@ -30,9 +30,10 @@ _DECORATIONS = (("", "_"), ("scipy_", "_"), ("", ""), ("", "64_"), ("", "_64_"),
 class Provider:
     """Hold a loaded BLAS library.
 
-    name: what the user asked for. path: the file that serves the routines. architecture: the kernel set
-    that the library chose for this processor, empty where it does not tell. threads: what its pool says
-    after loading, 0 where it does not tell. routines: those that it has. table: the C function table.
+    name: what the user asked for, or the file's name where that was a path. path: the file that serves
+    the routines. architecture: the kernel set that the library chose for this processor, empty where it
+    does not tell. threads: what its pool says after loading, 0 where it does not tell. routines: those
+    that it has. table: the C function table.
     """
 
     name: str
@@ -252,7 +253,7 @@ def load(name: str = DEFAULT) -> Provider:
     pool = _pool_of(path)
     is_mkl = os.path.basename(path).startswith("libmkl")
     return Provider(
-        name=name if name in names() else path,
+        name=name if name in names() else Path(name).name,
         path=path,
         version=_version(pool),
         architecture=_mkl_architecture() if is_mkl else str(pool.get("architecture") or ""),

@@ -12,7 +12,7 @@ import typer.exceptions
 from rich.console import Console
 from rich.table import Table
 
-from harness import axes, blas, machine, plan, plugin, registry, sweep
+from harness import axes, blas, doctor, machine, plan, plugin, registry, sweep
 from harness.console import Display
 from harness.errors import UsageError
 from harness.plan import Plan, SweepSpec
@@ -46,7 +46,7 @@ def _make_spec(
     *, levels: str, device: str, models: str, batch: str | None, width: str, only: list[str],
     skip: list[str], blas_names: list[str], threads: int, seed: int, passes: int | None,
     budget: float | None, processes: int, quick: bool, keep_blas_env: bool, out: Path | None,
-    plugins: list[Path], timeout: float | None,
+    plugins: list[Path], timeout: float | None, strict: bool,
 ) -> SweepSpec:  # fmt: skip
     for option, value in (("--threads", threads), ("--passes", passes), ("--budget", budget),
                           ("--processes", processes), ("--timeout", timeout)):  # fmt: skip
@@ -71,7 +71,7 @@ def _make_spec(
         blas=names or [blas.DEFAULT], threads=threads, seed=seed, passes=passes or 0,
         budget_s=budget or default_budget,
         processes=min(processes, passes) if passes else processes,
-        quick=quick, keep_blas_env=keep_blas_env, out=out,
+        quick=quick, keep_blas_env=keep_blas_env, out=out, strict=strict,
         plugins=[str(path.resolve()) for path in plugins], timeout_s=timeout or 0.0,
     )  # fmt: skip
 
@@ -179,6 +179,10 @@ def sweep_command(
             "[default: 30, with --quick 20, or 50 times the prediction where that is longer]"
         ),
     ] = None,
+    strict: Annotated[
+        bool,
+        typer.Option("--strict", help="Refuse to measure over what `doctor` calls serious."),
+    ] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the plan and its predicted time; run nothing.")
     ] = False,
@@ -198,7 +202,7 @@ def sweep_command(
         levels=levels, device=device, models=models, batch=batch, width=width, only=only or [],
         skip=skip or [], blas_names=blas_names or [], threads=threads, seed=seed, passes=passes,
         budget=budget, processes=processes, quick=quick, keep_blas_env=keep_blas_env, out=out,
-        plugins=plugins or [], timeout=timeout,
+        plugins=plugins or [], timeout=timeout, strict=strict,
     )  # fmt: skip
     made = plan.make_plan(spec)
     for notice in made.notices:
@@ -233,6 +237,35 @@ def plot_command(run: Annotated[Path, _RUN]) -> int:
 
     print("Written: " + ", ".join(map(str, plot.write_plots(load_run(run)))))
     return 0
+
+
+@app.command("doctor")
+def doctor_command(
+    blas_names: Annotated[
+        list[str] | None,
+        typer.Option("--blas", help="BLAS provider that will be measured. [default: all here]"),
+    ] = None,
+    threads: Annotated[int, typer.Option(help="Threads that will be measured with.")] = 1,
+    keep_blas_env: Annotated[
+        bool, typer.Option("--keep-blas-env", help="Judge a sweep that is run with this option.")
+    ] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print facts, providers and findings as JSON.")
+    ] = False,
+) -> int:
+    """Say what is wrong for measuring here and what to do about it; nothing is changed.
+
+    Exit status: 0 nothing serious, 1 something is serious, 2 usage.
+    """
+    _positive("--threads", threads)
+    names = list(dict.fromkeys(_patterns(blas_names or [])))
+    seen = doctor.inspect(names, threads=threads, keep_blas_env=keep_blas_env or None)
+    findings = doctor.judge(seen)
+    if as_json:
+        print(doctor.format_json(seen, findings))
+    else:
+        doctor.print_report(findings, Console(width=None if sys.stdout.isatty() else 140))
+    return 1 if doctor.serious(findings) else 0
 
 
 def _describe(provider: str) -> tuple[str, str]:

@@ -4,14 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from time import perf_counter_ns
 
 from harness.machine import read_disturbance
 
-# Shorter samples would measure the timer, the call from Python and single interrupts: 20 ms is
-# 1e5 times the step of the clock and 1e4 times the call.
+# Shorter samples would measure the timer and single interrupts: 20 ms is 1e5 times the clock's step.
 MIN_SAMPLE_NS = 20_000_000
+# A cell that follows others finds its weights evicted; repeated passes would find them where they were.
+# An untimed pass before each sample makes that the state of the first pass too; for a longer pass the
+# refill (some ms) is no longer worth a second pass.
+_REWARM_BELOW_NS = 500_000_000
+# Longer samples are cut into slices of the batch where the implementation's tokens are independent, so
+# that they interleave with the other cells as finely as those do.
+MAX_SAMPLE_NS = 1_000_000_000
+_MAX_SLICES = 64
 _MAX_LOOPS = 1 << 30
 _OVERHEAD_LOOPS = 10_000
 
@@ -27,6 +34,7 @@ class Sample:
     switches: int
     faults: int
     steal_ticks: int
+    call_ns: int
 
 
 def calibrate(time: TimePasses, gate_ns: int, min_sample_ns: int = MIN_SAMPLE_NS) -> int:
@@ -48,11 +56,32 @@ def calibrate(time: TimePasses, gate_ns: int, min_sample_ns: int = MIN_SAMPLE_NS
     return _MAX_LOOPS
 
 
-def sample(time: TimePasses, loops: int) -> Sample:
-    """Take one sample: `loops` passes as one interval, with the disturbances counted around it."""
+def count_slices(batch: int, token_block: int, pass_ns: int) -> int:
+    """Return into how many equal slices of whole token blocks a sample of one pass is cut, 1 for none."""
+    slices = 1
+    while (
+        token_block
+        and pass_ns / slices > MAX_SAMPLE_NS
+        and slices < _MAX_SLICES
+        and batch % (2 * slices * token_block) == 0
+    ):
+        slices *= 2
+    return slices
+
+
+def sample(time: TimePasses, loops: int, expected_ns: float) -> Sample:
+    """Take one sample: `loops` passes as one interval, with the disturbances counted around it.
+
+    expected_ns: about how long one pass takes; a short one is run once more before, untimed.
+    """
+    if expected_ns < _REWARM_BELOW_NS:
+        time(1)
     before = read_disturbance()
+    called = perf_counter_ns()
     elapsed = time(loops)
-    return Sample(loops=loops, elapsed_ns=elapsed, **read_disturbance().since(before))
+    call_ns = perf_counter_ns() - called - elapsed
+    disturbed = read_disturbance().since(before)
+    return Sample(loops=loops, elapsed_ns=elapsed, call_ns=call_ns, **disturbed)
 
 
 def make_python_timer(forward: Callable[[], object]) -> TimePasses:
@@ -71,6 +100,7 @@ def _nothing() -> None:
     pass
 
 
+@cache
 def python_overhead_ns() -> float:
     """Return what the Python loop itself costs per pass: the least of several runs over no work."""
     time = make_python_timer(partial(_nothing))

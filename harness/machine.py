@@ -18,7 +18,7 @@ from typing import Any
 import archspec.cpu
 import psutil
 
-from harness import native
+from harness import native, probe
 from harness.records import FORCING, MachineRecord
 
 _RELEVANT = re.compile(r"^(OPENBLAS|MKL|BLIS|GOTO|OMP|GOMP|KMP|NVPL|VECLIB)_|^LD_PRELOAD$|^MALLOC_")
@@ -97,6 +97,12 @@ def worker_environment(threads: int, *, keep_blas_env: bool) -> tuple[dict[str, 
         PYTHONFAULTHANDLER="1",
     )
     return environment, dropped
+
+
+def overridden_variables(threads: int) -> dict[str, str]:
+    """Return the caller's variables that a measuring process gets with another value, as they are here."""
+    ours, _ = worker_environment(threads, keep_blas_env=True)
+    return {k: v for k, v in relevant_variables().items() if ours[k] != v}
 
 
 def available_memory_bytes() -> int:
@@ -205,4 +211,5 @@ def make_record() -> MachineRecord:
         harness_version=importlib.metadata.version("fff-harness"),
         commit=commit_label(),
         environment=relevant_variables(),
+        facts=probe.gather(),
     )

@@ -38,6 +38,7 @@ class Kernel:
     batches_gemv: bool
     batches_axpy: bool
     needs_blas: bool
+    token_block: int
     handle: Any
     alive: Any = None
 
@@ -61,7 +62,7 @@ def _read_kernels() -> dict[str, Kernel]:
             id=_text(entry.id), layer=_text(entry.layer), level=entry.level or None,
             batches_gemv=bool(entry.routines & _lib.FFK_BATCHES_SGEMV),
             batches_axpy=bool(entry.routines & _lib.FFK_BATCHES_SAXPY),
-            needs_blas=entry.routines != 0, handle=entry,
+            needs_blas=entry.routines != 0, token_block=entry.token_block, handle=entry,
         )  # fmt: skip
         found[kernel.id] = kernel
     return found
@@ -72,7 +73,9 @@ _NO_WORKSPACE = _ffi.addressof(_lib, "ffk_no_workspace")
 _ISAS = {_text(_lib.ffk_isa_at(i).name): _lib.ffk_isa_at(i) for i in range(_lib.ffk_isa_count())}
 
 
-def load_kernel(kernel_id: str, layer: str, library: Path, symbol: str) -> Kernel:
+def load_kernel(
+    kernel_id: str, layer: str, library: Path, symbol: str, *, token_block: int = 0
+) -> Kernel:  # fmt: skip
     """Return an entry for a kernel of the one signature that stands in a shared library.
 
     The entry is run and timed by the same loop and clock as those of the table. The caller sizes its
@@ -89,10 +92,10 @@ def load_kernel(kernel_id: str, layer: str, library: Path, symbol: str) -> Kerne
     address = ctypes.cast(function, ctypes.c_void_p).value or 0
     names = [_ffi.new("char[]", text.encode("ascii")) for text in (kernel_id, layer)]
     run = _ffi.cast("ffk_kernel_run_fn", address)
-    entry = _ffi.new("ffk_kernel *", (*names, 0, 0, _NO_WORKSPACE, run))
+    entry = _ffi.new("ffk_kernel *", (*names, 0, 0, token_block, _NO_WORKSPACE, run))
     return Kernel(
         id=kernel_id, layer=layer, level=None, batches_gemv=False, batches_axpy=False,
-        needs_blas=False, handle=entry, alive=names,
+        needs_blas=False, token_block=token_block, handle=entry, alive=names,
     )  # fmt: skip
 
 
@@ -103,6 +106,15 @@ def build_record() -> dict[str, str]:
         "flags": _text(_lib.ffk_build_flags()),
         "isa": isas()[0],
     }
+
+
+def flush_to_zero() -> list[str]:
+    """Return what this thread flushes to zero: `results` (FTZ), `operands` (DAZ), `unknown`; or nothing."""
+    bits = _lib.ffk_flush_to_zero()
+    if bits < 0:
+        return ["unknown"]
+    flags = {"results": _lib.FFK_FLUSHES_RESULTS, "operands": _lib.FFK_FLUSHES_OPERANDS}
+    return [name for name, flag in flags.items() if bits & flag]
 
 
 def isas() -> list[str]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from harness import axes, blas, machine, plugin, registry
+from harness import axes, blas, clock, machine, plugin, registry
 from harness.axes import Model
 from harness.errors import UnavailableError, UsageError
 from harness.problem import Problem
@@ -58,6 +58,7 @@ class SweepSpec:
     out: Path | None
     plugins: Sequence[str] = ()
     timeout_s: float = 0.0
+    strict: bool = False
 
     def record(self) -> SweepRecord:
         """Return what of it stands in the run."""
@@ -84,6 +85,12 @@ class Cell:
     runs_in: str
     problem: Problem
     workspace_bytes: int
+
+    def sample_s(self) -> float:
+        """Return a guess of one sample's time, in seconds."""
+        pass_s = self.predicted_s()
+        block = registry.get(self.implementation).token_block
+        return max(pass_s / clock.count_slices(self.problem.batch, block, int(1e9 * pass_s)), 0.04)
 
     def predicted_s(self) -> float:
         """Return a guess of one pass's time, in seconds."""
@@ -116,7 +123,7 @@ class Plan:
 
     def block_s(self) -> float:
         """Return the predicted time of one block."""
-        return sum(max(cell.predicted_s(), 0.02) for cell in self.cells)
+        return sum(cell.sample_s() for cell in self.cells)
 
     def memory_bytes(self) -> int:
         """Return the predicted resident memory of all measuring processes together."""
@@ -238,6 +245,12 @@ def _check_providers(spec: SweepSpec) -> None:
             blas.locate(name)
         except UnavailableError as error:
             raise UsageError(f"--blas: {error}") from None
+    labels = [_label(name) for name in spec.blas]
+    for label in labels:
+        if labels.count(label) > 1:
+            raise UsageError(
+                f"--blas: two libraries are named {label!r}; cells are told apart by that name"
+            )
 
 
 def _layer_cells(

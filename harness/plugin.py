@@ -73,13 +73,15 @@ def _prepare_c(
 
 def register_c(
     *, id: str, layer: Layer, library: str | os.PathLike[str], symbol: str, summary: str = "",
-    workspace_bytes: WorkspaceBytes = lambda problem: 0,
+    workspace_bytes: WorkspaceBytes = lambda problem: 0, token_block: int = 0,
 ) -> Implementation:  # fmt: skip
     """Register a C function of a shared library, run and timed by the loop of the native kernels.
 
     The function is `ffk_status symbol(const ffk_shape *, const ffk_operands *, const ffk_context *)`
     of `ffk.h`. library: path, relative to the file that declares. workspace_bytes: the bytes that it needs
-    for a problem; they come aligned to 64 in `operands->workspace`.
+    for a problem; they come aligned to 64 in `operands->workspace`. token_block: tokens that it computes
+    together and apart from all others, 0 where the batch is one piece of work; a pass of many seconds over
+    whole blocks is sampled in slices.
 
     Raises UnavailableError where the library is not there, does not load or lacks the symbol, ValueError
     where the id is taken or does not begin with its layer.
@@ -88,14 +90,14 @@ def register_c(
     path = Path(caller).resolve().parent / library
     if not path.is_file():
         raise UnavailableError(f"there is no library {path}; compile it first")
-    kernel = native.load_kernel(id, layer, path, symbol)
+    kernel = native.load_kernel(id, layer, path, symbol, token_block=token_block)
     notes = {"library": f"{path.name} sha256:{_digest(path)}", "timed_by": "C clock and loop"}
     return register(
         Implementation(
             id=id, layer=layer, level=None, device="cpu",
             summary=summary or f"{symbol} of {path.name}",
             prepare=partial(_prepare_c, kernel, notes, workspace_bytes),
-            workspace_bytes=workspace_bytes,
+            workspace_bytes=workspace_bytes, token_block=token_block,
         )
     )  # fmt: skip
 

@@ -13,6 +13,7 @@ import pandas as pd
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from harness.errors import UsageError
+from harness.facts import Finding, MachineFacts
 
 SCHEMA_VERSION = 1
 HEAD, LINES, LOCK = "run.json", "records.jsonl", "run.lock"
@@ -52,6 +53,12 @@ class MachineRecord(_Record):
     commit: str
     environment: dict[str, str] = Field(
         description="variables that can change a BLAS or its threads"
+    )
+    facts: MachineFacts = Field(
+        default_factory=MachineFacts, description="settings, and the state when the run began"
+    )
+    findings: list[Finding] = Field(
+        default_factory=list, description="what of it matters for measuring, by `doctor`"
     )
 
 
@@ -137,6 +144,7 @@ class CellRecord(_Record):
     checked_tokens: int
     near_ties: int
     worst_error: float = Field(description="largest error as a share of its tolerance")
+    slices: int = Field(default=1, description="a sample times one of this many parts of the batch")
     nodes_touched: int = Field(
         description="distinct weight rows on the paths of all tokens; fff only"
     )
@@ -144,7 +152,7 @@ class CellRecord(_Record):
 
 
 class SampleRecord(_Record):
-    """One timed value: `loops` passes in `elapsed_ns` of wall clock, and what disturbed it."""
+    """One timed value: `loops` passes over one slice of the batch in `elapsed_ns`, and what disturbed it."""
 
     kind: Literal["sample"] = "sample"
     cell: str
@@ -159,6 +167,7 @@ class SampleRecord(_Record):
     steal_ticks: int = Field(
         description="time the hypervisor took from this machine, in clock ticks"
     )
+    call_ns: int = Field(default=0, description="of the call from Python, outside of `elapsed_ns`")
 
 
 class EndRecord(_Record):
@@ -212,7 +221,7 @@ class Writer:
 class Run(NamedTuple):
     """A run as it was read: two frames and what stands around them.
 
-    samples: one row a sample, with `pass_ns = elapsed_ns / loops` and the columns of its cell.
+    samples: one row a sample, with `pass_ns = elapsed_ns / loops * slices` and the columns of its cell.
     cells: one row a cell (of its first process; a later process that failed shows in `status`).
     """
 
@@ -295,9 +304,11 @@ def load_run(path: str | os.PathLike[str]) -> Run:
     columns = [name for name in SampleRecord.model_fields if name != "kind"]
     rows = [x.model_dump(exclude={"kind"}) for x in lines if isinstance(x, SampleRecord)]
     samples = pd.DataFrame(rows, columns=columns)
-    samples["pass_ns"] = samples["elapsed_ns"] / samples["loops"]
-    shared = ["cell", "role", "implementation", "level", "model", "provider", "batch", "d_in"]
+    shared = [
+        "cell", "role", "implementation", "level", "model", "provider", "batch", "d_in", "slices",
+    ]  # fmt: skip
     samples = samples.merge(cells[shared], on="cell", how="left")
+    samples["pass_ns"] = samples["elapsed_ns"] / samples["loops"] * samples["slices"]
     ends = [x for x in lines if isinstance(x, EndRecord)]
     return Run(
         samples=samples,

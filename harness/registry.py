@@ -45,6 +45,8 @@ class Implementation:
     prepare: does all untimed work for operands that stay where they are.
     workspace_bytes: what prepare will ask of the context's workspace.
     unavailable: returns the reason why it can't run on this machine, or an empty string.
+    token_block: tokens that are computed together and apart from all others, so that a pass over the batch
+    is one over its parts of whole blocks; 0 where the whole batch is one piece of work.
     """
 
     id: str
@@ -55,6 +57,7 @@ class Implementation:
     prepare: Callable[[Problem, Operands, Context], Prepared]
     workspace_bytes: Callable[[Problem], int]
     needs_provider: bool = False
+    token_block: int = 0
     unavailable: Callable[[], str] = lambda: ""
 
     def __post_init__(self) -> None:

@@ -13,7 +13,7 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 
-from harness import axes, clock, machine
+from harness import axes, clock, doctor, machine
 from harness.errors import UsageError
 from harness.plan import LONG_PASS_S, Cell, Plan, SweepSpec, make_twin
 from harness.process import MeasuringProcess, ProcessDiedError, RequestFailedError
@@ -89,6 +89,8 @@ class _Sweep:
         self.ready: set[str] = set()  # cells prepared in the processes that run now
         self.lost: dict[str, Status] = {}  # cells that are out, and why
         self.loops: dict[str, int] = {}
+        self.slices: dict[str, int] = {}
+        self.turn: dict[str, int] = {}  # samples taken of each cell: its slices come in turn
         self.pass_s: dict[str, float] = {}
         self.process = self.block = self.order = 0
         self.predicted_s = plan.predicted_s(spec)
@@ -171,7 +173,8 @@ class _Sweep:
             batch=p.batch, d_in=p.d_in, d_out=p.d_out, hidden=p.hidden, depth=p.depth,
             trees=p.trees, dtype=p.dtype, data=p.data, seed=p.seed, flops=p.flops(),
             bytes_moved=p.bytes_moved(), process=self.process, status=status, reason=reason,
-            loops=answer.get("loops", 0), gate_ns=answer.get("gate_ns", 0),
+            loops=answer.get("loops", 0), slices=answer.get("slices", 1) or 1,
+            gate_ns=answer.get("gate_ns", 0),
             checked_tokens=verdict.get("tokens", 0), near_ties=verdict.get("near_ties", 0),
             worst_error=verdict.get("worst", 0.0), nodes_touched=answer.get("nodes_touched", 0),
             notes=answer.get("notes", {}),
@@ -189,7 +192,8 @@ class _Sweep:
             answer = self.serving(cell.runs_in).ask(
                 "prepare", self.patience_s(cell, cell.predicted_s()),
                 cell=cell.id, implementation=cell.implementation, problem=asdict(cell.problem),
-                loops=self.loops.get(cell.id, 0), count_nodes=self.process == 0,
+                loops=self.loops.get(cell.id, 0), slices=self.slices.get(cell.id, 0),
+                count_nodes=self.process == 0,
                 head_only=self.gated_by_head(cell),
                 min_sample_ns=_QUICK_MIN_SAMPLE_NS if quick else clock.MIN_SAMPLE_NS,
             )  # fmt: skip
@@ -202,6 +206,7 @@ class _Sweep:
         if verdict["ok"]:
             self.ready.add(cell.id)
             self.loops.setdefault(cell.id, answer["loops"])
+            self.slices.setdefault(cell.id, answer["slices"])
             self.pass_s.setdefault(cell.id, answer["gate_ns"] / 1e9)
         self.monitor.progress(self.elapsed_s(), self.predicted_s)
 
@@ -217,11 +222,13 @@ class _Sweep:
             self.prepare(cell)
         if cell.id in self.lost:
             return
-        loops = self.loops[cell.id]
+        loops, slices = self.loops[cell.id], self.slices[cell.id]
+        turn = self.turn.get(cell.id, 0)
         started = time.monotonic()
         try:
             answer = self.serving(cell.runs_in).ask(
                 "sample", self.patience_s(cell, self.sample_s(cell)), cell=cell.id, loops=loops,
+                turn=turn, expected_ns=1e9 * self.pass_s[cell.id] / slices,
             )  # fmt: skip
         except (ProcessDiedError, RequestFailedError) as error:
             self.record_cell(cell, "failed", str(error), {})
@@ -235,12 +242,13 @@ class _Sweep:
         )  # fmt: skip
         self.append(record)
         self.order += 1
-        self.pass_s[cell.id] = record.elapsed_ns / loops / 1e9
+        self.turn[cell.id] = turn + 1
+        self.pass_s[cell.id] = record.elapsed_ns / loops * slices / 1e9
         self.monitor.sample(record)
         self.monitor.progress(self.elapsed_s(), self.predicted_s)
 
     def sample_s(self, cell: Cell) -> float:
-        return self.loops[cell.id] * self.pass_s[cell.id]
+        return self.loops[cell.id] * self.pass_s[cell.id] / self.slices[cell.id]
 
     def live(self) -> list[Cell]:
         return [cell for cell in self.cells if cell.id not in self.lost]
@@ -276,7 +284,8 @@ class _Sweep:
         for cells in groups.values():
             twin = make_twin(min(cells, key=lambda c: self.pass_s[c.id]))
             self.cells.append(twin)
-            self.loops[twin.id] = self.loops[twin.id.removesuffix("/again")]
+            twinned = twin.id.removesuffix("/again")
+            self.loops[twin.id], self.slices[twin.id] = self.loops[twinned], self.slices[twinned]
             self.prepare(twin)
 
     def blocks_now(self) -> int:
@@ -344,7 +353,8 @@ class _Sweep:
 def run(spec: SweepSpec, plan: Plan, monitor: Monitor) -> Outcome:
     """Carry out a plan and return how it ended; Ctrl-C ends it early and keeps what is finished.
 
-    Raises UsageError, before a run exists, where a provider is refused or the folder can't be written.
+    Raises UsageError, before a run exists, where a provider is refused, the folder can't be written, or
+    `strict` is asked for and something here is serious.
     """
     sweep = _Sweep(spec, plan, monitor)
     reason: EndReason = "failed"
@@ -353,8 +363,14 @@ def run(spec: SweepSpec, plan: Plan, monitor: Monitor) -> Outcome:
         for provider in plan.providers():
             with suppress(ProcessDiedError):  # shows in its cells, which try again
                 sweep.start(provider)
+        examined = doctor.examine_sweep(
+            machine.make_record(), [p.hello for p in sweep.running.values()],
+            threads=spec.threads, keep_blas_env=spec.keep_blas_env,
+        )  # fmt: skip
+        if spec.strict:
+            doctor.refuse_serious(examined.findings)
         head = RunHead(
-            schema_version=SCHEMA_VERSION, started_utc=_utc(), machine=machine.make_record(),
+            schema_version=SCHEMA_VERSION, started_utc=_utc(), machine=examined,
             sweep=spec.record(),
         )  # fmt: skip
         folder = run_folder(spec)

@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 from tabulate import tabulate
 
-from harness import view
+from harness import vector_width, view
 from harness.axes import BASELINE
 from harness.plan import PAPER_BATCH, PAPER_WIDTH
 from harness.published import PublishedCell
@@ -226,6 +226,23 @@ def _first_providers(run: Run) -> list[ProviderRecord]:
     return list({p.name: p for p in reversed(run.providers)}.values())[::-1]
 
 
+def format_narrow_kernels(run: Run) -> list[str]:
+    """Return a line a provider whose recorded kernels use narrower vectors than the recorded processor."""
+    isa, lines = run.head.machine.isa, []
+    for provider in _first_providers(run):
+        if not vector_width.is_narrower(provider.architecture, isa):
+            continue
+        what = (
+            f"{provider.name} chose {provider.architecture} kernels on a processor with "
+            f"{vector_width.of_processor(isa)}"
+        )
+        if vector_width.is_veiled(provider.architecture):
+            lines.append(f"{what}; MKL may hold faster paths behind that name: see its sgemm rate")
+        else:
+            lines.append(f"**{what}: its FF may be slow, and speedups over it too large**")
+    return lines
+
+
 def _head_lines(run: Run) -> list[str]:
     sweep, machine = run.head.sweep, run.head.machine
     quick = " (QUICK: small batch, few samples; not for quoting)" if sweep.quick else ""
@@ -239,6 +256,12 @@ def _head_lines(run: Run) -> list[str]:
                      if k in FORCING})  # fmt: skip
     if forced:
         lines.append(f"- **The BLAS kernel was forced by the environment: {', '.join(forced)}**")
+    lines += [f"- {text}" for text in format_narrow_kernels(run)]
+    lines += [
+        f"- **Serious for measuring, when the run began: {f.found}**"
+        for f in machine.findings
+        if f.severity == "serious" and not f.id.startswith("blas-")  # those stand above
+    ]
     lines.append(
         f"- float32, {sweep.threads} thread{'s' if sweep.threads != 1 else ''}, seed {sweep.seed}; "
         f"started {run.head.started_utc}; fff-harness {machine.harness_version}, {machine.commit}; "

@@ -11,19 +11,20 @@ import os
 import resource
 import sys
 from collections.abc import Callable
-from dataclasses import asdict, replace
-from typing import Any, TextIO
+from dataclasses import asdict, dataclass, replace
+from typing import Any, TextIO, TypeVar
 
 import numpy as np
 import threadpoolctl
 
-from harness import blas, clock, machine, plugin, registry, routing
+from harness import blas, clock, machine, native, plugin, registry, routing
 from harness.check import Verdict, check, poison
 from harness.errors import UnavailableError, UsageError
 from harness.problem import Array, Operands, Problem, make_aligned, make_weights, make_x
 from harness.registry import Context, Implementation, Prepared
 
 _HEAD_TOKENS = 64
+_Result = TypeVar("_Result")
 
 
 class Arena:
@@ -40,6 +41,15 @@ class Arena:
         return self._buffer[:size]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Piece:
+    """Hold an implementation prepared for a range of a problem's tokens."""
+
+    problem: Problem
+    operands: Operands
+    prepared: Prepared
+
+
 class Worker:
     """Answer the sweep's requests with one provider; cells share inputs, weights and workspace."""
 
@@ -50,8 +60,8 @@ class Worker:
         self.inputs: dict[tuple[Any, ...], Array] = {}
         self.weights: dict[tuple[Any, ...], tuple[Array, Array]] = {}
         self.nodes: dict[Problem, int] = {}
-        self.prepared: dict[str, Prepared] = {}
-        self.unproved: dict[str, tuple[Implementation, Problem]] = {}
+        self.cells: dict[str, list[Piece]] = {}  # by cell, a piece for each slice of the batch
+        self.proved: dict[str, list[bool]] = {}  # by cell and slice: its output has been checked
 
     def hello(self) -> dict[str, Any]:
         """Return what this process really loaded."""
@@ -59,10 +69,11 @@ class Worker:
             {k: v for k, v in pool.items() if k != "prefix"}
             for pool in threadpoolctl.threadpool_info()
         ]
+        shared = {"pools": pools, "flush_to_zero": native.flush_to_zero()}
         if self.provider is None:
-            return {"provider": None, "pools": pools}
+            return {"provider": None, **shared}
         facts = {k: getattr(self.provider, k) for k in self.provider.__slots__ if k != "table"}
-        return {"provider": facts, "pools": pools, "variables": machine.relevant_variables()}
+        return {"provider": facts, **shared, "variables": machine.relevant_variables()}
 
     def operands(self, problem: Problem) -> Operands:
         """Return a problem's operands; problems of one recipe share the bytes, smaller batches the head."""
@@ -81,67 +92,87 @@ class Worker:
         )  # fmt: skip
 
     def run_checked(
-        self, implementation: Implementation, problem: Problem, run: Callable[[Prepared], int]
-    ) -> tuple[Prepared, int, Verdict]:
-        """Prepare an implementation, poison its output, run it and compare with the oracle."""
-        operands = self.operands(problem)
+        self, piece: Piece, run: Callable[[Prepared], _Result]
+    ) -> tuple[_Result, Verdict]:
+        """Poison a piece's output, run it and compare with the oracle."""
+        poison(piece.operands.y)
+        result = run(piece.prepared)
+        return result, check(piece.problem, piece.operands, seed=piece.problem.seed)
+
+    def piece(self, implementation: Implementation, problem: Problem, tokens: slice) -> Piece:
+        """Prepare an implementation for a range of a problem's tokens, on the problem's own buffers."""
+        whole = self.operands(problem)
+        own = Operands(x=whole.x[tokens], w_in=whole.w_in, w_out=whole.w_out, y=whole.y[tokens])
+        part = replace(problem, batch=len(own.x))
         context = Context(provider=self.provider, workspace=self.workspace.take)
-        prepared = implementation.prepare(problem, operands, context)
-        poison(operands.y)
-        elapsed_ns = run(prepared)
-        return prepared, elapsed_ns, check(problem, operands, seed=problem.seed)
+        return Piece(
+            problem=part, operands=own, prepared=implementation.prepare(part, own, context)
+        )
 
     def prepare(self, request: dict[str, Any]) -> dict[str, Any]:
         """Prepare a cell, check its output on the buffers that will be timed, warm up and calibrate.
 
         With `head_only` (a long pass, in a second or later process) the pass that is checked here is one
-        over the first tokens of the same buffers; the whole output is then checked behind the first
+        over the first tokens of the same buffers; each slice of the output is then checked behind its first
         sample, which counts only if it is right.
         """
         problem = Problem(**request["problem"])
         implementation = registry.get(request["implementation"])
-        gated = problem
-        if request["head_only"]:
-            gated = replace(problem, batch=min(problem.batch, _HEAD_TOKENS))
-        # The whole problem is bound first, so that both use the same buffers.
-        self.operands(problem)
+        # The largest workspace is taken first, so that all pieces share it.
         self.workspace.take(implementation.workspace_bytes(problem))
-        prepared, gate_ns, verdict = self.run_checked(implementation, gated, lambda p: p.time(1))
+        tokens = min(problem.batch, _HEAD_TOKENS) if request["head_only"] else problem.batch
+        gated = self.piece(implementation, problem, slice(0, tokens))
+        gate_ns, verdict = self.run_checked(gated, lambda prepared: prepared.time(1))
         answer: dict[str, Any] = {
-            "verdict": asdict(verdict), "gate_ns": gate_ns, "notes": prepared.notes,
-            "loops": request["loops"], "nodes_touched": 0,
+            "verdict": asdict(verdict), "gate_ns": gate_ns, "notes": gated.prepared.notes,
+            "loops": request["loops"], "slices": request["slices"], "nodes_touched": 0,
         }  # fmt: skip
         if not verdict.ok:
             return answer
-        cell = request["cell"]
-        if request["head_only"]:
-            self.unproved[cell] = (implementation, problem)
-            return answer
-        if problem.layer == "fff" and request["count_nodes"]:
-            if problem not in self.nodes:
-                self.nodes[problem] = routing.count_nodes(problem, self.operands(problem))
-            answer["nodes_touched"] = self.nodes[problem]
-        loops = clock.calibrate(prepared.time, gate_ns, request["min_sample_ns"])
-        answer["loops"] = request["loops"] or loops
-        self.prepared[cell] = prepared
+        if not request["head_only"]:
+            self._settle(answer, request, gated, implementation)
+        slices = answer["slices"]
+        size = problem.batch // slices
+        self.cells[request["cell"]] = [
+            self.piece(implementation, problem, slice(i * size, (i + 1) * size))
+            for i in range(slices)
+        ]
+        self.proved[request["cell"]] = [not request["head_only"]] * slices
         return answer
 
+    def _settle(
+        self,
+        answer: dict[str, Any],
+        request: dict[str, Any],
+        gated: Piece,
+        implementation: Implementation,
+    ) -> None:
+        """Warm up, and decide what is not decided yet: loops, slices, the nodes that are touched."""
+        problem = gated.problem
+        if problem.layer == "fff" and request["count_nodes"]:
+            if problem not in self.nodes:
+                self.nodes[problem] = routing.count_nodes(problem, gated.operands)
+            answer["nodes_touched"] = self.nodes[problem]
+        loops = clock.calibrate(gated.prepared.time, answer["gate_ns"], request["min_sample_ns"])
+        slices = clock.count_slices(problem.batch, implementation.token_block, answer["gate_ns"])
+        answer["loops"] = answer["loops"] or loops
+        answer["slices"] = answer["slices"] or slices
+
     def sample(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Take one sample of a prepared cell; the first of a cell gated by its head is checked whole."""
-        cell, loops = request["cell"], request["loops"]
-        if cell not in self.unproved:
-            return asdict(clock.sample(self.prepared[cell].time, loops))
-        taken: list[clock.Sample] = []
+        """Take one sample of a prepared cell, its slices in turn; check one that is not proved yet."""
+        cell, turn = request["cell"], request["turn"] % len(self.cells[request["cell"]])
+        piece = self.cells[cell][turn]
 
-        def run(prepared: Prepared) -> int:
-            taken.append(clock.sample(prepared.time, loops))
-            return taken[0].elapsed_ns
+        def take(prepared: Prepared) -> clock.Sample:
+            return clock.sample(prepared.time, request["loops"], request["expected_ns"])
 
-        prepared, _, verdict = self.run_checked(*self.unproved.pop(cell), run)
+        if self.proved[cell][turn]:
+            return asdict(take(piece.prepared))
+        taken, verdict = self.run_checked(piece, take)
         if not verdict.ok:
             return {"verdict": asdict(verdict)}
-        self.prepared[cell] = prepared
-        return asdict(taken[0])
+        self.proved[cell][turn] = True
+        return asdict(taken)
 
     def answer(self, request: dict[str, Any]) -> dict[str, Any]:
         """Carry out one request."""

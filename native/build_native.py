@@ -34,7 +34,7 @@ ISA_FLAGS = {
 def sources() -> list[str]:
     """List the C sources for this target, relative to the project's root."""
     isas = [name for name in ISA_FLAGS if IS_X86 or name == "generic.c"]
-    found = [NATIVE / "table.c", *(NATIVE / "isa" / name for name in isas)]
+    found = [NATIVE / "table.c", NATIVE / "fpenv.c", *(NATIVE / "isa" / name for name in isas)]
     for folder in ("ff", "fff", "ceilings"):
         found.extend(sorted((NATIVE / folder).glob("*.c")))
     return [str(path.relative_to(ROOT)) for path in found]

@@ -48,5 +48,6 @@ for _kernel in native.KERNELS.values():
             prepare=partial(_prepare, _kernel),
             workspace_bytes=partial(native.workspace_bytes, _kernel.id),
             needs_provider=_kernel.needs_blas,
+            token_block=_kernel.token_block,
         )
     )

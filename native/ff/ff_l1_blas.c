@@ -34,5 +34,6 @@ const ffk_kernel ffk_kernel_ff_l1_blas = {.id = "ff_l1_blas",
                                           .layer = "ff",
                                           .level = 1,
                                           .routines = FFK_NEEDS_SDOT | FFK_NEEDS_SAXPY,
+                                          .token_block = 1,
                                           .workspace_bytes = workspace_bytes,
                                           .run = run};

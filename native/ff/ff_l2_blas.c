@@ -44,5 +44,6 @@ const ffk_kernel ffk_kernel_ff_l2_blas = {.id = "ff_l2_blas",
                                           .layer = "ff",
                                           .level = 2,
                                           .routines = FFK_NEEDS_SGEMV | FFK_BATCHES_SGEMV,
+                                          .token_block = BLOCK,
                                           .workspace_bytes = workspace_bytes,
                                           .run = run};

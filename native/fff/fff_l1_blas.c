@@ -50,5 +50,6 @@ const ffk_kernel ffk_kernel_fff_l1_blas = {.id = "fff_l1_blas",
                                            .layer = "fff",
                                            .level = 1,
                                            .routines = FFK_NEEDS_SDOT | FFK_NEEDS_SAXPY,
+                                           .token_block = 1,
                                            .workspace_bytes = workspace_bytes,
                                            .run = run};

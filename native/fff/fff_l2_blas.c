@@ -78,5 +78,6 @@ const ffk_kernel ffk_kernel_fff_l2_blas = {.id = "fff_l2_blas",
                                            .level = 2,
                                            .routines = FFK_NEEDS_SGEMV | FFK_NEEDS_SAXPY |
                                                        FFK_BATCHES_SGEMV | FFK_BATCHES_SAXPY,
+                                           .token_block = BLOCK,
                                            .workspace_bytes = workspace_bytes,
                                            .run = run};

@@ -75,6 +75,8 @@ typedef struct {
     const char *id, *layer; /* layer: "ff", "fff" or "ceiling" */
     int32_t level;          /* BLAS level, 0 where the kernel is not built on BLAS */
     uint32_t routines;      /* FFK_NEEDS_*, FFK_BATCHES_* */
+    int64_t token_block; /* tokens that are computed together and apart from all others: a pass over
+                            the batch is one over its parts of whole blocks. 0: the whole batch */
     ffk_kernel_workspace_fn workspace_bytes;
     ffk_kernel_run_fn run;
 } ffk_kernel;
@@ -97,5 +99,12 @@ ffk_status ffk_kernel_run(const ffk_kernel *kernel, const ffk_shape *shape,
 ffk_status ffk_kernel_time(const ffk_kernel *kernel, const ffk_shape *shape,
                            const ffk_operands *operands, int64_t n_operands,
                            const ffk_context *context, int64_t loops, int64_t *elapsed_ns);
+
+/* ---- the calling thread's floating-point environment ---- */
+#define FFK_FLUSHES_RESULTS 1  /* subnormal results become zero (FTZ) */
+#define FFK_FLUSHES_OPERANDS 2 /* subnormal operands count as zero (DAZ) */
+
+/* Return the FFK_FLUSHES_* that are on, -1 where the processor can't be asked. */
+int32_t ffk_flush_to_zero(void);
 
 #endif

@@ -1,0 +1,100 @@
+"""Own the types of what is known of a machine, and of what that means for measuring."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Severity = Literal["serious", "warning", "note", "ok"]
+SEVERITIES: tuple[Severity, ...] = ("serious", "warning", "note", "ok")
+
+
+class _Fact(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class GpuFacts(_Fact):
+    """What the driver says of one GPU; empty or 0 where it does not tell."""
+
+    name: str
+    driver: str = ""
+    memory_mib: int = 0
+    sm_clock_mhz: int = Field(default=0, description="streaming multiprocessors, now")
+    sm_clock_max_mhz: int = 0
+    power_limit_w: float = 0.0
+    persistence: str = ""
+    throttle_reasons: str = Field(default="", description="bit mask, hexadecimal; idle is 0x1")
+
+
+class MachineFacts(_Fact):
+    """What a machine's settings and its state of the moment are.
+
+    Empty or None where the system does not tell: in a container or a virtual machine much is hidden.
+    """
+
+    # Processors that may be used, and how they are shared.
+    cpus_online: int = 0
+    cpus_allowed: list[int] = Field(
+        default_factory=list, description="processors of this process's affinity"
+    )
+    cpu_quota: float | None = Field(
+        default=None, description="processors' worth of time that the cgroup allows"
+    )
+    memory_limit_bytes: int | None = Field(default=None, description="what the cgroup allows")
+    smt_shared_cores: int | None = Field(
+        default=None, description="cores of which more than one hardware thread is online"
+    )
+    numa_nodes: int = 0
+    numa_balancing: bool | None = None
+
+    # The clock of the processor, and the clock that measures.
+    frequency_driver: str = ""
+    governors: list[str] = Field(default_factory=list, description="distinct ones, sorted")
+    frequency_capped: bool | None = Field(
+        default=None, description="a limit below the processor's own maximum is set"
+    )
+    turbo: bool | None = None
+    clocksource: str = ""
+    timer_step_ns: int = Field(
+        default=0, description="smallest step of the clock that times, as observed"
+    )
+
+    # What else happens on the machine: shares of the allowed processors' time over interval_s.
+    load: list[float] = Field(default_factory=list, description="mean over 1, 5 and 15 minutes")
+    busy_share: float | None = Field(
+        default=None, description="used by anybody while this process slept"
+    )
+    steal_share: float | None = Field(default=None, description="taken by the hypervisor")
+    steal_share_since_boot: float | None = None
+    interval_s: float = Field(default=0.0, description="over which the shares were measured")
+    hypervisor: str = ""
+
+    # Memory.
+    memory_available_bytes: int = 0
+    swap_used_bytes: int = 0
+    thp: str = Field(default="", description="transparent huge pages: always, madvise or never")
+    aslr: int | None = Field(
+        default=None, description="randomize_va_space; 0 where this process has it off"
+    )
+
+    # The floating-point environment and the tools.
+    flush_to_zero: list[str] = Field(
+        default_factory=list, description="results (FTZ), operands (DAZ), unknown; of this process"
+    )
+    compiler: str = Field(
+        default="", description="path of the C compiler; empty where there is none"
+    )
+    perf_event_paranoid: int | None = None
+    gpus: list[GpuFacts] = Field(default_factory=list)
+    gpu_reason: str = Field(default="", description="why no GPU is listed")
+
+
+class Finding(_Fact):
+    """One thing that matters for measuring: what it is, why, and what to do."""
+
+    id: str
+    severity: Severity
+    found: str
+    why: str
+    remedy: str = Field(default="", description="empty where nothing is to be done")

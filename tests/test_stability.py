@@ -1,0 +1,74 @@
+"""Disturbed samples are named with their reason, quiet ones are not."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from harness import stability
+
+
+def _samples(pass_ns: np.ndarray, **counts: int) -> pd.DataFrame:
+    blocks = np.arange(len(pass_ns))
+    return pd.DataFrame(
+        {
+            "cell": "a",
+            "process": blocks // 4,
+            "block": blocks,
+            "pass_ns": pass_ns,
+            "elapsed_ns": np.full(len(pass_ns), 100_000_000),
+            "steal_ticks": counts.get("steal_ticks", 0),
+            "switches": counts.get("switches", 0),
+            "faults": counts.get("faults", 0),
+        }
+    )
+
+
+def _quiet(blocks: int = 12) -> np.ndarray:
+    return 1e6 * (1 + 0.01 * np.random.default_rng(1).standard_normal(blocks))
+
+
+def test_quiet_samples_have_no_reason() -> None:
+    """A cell with one per cent of noise and no disturbance is stable."""
+    assert stability.reasons(_samples(_quiet()), "a") == []
+
+
+@pytest.mark.parametrize(
+    ("count", "value", "word"),
+    [
+        ("steal_ticks", 1, "steal"),
+        ("switches", 20, "context switches"),
+        ("faults", 40, "page faults"),
+    ],
+)
+def test_a_disturbance_is_named(count: str, value: int, word: str) -> None:
+    """Steal time, context switches and page faults above their thresholds are reasons."""
+    (reason,) = stability.reasons(_samples(_quiet(), **{count: value}), "a")
+    assert word in reason
+
+
+def test_a_drift_is_named_with_its_size() -> None:
+    """A steady change of 30 % over the run is found, with its sign."""
+    drifting = _quiet() * np.linspace(1.0, 1.3, 12)
+    (reason,) = stability.reasons(_samples(drifting), "a")
+    assert reason.startswith("drift of +2") or reason.startswith("drift of +3")
+
+
+def test_one_slow_block_is_no_drift() -> None:
+    """A single disturbed block moves neither the slope nor the verdict."""
+    times = _quiet()
+    times[-1] *= 3
+    assert stability.trend(pd.Series(times)) == 0.0
+
+
+def test_the_clock_of_a_register_loop_tells_frequency_changes() -> None:
+    """A reference cell that slows by a fifth for half the run shows a change of about that size."""
+    times = _quiet() * np.repeat([1.0, 1.2], 6)
+    assert stability.clock_change(_samples(times), "a") == pytest.approx(0.18, abs=0.04)
+    assert stability.clock_change(_samples(_quiet()), "a") < 0.05
+
+
+def test_a_cell_without_samples_has_no_reason() -> None:
+    """Nothing is said of a cell that was never sampled."""
+    assert stability.reasons(_samples(_quiet()), "other") == []
