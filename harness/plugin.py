@@ -52,9 +52,9 @@ def include_dir() -> Path:
 # ---- declarations -------------------------------------------------------------------------------
 
 
-def _caller_file() -> str:
-    """Return the file of the module that declares: relative paths in a declaration begin beside it."""
-    return str(sys._getframe(2).f_globals.get("__file__", ""))
+def _caller_file() -> Path:
+    """Return the file of the module that declares; where there is none, a name in the current folder."""
+    return Path(sys._getframe(2).f_globals.get("__file__") or "interactive").resolve()
 
 
 def _digest(path: Path) -> str:
@@ -86,8 +86,7 @@ def register_c(
     Raises UnavailableError where the library is not there, does not load or lacks the symbol, ValueError
     where the id is taken or does not begin with its layer.
     """
-    caller = _caller_file()
-    path = Path(caller).resolve().parent / library
+    path = _caller_file().parent / library
     if not path.is_file():
         raise UnavailableError(f"there is no library {path}; compile it first")
     kernel = native.load_kernel(id, layer, path, symbol, token_block=token_block)
@@ -137,7 +136,7 @@ def register_python(
 
     Raises ValueError where the id is taken or does not begin with its layer.
     """
-    path = Path(_caller_file())
+    path = _caller_file()
     notes = {"plugin": f"{path.name} sha256:{_digest(path)}"} if path.is_file() else {}
     return register(
         Implementation(
@@ -201,10 +200,12 @@ def _load_source(source: str, label: str, declare: Callable[[str], None]) -> Non
     known = {i.id for i in registry.all()}
     try:
         declare(source)
+        own = [i for i in registry.all() if i.id not in known]
+        for i in own:
+            i.unavailable()
     # Whatever the user's code raises on loading, sys.exit included, is the user's to read in one line.
     except (Exception, SystemExit) as error:
         raise UsageError(f"{label}{_where(error, source)}: {_what(error)}") from error
-    own = [i for i in registry.all() if i.id not in known]
     if not own:
         raise UsageError(f"{label}: it registers no implementation")
     for i in own:

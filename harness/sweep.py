@@ -217,7 +217,9 @@ class _Sweep:
     def sample(self, cell: Cell) -> None:
         self.monitor.stage(f"sampling {cell.id}")
         process = self.running.get(cell.runs_in)
-        # Another cell may have taken the process with it: this one is then prepared in a fresh one.
+        # Another cell may have taken the process with it: this one is then prepared in a fresh one and
+        # sampled in the same block, so that blocks stay whole. Both stand under one process number; a
+        # plugin shares its process with its own file's cells alone, so none of ours begin again with it.
         if cell.id not in self.ready or process is None or not process.alive():
             self.prepare(cell)
         if cell.id in self.lost:

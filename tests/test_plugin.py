@@ -359,6 +359,11 @@ def test_patience_ends_a_hang_while_its_user_waits() -> None:
 
 GOOD = 'register_c(id="fff_cpu_x", layer="fff", library="kernels.so", symbol="good")'
 
+UNASKABLE = """from harness.plugin import Implementation, register
+register(Implementation(id="fff_x", layer="fff", level=None, device="cpu", summary="", prepare=None,
+    workspace_bytes=lambda p: 0, unavailable=lambda: 1 / 0))
+"""
+
 
 @pytest.mark.parametrize(
     ("text", "reason"),
@@ -373,6 +378,8 @@ GOOD = 'register_c(id="fff_cpu_x", layer="fff", library="kernels.so", symbol="go
         (GOOD.replace('"fff"', '"fff_cpu"'), "layer must be 'ff' or 'fff'"),
         (GOOD.replace("kernels.so", "none.so"), "compile it first"),
         (GOOD.replace("kernels.so", "kernels.c"), "can't be loaded"),
+        (f"{GOOD[:-1]}, token_block='a')", "TypeError"),
+        (UNASKABLE, "unloadable.py:4: ZeroDivisionError"),
         (GOOD.replace('"good"', '"absent"'), "has no symbol 'absent'"),
     ],
 )
