@@ -554,3 +554,15 @@ def test_document_refuses_what_it_says_the_gate_refuses() -> None:
                   "no answer within"):  # fmt: skip
         assert words in text
         assert words in sources
+
+
+def test_installed_package_carries_the_header(tmp_path: Path) -> None:
+    """What is built for an install has ffk.h where `include-dir` looks for it first."""
+    pytest.importorskip("setuptools", "77", reason="the build's own requirement")
+    subprocess.run(
+        [sys.executable, "setup.py", "-q", "build_py", "--build-lib", str(tmp_path)],
+        cwd=ROOT, check=True, capture_output=True,
+    )  # fmt: skip
+    shipped = tmp_path / "harness" / "include" / "ffk.h"
+    assert shipped.read_bytes() == (ROOT / "native" / "include" / "ffk.h").read_bytes()
+    assert (tmp_path / "harness" / "plugin.py").is_file()
