@@ -18,6 +18,7 @@ if sys.version_info < (3, 11):
 
 from setuptools import setup
 from setuptools.command.build_ext import build_ext
+from setuptools.command.build_py import build_py
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 from native.build_native import flags_for
@@ -54,7 +55,28 @@ class BuildKernels(build_ext):
         super().build_extensions()
 
 
+class BuildPackage(build_py):
+    """Ship the public header with the package, for kernels that are compiled outside of it."""
+
+    _HEADER = Path("native/include/ffk.h")
+
+    def run(self) -> None:
+        """Copy the header beside the modules; an editable install finds it in the source tree."""
+        super().run()
+        if not self.editable_mode:
+            self.mkpath(str(Path(self.build_lib, "harness/include")))
+            self.copy_file(str(self._HEADER), self._shipped())
+
+    def get_outputs(self, include_bytecode: bool = True) -> list[str]:
+        """Name the header among the files of the package."""
+        shipped = [] if self.editable_mode else [self._shipped()]
+        return [*super().get_outputs(include_bytecode), *shipped]
+
+    def _shipped(self) -> str:
+        return str(Path(self.build_lib, "harness/include", self._HEADER.name))
+
+
 setup(
     cffi_modules=["native/build_native.py:ffibuilder"],
-    cmdclass={"build_ext": BuildKernels},
+    cmdclass={"build_ext": BuildKernels, "build_py": BuildPackage},
 )

@@ -6,13 +6,14 @@ from functools import cache
 
 import numpy as np
 
-from harness import blas, registry
+from harness import blas, plugin, registry
 from harness.problem import Array, Operands, Problem, make_aligned
 from harness.registry import Context, Implementation
 
 
 def implementations() -> list[Implementation]:
     """Return the implementations of FF and FFF, in the order that `python -m harness list` shows."""
+    plugin.load_installed()
     return registry.layers()
 
 
@@ -87,6 +88,7 @@ def forward(
     Raises UnknownNameError (a LookupError) for an unknown id, ValueError for unfit arrays,
     UnavailableError where the provider is not on this machine.
     """
+    plugin.load_installed()
     found = registry.get(implementation)
     problem = make_problem(found.layer, x, w_in, w_out)
     shape_in, shape_out = problem.weight_shapes()

@@ -12,7 +12,7 @@ import typer.exceptions
 from rich.console import Console
 from rich.table import Table
 
-from harness import axes, blas, doctor, machine, plan, registry, sweep
+from harness import axes, blas, doctor, machine, plan, plugin, registry, sweep
 from harness.console import Display
 from harness.errors import UsageError
 from harness.plan import Plan, SweepSpec
@@ -28,6 +28,12 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
+_PLUGIN = typer.Option(
+    "--plugin",
+    help="Python file that declares implementations of your own. Repeatable; see "
+    "docs/adding-an-implementation.md.",
+    metavar="FILE.py",
+)
 _RUN = typer.Argument(help="Folder of a run, as a sweep prints it.", metavar="RUN")
 
 
@@ -40,10 +46,10 @@ def _make_spec(
     *, levels: str, device: str, models: str, batch: str | None, width: str, only: list[str],
     skip: list[str], blas_names: list[str], threads: int, seed: int, passes: int | None,
     budget: float | None, processes: int, quick: bool, keep_blas_env: bool, out: Path | None,
-    strict: bool,
+    plugins: list[Path], timeout: float | None, strict: bool,
 ) -> SweepSpec:  # fmt: skip
     for option, value in (("--threads", threads), ("--passes", passes), ("--budget", budget),
-                          ("--processes", processes)):  # fmt: skip
+                          ("--processes", processes), ("--timeout", timeout)):  # fmt: skip
         _positive(option, value)
     if threads > machine.cores():
         raise UsageError(
@@ -66,6 +72,7 @@ def _make_spec(
         budget_s=budget or default_budget,
         processes=min(processes, passes) if passes else processes,
         quick=quick, keep_blas_env=keep_blas_env, out=out, strict=strict,
+        plugins=[str(path.resolve()) for path in plugins], timeout_s=timeout or 0.0,
     )  # fmt: skip
 
 
@@ -164,6 +171,14 @@ def sweep_command(
             help=f"Keep variables that force a BLAS kernel ({', '.join(FORCING)}).",
         ),
     ] = False,
+    plugins: Annotated[list[Path] | None, _PLUGIN] = None,
+    timeout: Annotated[
+        float | None,
+        typer.Option(
+            help="Seconds that a measuring process may take to answer before its cell is given up. "
+            "[default: 30, with --quick 20, or 50 times the prediction where that is longer]"
+        ),
+    ] = None,
     strict: Annotated[
         bool,
         typer.Option("--strict", help="Refuse to measure over what `doctor` calls serious."),
@@ -182,11 +197,12 @@ def sweep_command(
     random order. Ctrl-C keeps what is finished. Exit status: 0 done, 1 a result was wrong or a cell failed,
     2 usage, 130 interrupted.
     """
+    plugin.load_all(plugins or [])
     spec = _make_spec(
         levels=levels, device=device, models=models, batch=batch, width=width, only=only or [],
         skip=skip or [], blas_names=blas_names or [], threads=threads, seed=seed, passes=passes,
         budget=budget, processes=processes, quick=quick, keep_blas_env=keep_blas_env, out=out,
-        strict=strict,
+        plugins=plugins or [], timeout=timeout, strict=strict,
     )  # fmt: skip
     made = plan.make_plan(spec)
     for notice in made.notices:
@@ -265,8 +281,9 @@ def _describe(provider: str) -> tuple[str, str]:
 
 
 @app.command("list")
-def list_command() -> int:
+def list_command(plugins: Annotated[list[Path] | None, _PLUGIN] = None) -> int:
     """Show the implementations and BLAS providers, with the reason where one is unavailable."""
+    plugin.load_all(plugins or [])
     console = Console(width=None if sys.stdout.isatty() else 160)
     table = Table("implementation", "layer", "level", "device", "what it is", "available")
     for i in registry.all():
@@ -278,6 +295,13 @@ def list_command() -> int:
         facts, why = ("", reason) if reason else _describe(name)
         providers.add_row(name, "no" if why else "yes", why or facts)
     console.print(providers)
+    return 0
+
+
+@app.command("include-dir")
+def include_dir_command() -> int:
+    """Print the folder of ffk.h, for compiling a kernel of your own."""
+    print(plugin.include_dir())
     return 0
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache, partial
 from time import perf_counter_ns
 
 from harness.machine import read_disturbance
@@ -19,6 +20,7 @@ _REWARM_BELOW_NS = 500_000_000
 MAX_SAMPLE_NS = 1_000_000_000
 _MAX_SLICES = 64
 _MAX_LOOPS = 1 << 30
+_OVERHEAD_LOOPS = 10_000
 
 TimePasses = Callable[[int], int]
 
@@ -80,3 +82,26 @@ def sample(time: TimePasses, loops: int, expected_ns: float) -> Sample:
     call_ns = perf_counter_ns() - called - elapsed
     disturbed = read_disturbance().since(before)
     return Sample(loops=loops, elapsed_ns=elapsed, call_ns=call_ns, **disturbed)
+
+
+def make_python_timer(forward: Callable[[], object]) -> TimePasses:
+    """Return a timer of passes that are Python calls; the loop is Python's too."""
+
+    def time(loops: int) -> int:
+        start = perf_counter_ns()
+        for _ in range(loops):
+            forward()
+        return perf_counter_ns() - start
+
+    return time
+
+
+def _nothing() -> None:
+    pass
+
+
+@cache
+def python_overhead_ns() -> float:
+    """Return what the Python loop itself costs per pass: the least of several runs over no work."""
+    time = make_python_timer(partial(_nothing))
+    return min(time(_OVERHEAD_LOOPS) for _ in range(5)) / _OVERHEAD_LOOPS

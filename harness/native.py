@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +30,7 @@ class NativeError(RuntimeError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Kernel:
-    """Describe one entry of the kernel table."""
+    """Describe one entry of the kernel table. alive: what an entry made here must not outlive."""
 
     id: str
     layer: str
@@ -39,6 +40,7 @@ class Kernel:
     needs_blas: bool
     token_block: int
     handle: Any
+    alive: Any = None
 
 
 _STATUS = {
@@ -67,7 +69,34 @@ def _read_kernels() -> dict[str, Kernel]:
 
 
 KERNELS: Mapping[str, Kernel] = _read_kernels()
+_NO_WORKSPACE = _ffi.addressof(_lib, "ffk_no_workspace")
 _ISAS = {_text(_lib.ffk_isa_at(i).name): _lib.ffk_isa_at(i) for i in range(_lib.ffk_isa_count())}
+
+
+def load_kernel(
+    kernel_id: str, layer: str, library: Path, symbol: str, *, token_block: int = 0
+) -> Kernel:  # fmt: skip
+    """Return an entry for a kernel of the one signature that stands in a shared library.
+
+    The entry is run and timed by the same loop and clock as those of the table. The caller sizes its
+    workspace.
+
+    Raises UnavailableError where the library is not there, does not load, or lacks the symbol.
+    """
+    try:
+        function = getattr(ctypes.CDLL(str(library)), symbol)
+    except OSError as error:
+        raise UnavailableError(f"{library} can't be loaded: {error}") from None
+    except AttributeError:
+        raise UnavailableError(f"{library} has no symbol {symbol!r}") from None
+    address = ctypes.cast(function, ctypes.c_void_p).value or 0
+    names = [_ffi.new("char[]", text.encode("ascii")) for text in (kernel_id, layer)]
+    run = _ffi.cast("ffk_kernel_run_fn", address)
+    entry = _ffi.new("ffk_kernel *", (*names, 0, 0, token_block, _NO_WORKSPACE, run))
+    return Kernel(
+        id=kernel_id, layer=layer, level=None, batches_gemv=False, batches_axpy=False,
+        needs_blas=False, token_block=token_block, handle=entry, alive=names,
+    )  # fmt: skip
 
 
 def build_record() -> dict[str, str]:
@@ -127,8 +156,9 @@ def workspace_bytes(kernel_id: str, problem: Problem) -> int:
 
 
 def bind(
-    kernel_id: str, problem: Problem, operands: Operands, blas: Any, isa: str, workspace: Array
-) -> tuple[Callable[[], None], Callable[[int], int]]:
+    kernel_id: str | Kernel, problem: Problem, operands: Operands, blas: Any, isa: str,
+    workspace: Array,
+) -> tuple[Callable[[], None], Callable[[int], int]]:  # fmt: skip
     """Return ``forward()`` and ``time(loops) -> ns`` of a kernel over fixed operands.
 
     The operands and the workspace are kept alive by what is returned. ``time`` makes one call into C,
@@ -137,7 +167,7 @@ def bind(
     Raises ValueError for arrays that are not C-contiguous float32 of the problem's shapes, NativeError
     where the kernel refuses.
     """
-    kernel = KERNELS[kernel_id]
+    kernel = kernel_id if isinstance(kernel_id, Kernel) else KERNELS[kernel_id]
     names = isas()
     if isa and isa not in names:
         raise UnknownNameError("instruction set of this processor", isa, known=names)
@@ -157,7 +187,8 @@ def bind(
 
     def raise_for(status: int) -> None:
         if status != _lib.FFK_OK:
-            raise NativeError(f"{kernel_id}: {_STATUS[status]} for {problem}")
+            reason = _STATUS.get(status, f"status {status}")
+            raise NativeError(f"{kernel.id}: {reason} for {problem}")
 
     def forward(_alive: Any = alive) -> None:
         raise_for(_lib.ffk_kernel_run(kernel.handle, shape, arguments, context))

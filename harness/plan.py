@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from harness import axes, blas, ceilings, clock, machine, registry
+from harness import axes, blas, ceilings, clock, machine, plugin, registry
 from harness.axes import Model
 from harness.errors import UnavailableError, UsageError
 from harness.problem import Problem
@@ -35,7 +35,10 @@ _CEILING_EXTENT = 2048
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SweepSpec:
-    """State what a sweep was asked for. passes: blocks to sample, 0 to fill budget_s instead."""
+    """State what a sweep was asked for. passes: blocks to sample, 0 to fill budget_s instead.
+
+    timeout_s: how long a measuring process may take to answer, 0 to derive it from the prediction.
+    """
 
     levels: Sequence[int]
     device: str
@@ -53,6 +56,8 @@ class SweepSpec:
     quick: bool
     keep_blas_env: bool
     out: Path | None
+    plugins: Sequence[str] = ()
+    timeout_s: float = 0.0
     strict: bool = False
 
     def record(self) -> SweepRecord:
@@ -62,7 +67,8 @@ class SweepSpec:
             batches=list(self.batches), widths=list(self.widths), only=list(self.only),
             skip=list(self.skip), blas=list(self.blas), threads=self.threads, seed=self.seed,
             passes=self.passes, budget_s=self.budget_s, processes=self.processes,
-            quick=self.quick, keep_blas_env=self.keep_blas_env,
+            quick=self.quick, keep_blas_env=self.keep_blas_env, plugins=list(self.plugins),
+            timeout_s=self.timeout_s,
         )  # fmt: skip
 
 
@@ -168,6 +174,16 @@ def _label(provider: str) -> str:
     return provider if provider in blas.names() else Path(provider).name
 
 
+def _workspace_bytes(implementation: Implementation, problem: Problem) -> int:
+    """Return what an implementation asks for; a plugin's declaration may raise."""
+    try:
+        return int(implementation.workspace_bytes(problem))
+    except Exception as error:
+        raise UsageError(
+            f"{implementation.id}: its workspace_bytes raised {type(error).__name__}: {error}"
+        ) from error
+
+
 def _make_cell(
     implementation: Implementation, problem: Problem, model: str, provider: str, place: str = ""
 ) -> Cell:
@@ -182,12 +198,12 @@ def _make_cell(
     if bound:
         parts.append(_label(provider))
     # A kernel that can't run here can't be asked for its workspace either.
-    size = 0 if implementation.unavailable() else implementation.workspace_bytes(problem)
+    size = 0 if implementation.unavailable() else _workspace_bytes(implementation, problem)
     return Cell(
         id="/".join(parts), role="ceiling" if problem.layer == "ceiling" else "layer",
         implementation=implementation.id, level=implementation.level, model=model,
-        provider=_label(bound) if bound else "", runs_in=provider, problem=problem,
-        workspace_bytes=size, place=place,
+        provider=_label(bound) if bound else "", problem=problem, workspace_bytes=size,
+        runs_in=plugin.seat(bound, implementation.id) or provider, place=place,
     )  # fmt: skip
 
 

@@ -11,7 +11,7 @@ import tempfile
 import time
 from typing import Any
 
-from harness import machine
+from harness import machine, plugin
 from harness.errors import UsageError
 
 _START_TIMEOUT_S = 120.0
@@ -29,7 +29,10 @@ class MeasuringProcess:
     """Run `harness.worker` for one provider and exchange JSON lines with it."""
 
     def __init__(self, provider: str, *, threads: int, keep_blas_env: bool) -> None:
-        """Start the process. Raises UsageError where it refuses the provider."""
+        """Start the process. provider: its name, or the seat of a plugin.
+
+        Raises UsageError where it refuses the provider or the plugin, ProcessDiedError where it ends.
+        """
         environment, self.dropped = machine.worker_environment(threads, keep_blas_env=keep_blas_env)
         self.provider = provider
         # Open as long as the process lives; released with it.
@@ -46,17 +49,22 @@ class MeasuringProcess:
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._from, selectors.EVENT_READ)
         self._unread = b""
-        self.hello = self._read(_START_TIMEOUT_S)
+        try:
+            self.hello = self._read(_START_TIMEOUT_S)
+        except ProcessDiedError:
+            self.kill()
+            raise
         if "refused" in self.hello:
             self.kill()
-            raise UsageError(f"--blas: {self.hello['refused']}")
+            option = "" if plugin.split_seat(provider)[1] else "--blas: "
+            raise UsageError(f"{option}{self.hello['refused']}")
 
     def _read_line(self, timeout_s: float) -> bytes:
         deadline = time.monotonic() + timeout_s
         while b"\n" not in self._unread:
             if not self._selector.select(max(0.0, deadline - time.monotonic())):
                 self.kill()
-                raise ProcessDiedError(f"no answer within {timeout_s:.0f} s; the process was ended")
+                raise ProcessDiedError(f"no answer within {timeout_s:.3g} s; the process was ended")
             chunk = self._from.read(1 << 16)
             if not chunk:
                 raise ProcessDiedError(self._how_it_ended())
@@ -99,7 +107,10 @@ class MeasuringProcess:
         """Return the most memory that the process has held, 0 where it is gone."""
         if not self.alive():
             return 0
-        return int(self.ask("resident", 60.0)["peak_resident_bytes"])
+        try:
+            return int(self.ask("resident", 60.0)["peak_resident_bytes"])
+        except ProcessDiedError:
+            return 0
 
     def close(self) -> None:
         """Let the process end by closing its input."""
@@ -114,6 +125,7 @@ class MeasuringProcess:
         """End the process at once."""
         self._process.kill()
         self._process.wait()
+        self._to.close()
         self._release()
 
     def _release(self) -> None:

@@ -80,6 +80,8 @@ class SweepRecord(_Record):
     processes: int
     quick: bool
     keep_blas_env: bool
+    plugins: list[str] = Field(default=[], description="files of plugins that were loaded")
+    timeout_s: float = Field(default=0.0, description="patience with a request, 0 for derived")
 
 
 class RunHead(_Record):

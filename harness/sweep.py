@@ -5,6 +5,7 @@ from __future__ import annotations
 import resource
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 
 from harness import axes, clock, doctor, machine
+from harness.errors import UsageError
 from harness.plan import LONG_PASS_S, Cell, Plan, SweepSpec, make_twin
 from harness.process import MeasuringProcess, ProcessDiedError, RequestFailedError
 from harness.records import (
@@ -29,7 +31,8 @@ from harness.records import (
 _QUICK_MIN_SAMPLE_NS = 10_000_000
 _MAX_BLOCKS = 60
 _PATIENCE = 50  # a request may take this many times its prediction, and at least _PATIENCE_S
-_PATIENCE_S = 300.0
+_PATIENCE_S, _QUICK_PATIENCE_S = 30.0, 20.0
+_DRAWN_PER_S = 50e6  # bytes of operands and workspace that a slow machine writes in a second
 _SHARE_OF_BLOCK = 0.02  # a cell is sampled up to _MAX_REPEATS times a block within this share of it
 _MAX_REPEATS = 5
 
@@ -121,6 +124,8 @@ class _Sweep:
         process = self.running.get(provider)
         if process is None or not process.alive():
             self.ready -= {c.id for c in self.cells if c.runs_in == provider}
+            if process is not None:
+                process.kill()  # dead already: this releases what is held of it
             process = self.start(provider)
             self.record_provider(process)
         return process
@@ -130,8 +135,11 @@ class _Sweep:
         now = sum(p.peak_resident_bytes() for p in alive)
         own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         self.peak_bytes = max(self.peak_bytes, now + own)
-        for process in alive:
-            process.close()
+        for process in self.running.values():
+            if process.alive():
+                process.close()
+            else:
+                process.kill()
         self.running.clear()
         self.ready.clear()
 
@@ -141,6 +149,15 @@ class _Sweep:
         self.running.clear()
 
     # ---- cells ----
+
+    def patience_s(self, cell: Cell, predicted_s: float) -> float:
+        """Return how long a request may take: a hang must end while its user still waits."""
+        if self.spec.timeout_s:
+            return self.spec.timeout_s
+        p = cell.problem
+        drawn = p.weight_bytes() + 4 * p.batch * (p.d_in + p.d_out) + cell.workspace_bytes
+        least = _QUICK_PATIENCE_S if self.spec.quick else _PATIENCE_S
+        return max(least, _PATIENCE * predicted_s) + drawn / _DRAWN_PER_S
 
     def append(self, line: ProviderRecord | CellRecord | SampleRecord | EndRecord) -> None:
         if self.writer is None:
@@ -175,14 +192,15 @@ class _Sweep:
         quick = self.spec.quick
         try:
             answer = self.serving(cell.runs_in).ask(
-                "prepare", max(_PATIENCE_S, _PATIENCE * cell.predicted_s()),
+                "prepare", self.patience_s(cell, cell.predicted_s()),
                 cell=cell.id, implementation=cell.implementation, problem=asdict(cell.problem),
                 loops=self.loops.get(cell.id, 0), slices=self.slices.get(cell.id, 0),
                 count_nodes=self.process == 0,
                 head_only=self.gated_by_head(cell),
                 min_sample_ns=_QUICK_MIN_SAMPLE_NS if quick else clock.MIN_SAMPLE_NS,
             )  # fmt: skip
-        except (ProcessDiedError, RequestFailedError) as error:
+        # A fresh process that refuses what an earlier one accepted costs the cells that run in it.
+        except (ProcessDiedError, RequestFailedError, UsageError) as error:
             self.record_cell(cell, "failed", str(error), {})
             return
         verdict = answer["verdict"]
@@ -200,7 +218,11 @@ class _Sweep:
 
     def sample(self, cell: Cell) -> None:
         self.monitor.stage(f"sampling {cell.id}")
-        if cell.id not in self.ready:
+        process = self.running.get(cell.runs_in)
+        # Another cell may have taken the process with it: this one is then prepared in a fresh one and
+        # sampled in the same block, so that blocks stay whole. Both stand under one process number; a
+        # plugin shares its process with its own file's cells alone, so none of ours begin again with it.
+        if cell.id not in self.ready or process is None or not process.alive():
             self.prepare(cell)
         if cell.id in self.lost:
             return
@@ -209,8 +231,8 @@ class _Sweep:
         started = time.monotonic()
         try:
             answer = self.serving(cell.runs_in).ask(
-                "sample", max(_PATIENCE_S, _PATIENCE * self.sample_s(cell)), cell=cell.id,
-                loops=loops, turn=turn, expected_ns=1e9 * self.pass_s[cell.id] / slices,
+                "sample", self.patience_s(cell, self.sample_s(cell)), cell=cell.id, loops=loops,
+                turn=turn, expected_ns=1e9 * self.pass_s[cell.id] / slices,
             )  # fmt: skip
         except (ProcessDiedError, RequestFailedError) as error:
             self.record_cell(cell, "failed", str(error), {})
@@ -289,8 +311,12 @@ class _Sweep:
 
     def run_process(self) -> None:
         """Start fresh processes, gate every cell in them, sample this process's blocks."""
+        needed = {cell.runs_in for cell in self.live()}
         for provider in self.plan.providers():
-            self.record_provider(self.running.get(provider) or self.start(provider))
+            # One that can't be started shows in its cells, which try again.
+            with suppress(ProcessDiedError, UsageError):
+                if provider in needed:
+                    self.record_provider(self.running.get(provider) or self.start(provider))
         for cell in self.live():
             self.prepare(cell)
         if self.process == 0:
@@ -347,7 +373,8 @@ def run(spec: SweepSpec, plan: Plan, monitor: Monitor) -> Outcome:
     try:
         monitor.stage("starting the measuring processes")
         for provider in plan.providers():
-            sweep.start(provider)
+            with suppress(ProcessDiedError):  # shows in its cells, which try again
+                sweep.start(provider)
         examined = doctor.examine_sweep(
             machine.make_record(), [p.hello for p in sweep.running.values()],
             threads=spec.threads, keep_blas_env=spec.keep_blas_env,

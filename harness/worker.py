@@ -17,7 +17,7 @@ from typing import Any, TextIO, TypeVar
 import numpy as np
 import threadpoolctl
 
-from harness import blas, clock, machine, native, registry, routing
+from harness import blas, clock, machine, native, plugin, registry, routing
 from harness.check import Verdict, check, poison
 from harness.errors import UnavailableError, UsageError
 from harness.problem import Array, Operands, Problem, make_aligned, make_weights, make_x
@@ -212,7 +212,10 @@ def main() -> None:
         channel.flush()
 
     try:
-        worker = Worker(sys.argv[1])
+        provider, source = plugin.split_seat(sys.argv[1])
+        if source:
+            plugin.load(source)
+        worker = Worker(provider)
         send(worker.hello())
     except (UsageError, UnavailableError) as error:
         send({"refused": str(error)})

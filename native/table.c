@@ -94,6 +94,11 @@ static ffk_status check(const ffk_kernel *kernel, const ffk_shape *shape,
     return FFK_OK;
 }
 
+size_t ffk_no_workspace(const ffk_shape *shape) {
+    (void)shape;
+    return 0;
+}
+
 size_t ffk_kernel_workspace(const ffk_kernel *kernel, const ffk_shape *shape) {
     if (kernel == NULL || shape == NULL || check_shape(kernel, shape) != FFK_OK)
         return 0;

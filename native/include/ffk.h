@@ -93,6 +93,8 @@ const ffk_kernel *ffk_kernel_at(size_t i);
 size_t ffk_isa_count(void);
 const ffk_isa *ffk_isa_at(size_t i); /* fastest first */
 
+/* For an entry made outside the table, whose caller knows the size of its workspace: returns 0. */
+size_t ffk_no_workspace(const ffk_shape *shape);
 /* Bytes of workspace that `kernel` needs for `shape`; 0 for a shape that it would refuse. */
 size_t ffk_kernel_workspace(const ffk_kernel *kernel, const ffk_shape *shape);
 /* Validate the arguments and run one forward pass. */

@@ -1,0 +1,268 @@
+"""Own the plugins: implementations of the user's own, from a file or an installed package.
+
+A plugin is a Python module that declares implementations when it is loaded. `--plugin FILE.py` names one;
+an installed package offers one under the entry-point group `harness.implementations`. All that a plugin's
+author needs is found here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import importlib.util
+import os
+import re
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from functools import cache, partial
+from pathlib import Path
+
+from harness import clock, native, registry
+from harness.errors import UnavailableError, UsageError
+from harness.problem import Array, Layer, Operands, Problem
+from harness.registry import Context, Implementation, Prepared, register
+
+__all__ = [
+    "Context", "Implementation", "Operands", "Prepared", "Problem", "include_dir", "load",
+    "load_all", "register", "register_c", "register_python",
+]  # fmt: skip
+
+GROUP = "harness.implementations"
+Function = Callable[[Array, Array, Array, Array], object]
+WorkspaceBytes = Callable[[Problem], int]
+
+_loaded: set[str] = set()
+_origins: dict[str, str] = {}
+
+
+def include_dir() -> Path:
+    """Return the folder of the public header `ffk.h`.
+
+    Raises UnavailableError where the installation lacks it.
+    """
+    package = Path(__file__).resolve().parent
+    # Beside the package's modules where it is installed, in the source tree where it runs from there.
+    for folder in (package / "include", package.parent / "native" / "include"):
+        if (folder / "ffk.h").is_file():
+            return folder
+    raise UnavailableError(f"ffk.h is missing beside {package}: install fff-harness again")
+
+
+# ---- declarations -------------------------------------------------------------------------------
+
+
+def _caller_file() -> Path:
+    """Return the file of the module that declares; where there is none, a name in the current folder."""
+    return Path(sys._getframe(2).f_globals.get("__file__") or "interactive").resolve()
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:12]
+
+
+def _prepare_c(
+    kernel: native.Kernel, notes: dict[str, str], workspace_bytes: WorkspaceBytes,
+    problem: Problem, operands: Operands, context: Context,
+) -> Prepared:  # fmt: skip
+    workspace = context.workspace(workspace_bytes(problem))
+    forward, time = native.bind(kernel, problem, operands, None, context.isa, workspace)
+    isa = context.isa or native.isas()[0]
+    return Prepared(forward=forward, time=time, notes={**notes, "isa": isa})
+
+
+def register_c(
+    *, id: str, layer: Layer, library: str | os.PathLike[str], symbol: str, summary: str = "",
+    workspace_bytes: WorkspaceBytes = lambda problem: 0, token_block: int = 0,
+) -> Implementation:  # fmt: skip
+    """Register a C function of a shared library, run and timed by the loop of the native kernels.
+
+    The function is `ffk_status symbol(const ffk_shape *, const ffk_operands *, const ffk_context *)`
+    of `ffk.h`. library: path, relative to the file that declares. workspace_bytes: the bytes that it needs
+    for a problem; they come aligned to 64 in `operands->workspace`. token_block: tokens that it computes
+    together and apart from all others, 0 where the batch is one piece of work; a pass of many seconds over
+    whole blocks is sampled in slices.
+
+    Raises UnavailableError where the library is not there, does not load or lacks the symbol, ValueError
+    where the id is taken or does not begin with its layer.
+    """
+    path = _caller_file().parent / library
+    if not path.is_file():
+        raise UnavailableError(f"there is no library {path}; compile it first")
+    kernel = native.load_kernel(id, layer, path, symbol, token_block=token_block)
+    notes = {"library": f"{path.name} sha256:{_digest(path)}", "timed_by": "C clock and loop"}
+    return register(
+        Implementation(
+            id=id, layer=layer, level=None, device="cpu",
+            summary=summary or f"{symbol} of {path.name}",
+            prepare=partial(_prepare_c, kernel, notes, workspace_bytes),
+            workspace_bytes=workspace_bytes, token_block=token_block,
+        )
+    )  # fmt: skip
+
+
+def _read_only(array: Array) -> Array:
+    view = array.view()
+    view.flags.writeable = False
+    return view
+
+
+def _drop(_: object) -> None:
+    """Take what a pass returned: it answers by filling y."""
+
+
+def _prepare_python(
+    function: Function, notes: dict[str, str], problem: Problem, operands: Operands,
+    context: Context,
+) -> Prepared:  # fmt: skip
+    x, w_in, w_out = map(_read_only, (operands.x, operands.w_in, operands.w_out))
+    forward = partial(function, x, w_in, w_out, operands.y)
+    overhead = f"Python clock and loop, {clock.python_overhead_ns():.0f} ns a pass of its own"
+    return Prepared(
+        forward=lambda: _drop(forward()),
+        time=clock.make_python_timer(forward),
+        notes={**notes, "timed_by": overhead},
+    )
+
+
+def register_python(
+    *, id: str, layer: Layer, function: Function, summary: str = ""
+) -> Implementation:
+    """Register a Python function `function(x, w_in, w_out, y)` that fills y.
+
+    x (batch, d_in), y (batch, d_out); FF: w_in (hidden, d_in), w_out (hidden, d_out); FFF:
+    (trees, n_nodes, ...). All float32, C-contiguous; all but y are read-only. What it returns is ignored.
+    A Python loop times it, whose own cost per pass is measured and noted in the record.
+
+    Raises ValueError where the id is taken or does not begin with its layer.
+    """
+    path = _caller_file()
+    notes = {"plugin": f"{path.name} sha256:{_digest(path)}"} if path.is_file() else {}
+    return register(
+        Implementation(
+            id=id, layer=layer, level=None, device="cpu", summary=summary or "Python function",
+            prepare=partial(_prepare_python, function, notes), workspace_bytes=lambda problem: 0,
+        )
+    )  # fmt: skip
+
+
+# ---- loading ------------------------------------------------------------------------------------
+
+
+def origin(implementation_id: str) -> str:
+    """Return the source that an implementation was loaded from, empty for one of our own."""
+    return _origins.get(implementation_id, "")
+
+
+def _where(error: BaseException, file: str) -> str:
+    """Return the line of the plugin's own file in which an error arose."""
+    lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == file]
+    return f":{lines[-1]}" if lines else ""
+
+
+def _what(error: BaseException) -> str:
+    """Return an error in one line; the kinds that our own declarations raise speak for themselves."""
+    text = " ".join(str(error).split())
+    if type(error) in (UnavailableError, UsageError, ValueError) and text:
+        return text
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def _run_file(path: str) -> None:
+    name = f"harness_plugin_{hashlib.sha256(path.encode()).hexdigest()[:12]}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise UsageError("need a Python file, *.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses and pickles look their module up by name
+    spec.loader.exec_module(module)
+
+
+def _run_entry_point(source: str) -> None:
+    distribution, _, name = source.partition(":")
+    for entry in importlib.metadata.entry_points(group=GROUP, name=name):
+        if _distribution(entry) == distribution:
+            declared = entry.load()
+            if callable(declared):
+                declared()
+            return
+    raise UsageError("no installed package offers it")
+
+
+def _distribution(entry: importlib.metadata.EntryPoint) -> str:
+    return entry.dist.name if entry.dist is not None else ""
+
+
+def _load_source(source: str, label: str, declare: Callable[[str], None]) -> None:
+    """Run a plugin's declarations and remember which implementations are its own."""
+    if source in _loaded:
+        return
+    known = {i.id for i in registry.all()}
+    try:
+        declare(source)
+        own = [i for i in registry.all() if i.id not in known]
+        for i in own:
+            i.unavailable()
+    # Whatever the user's code raises on loading, sys.exit included, is the user's to read in one line.
+    except (Exception, SystemExit) as error:
+        raise UsageError(f"{label}{_where(error, source)}: {_what(error)}") from error
+    if not own:
+        raise UsageError(f"{label}: it registers no implementation")
+    for i in own:
+        if i.layer not in ("ff", "fff"):
+            raise UsageError(f"{label}: {i.id}: layer must be 'ff' or 'fff', got {i.layer!r}")
+        if not re.fullmatch(r"[A-Za-z0-9_.-]+", i.id):
+            raise UsageError(f"{label}: an id has letters, digits, and _.- alone, got {i.id!r}")
+        _origins[i.id] = source
+    _loaded.add(source)
+
+
+def load(source: str | os.PathLike[str]) -> None:
+    """Load a plugin, once: a Python file, or `DISTRIBUTION:NAME` of the entry-point group.
+
+    Raises UsageError, in one line, where it is not there, raises, or declares what can't be registered.
+    """
+    text = os.fspath(source)
+    if not text.endswith(".py") and ":" in text and not Path(text).exists():
+        _load_source(text, f"entry point {text} of {GROUP}", _run_entry_point)
+        return
+    path = Path(text).resolve()
+    if not path.is_file():
+        raise UsageError(f"--plugin: there is no file {text!r}")
+    _load_source(str(path), f"--plugin: {text}", _run_file)
+
+
+@cache
+def load_installed() -> None:
+    """Load what installed packages offer, once. Raises UsageError as `load` does."""
+    for entry in importlib.metadata.entry_points(group=GROUP):
+        load(f"{_distribution(entry)}:{entry.name}")
+
+
+def load_all(files: Sequence[Path]) -> None:
+    """Load what installed packages offer, then the given files. Raises UsageError as `load` does."""
+    load_installed()
+    for file in files:
+        load(file)
+
+
+# ---- measuring processes ------------------------------------------------------------------------
+
+# A newline stands in no provider's name, and in a path only where someone put it there to break this.
+_AND = "\n"
+
+
+def seat(provider: str, implementation_id: str) -> str:
+    """Return the measuring process that an implementation runs in.
+
+    Our own share one per provider. Each plugin has one for itself: what it does to a process (crashes,
+    stray writes, flush-to-zero, pools of threads) reaches no other cell.
+    """
+    source = origin(implementation_id)
+    return f"{provider}{_AND}{source}" if source else provider
+
+
+def split_seat(name: str) -> tuple[str, str]:
+    """Return the provider of a measuring process, and its plugin, empty for one of our own."""
+    provider, _, source = name.partition(_AND)
+    return provider, source
