@@ -243,14 +243,16 @@ def judge_speedup(
 ) -> tuple[str, bool]:
     """Return a remark on a speedup and whether it is impossible; ("", False) where it keeps its limit.
 
-    The lower end of the interval counts, the value where there is no interval. Where the run measured no
-    bandwidth, a speedup above its limit is remarked on and not judged.
+    The lower end of the interval counts. A speedup above its limit is remarked on and not judged where it
+    has no interval (one block: noise alone may have put it there) or where the run measured no bandwidth.
     """
     if ratio is None:
         return "", False
     least = ratio.low if ratio.known else ratio.value
     if not least > SLACK * limit:
         return "", False
+    if not ratio.known:
+        return f"above the limit of {limit:.3g}x; one block gives no interval to judge it by", False
     if not ceilings.bandwidth:
         return (
             f"above the limit of {limit:.3g}x; no bandwidth was measured that could explain it",
