@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,6 +32,11 @@ class Ratio:
     def includes(self, value: float) -> bool:
         """Say whether a value lies inside the interval."""
         return self.known and self.low <= value <= self.high
+
+    @property
+    def resolution(self) -> float:
+        """Return the largest |log ratio| inside the interval of an A/A pair: less is not told from none."""
+        return max(abs(math.log(self.low)), abs(math.log(self.high))) if self.known else 0.0
 
 
 def block_times(samples: pd.DataFrame, cell: str) -> pd.Series:

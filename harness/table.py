@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 from tabulate import tabulate
 
-from harness import vector_width, view
+from harness import stability, vector_width, view
 from harness.axes import BASELINE
 from harness.plan import PAPER_BATCH, PAPER_WIDTH
 from harness.published import PublishedCell
@@ -87,7 +87,13 @@ def format_entry(entry: Entry) -> str:
         return entry.status.upper()
     if entry.model == BASELINE:
         return "1"
-    return format_ratio(entry.ratio) + _mark(entry.remark, entry.impossible)
+    return _format_judged(entry)
+
+
+def _format_judged(found: Entry | Versus) -> str:
+    """Return a ratio with what is to be said of it: not resolved, above its limit, impossible."""
+    text = format_ratio(found.ratio) + _mark(found.remark, found.impossible)
+    return text if found.resolved else f"no difference ({text})"
 
 
 def _mark(remark: str, impossible: bool) -> str:
@@ -118,7 +124,7 @@ def versus_frame(point: Point) -> pd.DataFrame:
             "model": view.title(v.model),
             "FFF implementation": v.implementation,
             "provider": v.provider or _NONE,
-            "over the fastest FF": format_ratio(v.ratio) + _mark(v.remark, v.impossible),
+            "over the fastest FF": _format_judged(v),
             "paper": format_published(v.published),
             "limit": format_limit(v.model),
         }
@@ -149,7 +155,8 @@ def _remarks(speed: Speed) -> str:
     if speed.status != "ok":
         return f"{speed.status.upper()}: {speed.reason}"
     above = "IMPOSSIBLE: faster than its ceiling allows" if speed.impossible else ""
-    return ", ".join(part for part in (above, speed.note) if part)
+    unstable = f"UNSTABLE: {', '.join(speed.unstable)}" if speed.unstable else ""
+    return ", ".join(part for part in (above, unstable, speed.note) if part)
 
 
 def ceiling_frame(speeds: list[Speed]) -> pd.DataFrame:
@@ -310,6 +317,12 @@ def _head_lines(run: Run) -> list[str]:
     elif run.end.reason != "complete":
         lines.append(f"- The run ended early ({run.end.reason}); what was finished is shown.")
     lines += [f"- **Record damaged**: {w}" for w in run.warnings]
+    moved = view.clock_change(run)
+    if moved > stability.MAX_CLOCK_CHANGE:
+        lines.append(
+            f"- **UNSTABLE: the processor's clock moved by {100 * moved:.0f} % between blocks** "
+            "(a loop in registers alone changed its time by that)."
+        )
     if sweep.threads > 1:
         lines.append(
             "- Threads are the provider's own: products large enough are split (level 3, the gemv of "
@@ -335,11 +348,7 @@ def _point_lines(run: Run, point: Point) -> list[str]:
             [(f"{view.title(v.model)}, {v.implementation}", v) for v in point.versus]
         )
     if point.aa is not None:
-        lines += [
-            "",
-            f"The fastest FF against itself under a second name (A/A): {format_ratio(point.aa)}. "
-            "Differences within this interval are not resolved here.",
-        ]
+        lines += ["", _aa_line(point.aa)]
     lines += [
         "",
         "Absolute figures (median over all samples):",
@@ -347,6 +356,18 @@ def _point_lines(run: Run, point: Point) -> list[str]:
         _markdown(speed_frame(point.speeds)),
     ]
     return lines
+
+
+def _aa_line(aa: Ratio) -> str:
+    text = f"The fastest FF against itself under a second name (A/A): {format_ratio(aa)}."
+    if not aa.known:
+        return f"{text} One block tells nothing of what this machine resolves."
+    if not aa.includes(1.0):
+        return (
+            f"{text} **UNSTABLE: this misses 1. The machine was disturbed unevenly; every row here is "
+            "uncertain by at least as much.**"
+        )
+    return f"{text} Smaller differences are not resolved here and print as `no difference`."
 
 
 def _remark_lines(found: Sequence[tuple[str, Entry | Versus]]) -> list[str]:
@@ -375,6 +396,7 @@ def _foot_lines(run: Run) -> list[str]:
         "- `91x [88, 94]`: geometric mean over blocks of interleaved samples and its 95 % interval "
         "(resampled by process, then block); digits stop where the interval does. `~91x`: one block, "
         "no interval.",
+        _call_line(run),
         "- limit: the baseline's neurons over those computed, the most that fewer operations alone give. "
         "A same-level speedup can pass it where the baseline is bound by memory.",
         "- of its ceiling: the least time of a pass here over its time. The least time is the larger of the "
@@ -394,6 +416,15 @@ def _foot_lines(run: Run) -> list[str]:
             f"{checked.max()} tokens each, and every output element was seen to be written."
         )
     return lines
+
+
+def _call_line(run: Run) -> str:
+    """Return what the call from Python costs beside the timed interval."""
+    calls = run.samples["call_ns"]
+    return (
+        "- The timed interval holds the loop in C and two readings of the clock; the call from Python "
+        f"around it took {format_time(float(calls.median()))} (median of {len(calls)} samples) and is not in it."
+    )
 
 
 def format_markdown(run: Run) -> str:

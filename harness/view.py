@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from harness import axes, published, roofline, stats
+from harness import axes, published, roofline, stability, stats
 from harness.ceilings import find_capacities
 from harness.published import PublishedCell
 from harness.records import Run
@@ -27,6 +28,7 @@ class Entry:
     """Hold one cell of the paper's table, measured and published.
 
     status: `ok`, `none` (no such implementation or not asked for), or why there is no figure.
+    resolved: the ratio lies outside of what the A/A pair shows that this machine can't tell from 1.
     """
 
     model: str
@@ -36,6 +38,7 @@ class Entry:
     published: PublishedCell | None
     remark: str = ""
     impossible: bool = False
+    resolved: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +54,7 @@ class Versus:
     published: PublishedCell | None
     remark: str = ""
     impossible: bool = False
+    resolved: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,7 +62,7 @@ class Speed:
     """Hold the absolute figures of one cell. share is of the same provider's sgemm, level 3 only.
 
     of_ceiling: the least time of a pass here (roofline.floor_ns) as a share of its time, NaN for a ceiling.
-    place, gbs, fastest_ns, width: where a ceiling's set lies, its rate in GB/s, its fastest sample, and the
+    unstable: what disturbed its samples. place, gbs, fastest_ns, width: where a ceiling's set lies, its rate in GB/s, its fastest sample, and the
     elements of a row.
     """
 
@@ -80,6 +84,7 @@ class Speed:
     gbs: float = np.nan
     fastest_ns: float = np.nan
     width: int = 0
+    unstable: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -202,6 +207,7 @@ def _speeds(run: Run, cells: pd.DataFrame) -> list[Speed]:
                 provider=cell["provider"], status=cell["status"], reason=cell["reason"],
                 pass_ns=time, token_ns=time / cell["batch"], gflops=rate, share=share,
                 samples=int((run.samples["cell"] == cell["cell"]).sum()), note=_note(cell),
+                unstable=tuple(stability.reasons(run.samples, cell["cell"])),
             )
         )  # fmt: skip
     return rows
@@ -254,7 +260,12 @@ def _with_limits(run: Run, measured: roofline.Ceilings, point: Point) -> Point:
     by_id = _by_id(run)
     here = run.cells[(run.cells["batch"] == point.batch) & (run.cells["d_in"] == point.width)]
 
+    resolution = point.aa.resolution if point.aa else 0.0
+
     def judged(found: Entry | Versus, base: pd.Series | None, cell: pd.Series | None) -> Any:
+        if found.ratio is not None and found.model != axes.BASELINE:
+            resolved = not abs(math.log(found.ratio.value)) < resolution
+            found = replace(found, resolved=resolved)
         if base is None or cell is None:
             return found
         remark, impossible = roofline.judge_speedup(
@@ -305,6 +316,14 @@ def ceilings(run: Run) -> list[Speed]:
         made,
         key=lambda s: (s.gbs > 0, _CEILING_ORDER.get(s.implementation, 9), places.get(s.place, 9)),
     )
+
+
+def clock_change(run: Run) -> float:
+    """Return how far the clock moved between blocks, as a share, by the FMA ceiling; 0 without one."""
+    found = run.cells[
+        (run.cells["implementation"] == "ceiling_fma") & (run.cells["status"] == "ok")
+    ]
+    return stability.clock_change(run.samples, found.iloc[0]["cell"]) if len(found) else 0.0
 
 
 def impossible(points: list[Point]) -> list[str]:
