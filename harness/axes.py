@@ -6,7 +6,10 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Literal
 
+from harness import recipes
 from harness.errors import UnknownNameError, UsageError
 from harness.problem import MAX_DEPTH, MAX_TREES, Problem
 
@@ -105,6 +108,45 @@ def parse_levels(text: str) -> list[int]:
     if not levels:
         raise UsageError(f"--levels: need at least one of 1, 2, 3, got {text!r}")
     return sorted(set(levels))
+
+
+def parse_choices(option: str, text: str, known: Sequence[str]) -> list[str]:
+    """Return the words of a list, each one of `known`. Raises UsageError for another."""
+    words = list(dict.fromkeys(_split(text)))
+    for word in words:
+        if word not in known:
+            raise UsageError(f"{option}: unknown value {word!r}; known: {', '.join(known)}")
+    if not words:
+        raise UsageError(f"{option}: need at least one of {', '.join(known)}, got {text!r}")
+    return words
+
+
+def parse_order(text: str) -> Literal["interleaved", "blocked"]:
+    """Return the order of the samples. Raises UsageError for an unknown one."""
+    if text not in ("interleaved", "blocked"):
+        raise UsageError(f"--order: unknown value {text!r}; known: interleaved, blocked")
+    return "blocked" if text == "blocked" else "interleaved"
+
+
+def parse_routing(text: str) -> list[str]:
+    """Return the routings of a list such as `uniform,zipf,trace:FILE`; a trace's path becomes absolute.
+
+    Raises UsageError for an unknown routing or a trace whose file can't be read.
+    """
+    known = (*recipes.ROUTINGS, f"{recipes.TRACE}FILE")
+    found = []
+    for word in _split(text):
+        if not recipes.is_known(word):
+            raise UsageError(f"--routing: unknown value {word!r}; known: {', '.join(known)}")
+        if word.startswith(recipes.TRACE):
+            path = Path(word.removeprefix(recipes.TRACE))
+            if not path.is_file():
+                raise UsageError(f"--routing: there is no trace file {str(path)!r}")
+            word = f"{recipes.TRACE}{path.resolve()}"
+        found.append(word)
+    if not found:
+        raise UsageError(f"--routing: need at least one of {', '.join(known)}, got {text!r}")
+    return list(dict.fromkeys(found))
 
 
 def parse_model(name: str) -> Model:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
+from itertools import product
 from pathlib import Path
 
-from harness import axes, blas, machine, registry
+from harness import axes, blas, conditions, locality, machine, registry
 from harness.axes import Model
+from harness.conditions import Recipes
 from harness.errors import UnavailableError, UsageError
 from harness.problem import Problem
-from harness.records import Role, SweepRecord
+from harness.records import Order, Role, SweepRecord
 from harness.registry import Implementation
 
 PAPER_BATCH, PAPER_WIDTH = 16384, 768
@@ -27,6 +29,8 @@ _RATES = {
 _RATE_UNKNOWN = 20.0
 _START_S = 2.0  # a measuring process: interpreter, libraries, drawing the operands
 _GATE_S = 0.6  # the float64 oracle on its subset
+_SET_S = 0.08  # drawing a further set of weights and the oracle on it
+_FLUSHES_S = 0.1  # the walks of one sample
 _PROCESS_BYTES = 160 << 20
 # In a second and later process a pass this long is not run whole before it is timed: see worker.py.
 LONG_PASS_S = 1.0
@@ -53,6 +57,11 @@ class SweepSpec:
     quick: bool
     keep_blas_env: bool
     out: Path | None
+    data: Sequence[str] = ("random",)
+    rows: Sequence[str] = ("distinct",)
+    routing: Sequence[str] = ("uniform",)
+    weights: Sequence[str] = ("hot",)
+    order: Order = "interleaved"
 
     def record(self) -> SweepRecord:
         """Return what of it stands in the run."""
@@ -61,13 +70,18 @@ class SweepSpec:
             batches=list(self.batches), widths=list(self.widths), only=list(self.only),
             skip=list(self.skip), blas=list(self.blas), threads=self.threads, seed=self.seed,
             passes=self.passes, budget_s=self.budget_s, processes=self.processes,
-            quick=self.quick, keep_blas_env=self.keep_blas_env,
+            quick=self.quick, keep_blas_env=self.keep_blas_env, data=list(self.data),
+            rows=list(self.rows), routing=list(self.routing), weights=list(self.weights),
+            order=self.order,
         )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cell:
-    """Describe one cell. model is empty for a ceiling; runs_in names the measuring process."""
+    """Describe one cell. model is empty for a ceiling; runs_in names the measuring process.
+
+    weights: where they stand as a pass begins (locality.py); sets: of weights, where they are rotated.
+    """
 
     id: str
     role: Role
@@ -78,12 +92,28 @@ class Cell:
     runs_in: str
     problem: Problem
     workspace_bytes: int
+    weights: str = "hot"
+    sets: int = 1
 
     def predicted_s(self) -> float:
         """Return a guess of one pass's time, in seconds."""
         layer = self.problem.layer
         rate = _RATES.get((layer, self.level or 0), _RATE_UNKNOWN)
         return self.problem.flops() / rate / 1e9
+
+    def weight_bytes(self) -> int:
+        """Return the bytes of all its sets of weights."""
+        return self.sets * self.problem.weight_bytes()
+
+    def gate_s(self) -> float:
+        """Return a guess of the checked passes' time: each set of weights alone, then all in turn."""
+        rotated = 2 * self.sets if self.weights == "rotated" else 1
+        return rotated * self.predicted_s() + _SET_S * (self.sets - 1)
+
+    def sample_s(self) -> float:
+        """Return a guess of what one sample takes."""
+        flushing = _FLUSHES_S if self.weights == "flushed" else 0.0
+        return max(self.sets * self.predicted_s(), 0.02) + flushing
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,7 +130,7 @@ class Plan:
 
     def gate_s(self, process: int) -> float:
         """Return the predicted time that one set of fresh processes needs before its first sample."""
-        passes = [cell.predicted_s() for cell in self.cells]
+        passes = [cell.gate_s() for cell in self.cells]
         whole = sum(p for p in passes if process == 0 or p < LONG_PASS_S)
         return whole + _GATE_S * len(passes) + _START_S * len(self.providers())
 
@@ -110,7 +140,7 @@ class Plan:
 
     def block_s(self) -> float:
         """Return the predicted time of one block."""
-        return sum(max(cell.predicted_s(), 0.02) for cell in self.cells)
+        return sum(cell.sample_s() for cell in self.cells)
 
     def memory_bytes(self) -> int:
         """Return the predicted resident memory of all measuring processes together."""
@@ -118,11 +148,15 @@ class Plan:
         for provider in self.providers():
             cells = [cell for cell in self.cells if cell.runs_in == provider]
             problems = [cell.problem for cell in cells]
-            weights = {(p.layer, p.weight_shapes(), p.seed): p.weight_bytes() for p in problems}
-            inputs = {p.d_in: 0 for p in problems}
+            weights = conditions.weight_bytes((cell.problem, cell.sets) for cell in cells)
+            inputs = {p.input_key(): 0 for p in problems}
             for p in problems:
-                inputs[p.d_in] = max(inputs[p.d_in], 4 * p.batch * p.d_in)
-            total += _PROCESS_BYTES + sum(weights.values()) + sum(inputs.values())
+                inputs[p.input_key()] = max(inputs[p.input_key()], 4 * p.batch * p.d_in)
+            total += _PROCESS_BYTES + weights + sum(inputs.values())
+            # x is steered through the first set of weights, drawn for it.
+            total += max((r.weight_bytes() // 2 for p in problems if (r := p.router())), default=0)
+            if any(cell.weights == "flushed" for cell in cells):
+                total += locality.eviction_bytes(machine.last_level_bytes())
             total += max(4 * p.batch * p.d_out for p in problems)
             total += max(cell.workspace_bytes for cell in cells)
         return total
@@ -144,7 +178,10 @@ def _label(provider: str) -> str:
     return provider if provider in blas.names() else Path(provider).name
 
 
-def _make_cell(implementation: Implementation, problem: Problem, model: str, provider: str) -> Cell:
+def _make_cell(
+    implementation: Implementation, problem: Problem, model: str, provider: str,
+    weights: str = "hot", sets: int = 1,
+) -> Cell:  # fmt: skip
     bound = provider if implementation.needs_provider else ""
     parts = [
         implementation.id,
@@ -154,13 +191,14 @@ def _make_cell(implementation: Implementation, problem: Problem, model: str, pro
     ]
     if bound:
         parts.append(_label(provider))
+    parts += conditions.suffix(problem, weights)
     # A kernel that can't run here can't be asked for its workspace either.
     size = 0 if implementation.unavailable() else implementation.workspace_bytes(problem)
     return Cell(
         id="/".join(parts), role="ceiling" if problem.layer == "ceiling" else "layer",
         implementation=implementation.id, level=implementation.level, model=model,
         provider=_label(bound) if bound else "", runs_in=provider, problem=problem,
-        workspace_bytes=size,
+        workspace_bytes=size, weights=weights, sets=sets,
     )  # fmt: skip
 
 
@@ -169,7 +207,7 @@ def make_twin(cell: Cell) -> Cell:
     return Cell(
         id=f"{cell.id}/again", role="aa", implementation=cell.implementation, level=cell.level,
         model=cell.model, provider=cell.provider, runs_in=cell.runs_in, problem=cell.problem,
-        workspace_bytes=cell.workspace_bytes,
+        workspace_bytes=cell.workspace_bytes, weights=cell.weights, sets=cell.sets,
     )  # fmt: skip
 
 
@@ -225,20 +263,30 @@ def _check_providers(spec: SweepSpec) -> None:
 
 
 def _layer_cells(
-    spec: SweepSpec, chosen: Sequence[Implementation], models: Sequence[Model]
-) -> list[Cell]:
+    spec: SweepSpec,
+    chosen: Sequence[Implementation],
+    models: Sequence[Model],
+    combinations: Sequence[Recipes],
+) -> tuple[list[Cell], dict[str, str]]:
+    """Return the cells, and why some of them can't be measured as asked."""
     cells: dict[str, Cell] = {}
+    refused: dict[str, str] = {}
     for width in spec.widths:
         for batch in spec.batches:
             for model in models:
-                problem = model.problem(batch=batch, width=width, seed=spec.seed)
-                for implementation in chosen:
-                    if implementation.layer != problem.layer:
-                        continue
-                    for provider in spec.blas:
-                        cell = _make_cell(implementation, problem, model.name, provider)
+                plain = model.problem(batch=batch, width=width, seed=spec.seed)
+                fitting = [i for i in chosen if i.layer == plain.layer]
+                for recipe, weights in product(combinations, spec.weights):
+                    problem = conditions.apply(plain, recipe, spec.models)
+                    sets, reason = conditions.count_sets(problem, weights)
+                    for implementation, provider in product(fitting, spec.blas):
+                        cell = _make_cell(
+                            implementation, problem, model.name, provider, weights, sets
+                        )
                         cells.setdefault(cell.id, cell)
-    return list(cells.values())
+                        if reason:
+                            refused[cell.id] = reason
+    return list(cells.values()), refused
 
 
 def _ceiling_cells(spec: SweepSpec, chosen: Sequence[Implementation]) -> list[Cell]:
@@ -265,29 +313,38 @@ def make_plan(spec: SweepSpec) -> Plan:
     _check_providers(spec)
     chosen = _choose(spec)
     models, notices = _with_baseline(spec, {i.layer for i in chosen})
-    cells = _layer_cells(spec, chosen, models)
-    reasons = {i.id: i.unavailable() for i in chosen}
-    usable = [c for c in cells if not reasons[c.implementation]]
+    combinations, left_out = conditions.combine(spec.data, spec.rows, spec.routing)
+    notices += left_out
+    cells, refused = _layer_cells(spec, chosen, models, combinations)
+    reasons = {c.id: c_reason for c in cells if (c_reason := _reason(c, refused))}
+    usable = [c for c in cells if c.id not in reasons]
+    if not usable and refused:
+        raise UsageError(f"--weights: {next(iter(refused.values()))}")
     if not usable:
         raise UsageError(
             "nothing is left to measure: no chosen implementation computes a chosen model"
         )
     plan = Plan(
         cells=[*usable, *_ceiling_cells(spec, chosen)],
-        unavailable=[(c, reasons[c.implementation]) for c in cells if reasons[c.implementation]],
+        unavailable=[(c, reasons[c.id]) for c in cells if c.id in reasons],
         notices=notices,
     )
     _check_memory(plan)
     return plan
 
 
+def _reason(cell: Cell, refused: Mapping[str, str]) -> str:
+    """Return why a cell can't be measured, or an empty string."""
+    return registry.get(cell.implementation).unavailable() or refused.get(cell.id, "")
+
+
 def _check_memory(plan: Plan) -> None:
     needed, available = plan.memory_bytes(), machine.available_memory_bytes()
     if needed > 0.9 * available:
-        largest = max(plan.cells, key=lambda c: c.problem.weight_bytes() + c.workspace_bytes)
+        largest = max(plan.cells, key=lambda c: c.weight_bytes() + c.workspace_bytes)
         raise UsageError(
             f"the operands need {needed / 2**30:.1f} GiB and {available / 2**30:.1f} GiB are available "
-            f"(the largest cell is {largest.id}: weights {largest.problem.weight_bytes() / 2**30:.1f} GiB, "
+            f"(the largest cell is {largest.id}: weights {largest.weight_bytes() / 2**30:.1f} GiB, "
             f"workspace {largest.workspace_bytes / 2**30:.1f} GiB); "
             "take a smaller --batch or --width, a smaller depth, or fewer --blas"
         )

@@ -24,7 +24,8 @@ SPARE = 4
 # The smallest pre-activation that a chosen path may hang on, as a share of its natural standard
 # deviation |w|. At width 768 this is 2e-3 of |x||w|, 4000 times the near-tie of the gate.
 _FLOOR = 0.05
-_SAFE = 1e-5  # share of |x||w| that every deciding pre-activation must exceed after rounding to float32
+# Share of |x||w| that every deciding pre-activation must exceed after x is rounded to float32.
+_SAFE = 1e-5
 _ATTEMPTS = 3
 
 
@@ -134,7 +135,7 @@ def choose_leaves(
     dealt = np.stack([rng.permutation(leaves) for _ in range(trees)])
     share = np.cumsum(np.arange(1, leaves + 1, dtype=np.float64) ** -ZIPF_EXPONENT)
     ranks = np.searchsorted(share / share[-1], rng.random((batch, trees)), side="right")
-    return dealt[np.arange(trees), np.minimum(ranks, leaves - 1)]
+    return np.asarray(dealt[np.arange(trees), np.minimum(ranks, leaves - 1)])
 
 
 def path_of(leaves: Array, depth: int) -> tuple[Array, Array]:

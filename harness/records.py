@@ -25,6 +25,7 @@ FORCING = (
 
 Status = Literal["ok", "wrong", "unavailable", "failed"]
 Role = Literal["layer", "ceiling", "aa"]
+Order = Literal["interleaved", "blocked"]
 
 
 class _Record(BaseModel):
@@ -73,6 +74,11 @@ class SweepRecord(_Record):
     processes: int
     quick: bool
     keep_blas_env: bool
+    data: list[str] = ["random"]
+    rows: list[str] = ["distinct"]
+    routing: list[str] = ["uniform"]
+    weights: list[str] = ["hot"]
+    order: Order = "interleaved"
 
 
 class RunHead(_Record):
@@ -124,6 +130,9 @@ class CellRecord(_Record):
     trees: int
     dtype: str
     data: str
+    rows: str = "distinct"
+    routing: str = "uniform"
+    weights: str = Field("hot", description="where they stand as a pass begins; see locality.py")
     seed: int
     flops: int
     bytes_moved: int
@@ -137,6 +146,12 @@ class CellRecord(_Record):
     worst_error: float = Field(description="largest error as a share of its tolerance")
     nodes_touched: int = Field(
         description="distinct weight rows on the paths of all tokens; fff only"
+    )
+    entropy_bits: list[float] = Field(
+        default=[], description="of the tokens over each level's nodes, the root's first; fff only"
+    )
+    working_set_bytes: int = Field(
+        default=0, description="weight rows that a pass touches; 0 where not counted"
     )
     notes: dict[str, str]
 

@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 from tabulate import tabulate
 
-from harness import view
+from harness import conditions, view
 from harness.axes import BASELINE
 from harness.plan import PAPER_BATCH, PAPER_WIDTH
 from harness.published import PublishedCell
@@ -86,6 +86,12 @@ def format_entry(entry: Entry) -> str:
     return "1" if entry.model == BASELINE else format_ratio(entry.ratio)
 
 
+def format_place(point: Point) -> str:
+    """Return where a section stands: its batch, its width, and what differs from the default conditions."""
+    differs = conditions.title(point.conditions)
+    return f"Batch {point.batch}, width {point.width}" + (f", {differs}" if differs else "")
+
+
 # ---- frames -------------------------------------------------------------------------------------
 
 
@@ -148,12 +154,13 @@ def _csv_row(point: Point, ratio: Ratio | None, cell: PublishedCell | None, **na
         "blocks": ratio.blocks if ratio else 0,
         "published": cell.speedup if cell else None,
         "provenance": cell.provenance if cell else None,
+        **dict(zip(conditions.COLUMNS, point.conditions, strict=True)),
     }  # fmt: skip
 
 
 def csv_frame(run: Run) -> pd.DataFrame:
     """Return every speedup as a row of plain numbers, for other programs."""
-    rows = []
+    rows: list[Any] = []
     for point in view.points(run):
         for provider, entries in point.entries.items():
             rows += [
@@ -244,6 +251,11 @@ def _head_lines(run: Run) -> list[str]:
         f"started {run.head.started_utc}; fff-harness {machine.harness_version}, {machine.commit}; "
         f"{machine.build['isa']} kernels, {machine.build['compiler']}"
     )
+    if sweep.order == "blocked":
+        lines.append(
+            "- Order: blocked. Each process takes all samples of one cell, then those of the next: a drift "
+            "of the machine enters the ratios, and blocks pair samples by their number alone."
+        )
     if run.end is None:
         lines.append("- **The run did not end: it was killed, or is still going.**")
     elif run.end.reason != "complete":
@@ -258,7 +270,7 @@ def _head_lines(run: Run) -> list[str]:
 
 
 def _point_lines(run: Run, point: Point) -> list[str]:
-    lines = ["", f"## Batch {point.batch}, width {point.width}"]
+    lines = ["", f"## {format_place(point)}"]
     for provider, entries in point.entries.items():
         lines += [
             "",
@@ -294,6 +306,42 @@ def _best_line(speed: Speed | None) -> str:
     )
 
 
+def contrast_frame(run: Run) -> pd.DataFrame:
+    """Return each cell that was measured under several conditions, beside its first ones."""
+    return pd.DataFrame(
+        {
+            "implementation": c.implementation,
+            "model": view.title(c.model),
+            "provider": c.provider or _NONE,
+            "batch": c.batch,
+            "width": c.width,
+            "conditions": conditions.title(c.conditions) or "default",
+            "a pass": format_time(c.pass_ns) if c.status == "ok" else c.status.upper(),
+            "times the first": format_ratio(c.ratio),
+            "nodes touched": c.nodes_touched or _NONE,
+            "leaf bits": f"{c.leaf_bits:.1f}" if math.isfinite(c.leaf_bits) else _NONE,
+            "working set": f"{c.working_set_bytes / 2**20:.3g} MiB"
+            if c.working_set_bytes
+            else _NONE,
+        }
+        for c in conditions.contrasts(run)
+    )
+
+
+def _contrast_lines(run: Run) -> list[str]:
+    frame = contrast_frame(run)
+    if frame.empty:
+        return []
+    return [
+        "", "## What data and locality change", "",
+        "Each cell under the conditions that it was measured under; `times the first`: how many times "
+        "longer a pass takes than under the first line's. Leaf bits: entropy of the tokens over the "
+        "leaves. Default: " + ", ".join(map(" ".join, zip(conditions.COLUMNS, conditions.DEFAULTS,
+                                                          strict=True))) + ".",
+        "", _markdown(frame),
+    ]  # fmt: skip
+
+
 def _foot_lines(run: Run) -> list[str]:
     lines = ["", "## Reading this", ""]
     if view.ceilings(run):
@@ -322,6 +370,7 @@ def format_markdown(run: Run) -> str:
     lines = _head_lines(run)
     for point in view.points(run):
         lines += _point_lines(run, point)
+    lines += _contrast_lines(run)
     lines += _foot_lines(run)
     return "\n".join(lines) + "\n"
 
@@ -342,7 +391,7 @@ def format_latex(run: Run) -> str:
     parts = [f"% {line.removeprefix('- ')}" for line in _head_lines(run) if line.startswith("-")]
     parts += ["% Needs \\usepackage{booktabs}. * unconfirmed in any source that could be opened."]
     for point in view.points(run):
-        at = f"batch {point.batch}, width {point.width}"
+        at = format_place(point).lower()
         for provider, entries in point.entries.items():
             caption = (
                 f"Speedup over {view.title(BASELINE)} at the same BLAS level ({provider}, {at})"

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from harness import axes, published, stats
+from harness import axes, conditions, published, stats
 from harness.published import PublishedCell
 from harness.records import Run
 from harness.stats import Ratio
@@ -63,10 +63,11 @@ class Speed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Point:
-    """Hold all that is said of one batch and width."""
+    """Hold all that is said of one batch and width under one set of conditions (conditions.COLUMNS)."""
 
     batch: int
     width: int
+    conditions: tuple[str, ...]
     entries: dict[str, list[Entry]]  # by provider
     fastest: str
     versus: list[Versus]
@@ -161,6 +162,8 @@ def _note(cell: pd.Series) -> str:
     if cell["layer"] == "fff" and cell["nodes_touched"]:
         neurons = cell["trees"] * (2 ** (cell["depth"] + 1) - 1)
         parts.append(f"{cell['nodes_touched']} of {neurons} nodes touched")
+    if "weights" in notes:
+        parts.append(notes["weights"])
     return ", ".join(parts)
 
 
@@ -195,14 +198,20 @@ def _aa(run: Run, cells: pd.DataFrame) -> Ratio | None:
 
 
 def points(run: Run) -> list[Point]:
-    """Return what the run says at each batch and width, largest batch first."""
+    """Return what the run says at each batch, width and conditions, largest batch and default first."""
     layers = run.cells[run.cells["role"] != "ceiling"]
     found = []
     keys = (
         layers[["batch", "d_in"]].drop_duplicates().sort_values(["d_in", "batch"], ascending=False)
     )
-    for batch, width in keys.itertuples(index=False):
-        here = layers[(layers["batch"] == batch) & (layers["d_in"] == width)]
+    places = [
+        (batch, width, at, how)
+        for batch, width in keys.itertuples(index=False)
+        for at in [layers[(layers["batch"] == batch) & (layers["d_in"] == width)]]
+        for how in conditions.of_frame(at)
+    ]
+    for batch, width, at, how in places:
+        here = at[(at[list(conditions.COLUMNS)] == how).all(axis=1)]
         own = here[here["role"] == "layer"]
         fastest = _fastest(run, own)
         entries = {
@@ -216,7 +225,7 @@ def points(run: Run) -> list[Point]:
         }
         found.append(
             Point(
-                batch=int(batch), width=int(width), entries=entries, fastest=fastest,
+                batch=int(batch), width=int(width), conditions=how, entries=entries, fastest=fastest,
                 versus=_versus(run, own, fastest), aa=_aa(run, here), speeds=_speeds(run, own),
             )
         )  # fmt: skip

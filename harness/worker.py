@@ -17,7 +17,7 @@ from typing import Any, TextIO
 import numpy as np
 import threadpoolctl
 
-from harness import blas, clock, machine, registry, routing
+from harness import blas, clock, conditions, locality, machine, registry, routing
 from harness.check import Verdict, check, poison
 from harness.errors import UnavailableError, UsageError
 from harness.problem import Array, Operands, Problem, make_aligned, make_weights, make_x
@@ -49,7 +49,8 @@ class Worker:
         self.workspace, self.outputs = Arena(), Arena()
         self.inputs: dict[tuple[Any, ...], Array] = {}
         self.weights: dict[tuple[Any, ...], tuple[Array, Array]] = {}
-        self.nodes: dict[Problem, int] = {}
+        self.nodes: dict[Problem, routing.Touched] = {}
+        self.flusher: locality.Flusher | None = None
         self.prepared: dict[str, Prepared] = {}
         self.unproved: dict[str, tuple[Implementation, Problem]] = {}
 
@@ -64,15 +65,18 @@ class Worker:
         facts = {k: getattr(self.provider, k) for k in self.provider.__slots__ if k != "table"}
         return {"provider": facts, "pools": pools, "variables": machine.relevant_variables()}
 
-    def operands(self, problem: Problem) -> Operands:
-        """Return a problem's operands; problems of one recipe share the bytes, smaller batches the head."""
-        x_key = (problem.d_in, problem.data, problem.seed)
+    def operands(self, problem: Problem, turn: int = 0) -> Operands:
+        """Return a problem's operands; problems of one recipe share the bytes, smaller batches the head.
+
+        turn: which set of weights, where several are rotated.
+        """
+        x_key = problem.input_key()
         x = self.inputs.get(x_key)
         if x is None or len(x) < problem.batch:
             x = self.inputs[x_key] = make_x(problem)
-        w_key = (problem.layer, *problem.weight_shapes(), problem.used_neurons, problem.seed)
+        w_key = conditions.weight_key(problem, turn)
         if w_key not in self.weights:
-            self.weights[w_key] = make_weights(problem)
+            self.weights[w_key] = make_weights(problem, turn)
         w_in, w_out = self.weights[w_key]
         y = self.outputs.take(4 * problem.batch * problem.d_out).view(np.float32)
         return Operands(
@@ -91,6 +95,38 @@ class Worker:
         elapsed_ns = run(prepared)
         return prepared, elapsed_ns, check(problem, operands, seed=problem.seed)
 
+    def run_rotated(
+        self, implementation: Implementation, problem: Problem, sets: int
+    ) -> tuple[Prepared, int, Verdict]:
+        """Take an implementation through its gate on each of several sets of weights and on their round."""
+        context = Context(provider=self.provider, workspace=self.workspace.take)
+        operands = [self.operands(problem, turn) for turn in range(sets)]
+        return locality.gate_rotation(implementation, problem, operands, context)
+
+    def calibrate(self, prepared: Prepared, gate_ns: int, min_sample_ns: int) -> int:
+        """Return the passes of a sample; this is the warm-up too."""
+        loops = clock.calibrate(prepared.time, gate_ns, min_sample_ns)
+        return locality.rotate_loops(loops, prepared.sets)
+
+    def make_flushed(self, prepared: Prepared, min_sample_ns: int) -> tuple[Prepared, int]:
+        """Return the preparation with every pass timed alone from flushed caches, and its passes a sample."""
+        if self.flusher is None:
+            self.flusher = locality.Flusher.make(machine.last_level_bytes())
+        time = self.flusher.singles(prepared.time)
+        pass_ns = max(1.0, time(2) / 2)
+        notes = {**prepared.notes, "weights": self.flusher.note(pass_ns)}
+        loops = locality.flushed_loops(pass_ns, min_sample_ns)
+        return replace(prepared, time=time, notes=notes), loops
+
+    def describe_touched(self, problem: Problem) -> dict[str, Any]:
+        """Return what a pass touches of its weights, for the record."""
+        if problem.layer != "fff":
+            return {"working_set_bytes": problem.weight_bytes()}
+        if problem not in self.nodes:
+            self.nodes[problem] = routing.count_nodes(problem, self.operands(problem))
+        touched = asdict(self.nodes[problem])
+        return {"nodes_touched": touched.pop("nodes"), **touched}
+
     def prepare(self, request: dict[str, Any]) -> dict[str, Any]:
         """Prepare a cell, check its output on the buffers that will be timed, warm up and calibrate.
 
@@ -106,10 +142,20 @@ class Worker:
         # The whole problem is bound first, so that both use the same buffers.
         self.operands(problem)
         self.workspace.take(implementation.workspace_bytes(problem))
-        prepared, gate_ns, verdict = self.run_checked(implementation, gated, lambda p: p.time(1))
+        try:
+            if request["weights"] == "rotated":
+                prepared, gate_ns, verdict = self.run_rotated(
+                    implementation, problem, request["sets"]
+                )
+            else:
+                prepared, gate_ns, verdict = self.run_checked(
+                    implementation, gated, lambda p: p.time(1)
+                )
+        except locality.CannotRotateError as error:
+            return {"unavailable": str(error)}
         answer: dict[str, Any] = {
             "verdict": asdict(verdict), "gate_ns": gate_ns, "notes": prepared.notes,
-            "loops": request["loops"], "nodes_touched": 0,
+            "loops": request["loops"],
         }  # fmt: skip
         if not verdict.ok:
             return answer
@@ -117,11 +163,13 @@ class Worker:
         if request["head_only"]:
             self.unproved[cell] = (implementation, problem)
             return answer
-        if problem.layer == "fff" and request["count_nodes"]:
-            if problem not in self.nodes:
-                self.nodes[problem] = routing.count_nodes(problem, self.operands(problem))
-            answer["nodes_touched"] = self.nodes[problem]
-        loops = clock.calibrate(prepared.time, gate_ns, request["min_sample_ns"])
+        if request["count_nodes"] and problem.layer != "ceiling":
+            answer.update(self.describe_touched(problem))
+        if request["weights"] == "flushed":
+            prepared, loops = self.make_flushed(prepared, request["min_sample_ns"])
+            answer["notes"] = prepared.notes
+        else:
+            loops = self.calibrate(prepared, gate_ns, request["min_sample_ns"])
         answer["loops"] = request["loops"] or loops
         self.prepared[cell] = prepared
         return answer
