@@ -21,7 +21,7 @@ _CACHES = (
     2  # the factor over the last-level cache: least-recently-used is only roughly what caches do
 )
 _ASSUMED_CACHE_BYTES = 32 << 20  # where the system does not tell
-_MOST_HELD_BYTES = 1 << 30  # of weights for one cell
+_MOST_HELD_BYTES = 1 << 30  # of weights for one cell, where the cache does not ask for more
 _SET_TOKENS = 64  # compared with the oracle per set of weights
 _FLUSHED_PASSES = 8  # of one sample: each costs a walk of tens of MiB beside it
 
@@ -68,12 +68,14 @@ def count_sets(problem: Problem, last_level_bytes: int) -> tuple[int, str]:
     needed = eviction_bytes(last_level_bytes)
     sets = max(2, math.ceil(needed / touched))
     held = sets * problem.weight_bytes()
-    if held <= _MOST_HELD_BYTES:
+    # Weights that are all touched never need more than twice the round.
+    most = max(_MOST_HELD_BYTES, 2 * needed)
+    if sets == 2 or held <= most:
         return sets, ""
     return sets, (
         f"a pass touches {touched / 2**20:.2g} MiB of its weights: {needed / 2**20:.0f} MiB a round, twice "
         f"the last-level cache, would need {sets} sets, {held / 2**30:.1f} GiB (at most "
-        f"{_MOST_HELD_BYTES / 2**30:.0f} GiB are held); --weights flushed shows the same from cold caches"
+        f"{most / 2**30:.0f} GiB are held); --weights flushed shows the same from cold caches"
     )
 
 

@@ -169,7 +169,10 @@ def _steer_group(x: Array, w: Array, right: Array) -> Array:
             return x
         target = sign * np.maximum(np.abs(z), _FLOOR * (attempt + 1) * norms)
         # The smallest correction: it lies in the span of the path's own rows.
-        rows += np.linalg.solve(gram, (target - z).T).T @ w
+        try:
+            rows += np.linalg.solve(gram, (target - z).T).T @ w
+        except np.linalg.LinAlgError:
+            break
         x = rows.astype(np.float32)
     z = x.astype(np.float64) @ w.T
     if not (sign * z >= safe).all():

@@ -211,7 +211,7 @@ def points(run: Run) -> list[Point]:
         for how in conditions.of_frame(at)
     ]
     for batch, width, at, how in places:
-        here = at[(at[list(conditions.COLUMNS)] == how).all(axis=1)]
+        here = at[(at[list(conditions.COLUMNS)] == list(how)).all(axis=1)]
         own = here[here["role"] == "layer"]
         fastest = _fastest(run, own)
         entries = {
