@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
+from itertools import product
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, NamedTuple
 
 from harness import recipes
 from harness.errors import UnknownNameError, UsageError
@@ -200,3 +201,59 @@ def select(ids: Sequence[str], only: Sequence[str], skip: Sequence[str]) -> list
         if (not only or any(fnmatchcase(i, p) for p in only))
         and not any(fnmatchcase(i, p) for p in skip)
     ]
+
+
+# ---- what the operands hold ----
+
+
+class Recipes(NamedTuple):
+    """Hold what the operands are made of."""
+
+    data: str
+    rows: str
+    routing: str
+
+
+def combine_recipes(
+    data: Sequence[str], rows: Sequence[str], routing: Sequence[str]
+) -> tuple[list[Recipes], list[str]]:
+    """Return the combinations that make sense, and a line for each that does not.
+
+    Raises UsageError where none is left.
+    """
+    found, left_out = [], []
+    for recipe in (Recipes(*words) for words in product(data, rows, routing)):
+        reason = recipes.conflict(*recipe)
+        if reason:
+            left_out.append(f"left out: {reason}")
+        else:
+            found.append(recipe)
+    if not found:
+        raise UsageError(left_out[0].removeprefix("left out: "))
+    return found, list(dict.fromkeys(left_out))
+
+
+def apply_recipes(problem: Problem, recipe: Recipes, models: Sequence[Model]) -> Problem:
+    """Return a problem with its recipes; with a chosen routing an FF gets the x of the sweep's one FFF.
+
+    Raises UsageError where there is not exactly one FFF, its turns exceed d_in, or a trace does not fit.
+    """
+    changes: dict[str, Any] = recipe._asdict()
+    if recipe.routing != "uniform":
+        trees = {(m.trees, m.depth): m.name for m in models if m.layer == "fff"}
+        if len(trees) != 1:
+            raise UsageError(
+                f"--routing {recipe.routing}: the input is made for one FFF, so that it and the FF get the "
+                f"same x; --models has {len(trees)} ({', '.join(trees.values()) or 'none'})"
+            )
+        if problem.layer == "ff":
+            changes["routed_trees"], changes["routed_depth"] = next(iter(trees))
+    try:
+        changed = replace(problem, **changes)
+        router = changed.router()
+        if router is not None and recipe.routing.startswith(recipes.TRACE):
+            path = recipe.routing.removeprefix(recipes.TRACE)
+            recipes.read_trace(path, batch=router.batch, trees=router.trees, depth=router.depth)
+    except ValueError as error:
+        raise UsageError(f"--routing: {error}") from None
+    return changed

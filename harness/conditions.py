@@ -1,105 +1,20 @@
-"""Own the conditions of a cell, its data, rows, routing and weights: combining, naming, contrasting them."""
+"""Own the conditions of a cell, its data, rows, routing and weights: their names and their contrasts."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
-from itertools import product
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
 
-from harness import locality, machine, recipes, stats
-from harness.axes import Model
-from harness.errors import UsageError
+from harness import recipes, stats
 from harness.problem import Problem
 from harness.records import Run
 from harness.stats import Ratio
 
 COLUMNS = ("data", "rows", "routing", "weights")
 DEFAULTS = ("random", "distinct", "uniform", "hot")
-
-
-class Recipes(NamedTuple):
-    """Hold what the operands are made of."""
-
-    data: str
-    rows: str
-    routing: str
-
-
-def combine(
-    data: Sequence[str], rows: Sequence[str], routing: Sequence[str]
-) -> tuple[list[Recipes], list[str]]:
-    """Return the combinations that make sense, and a line for each that does not.
-
-    Raises UsageError where none is left.
-    """
-    found, left_out = [], []
-    for recipe in (Recipes(*words) for words in product(data, rows, routing)):
-        reason = recipes.conflict(*recipe)
-        if reason:
-            left_out.append(f"left out: {reason}")
-        else:
-            found.append(recipe)
-    if not found:
-        raise UsageError(left_out[0].removeprefix("left out: "))
-    return found, list(dict.fromkeys(left_out))
-
-
-def apply(problem: Problem, recipe: Recipes, models: Sequence[Model]) -> Problem:
-    """Return a problem with its recipes; with a chosen routing an FF gets the x of the sweep's one FFF.
-
-    Raises UsageError where there is not exactly one FFF, its turns exceed d_in, or a trace does not fit.
-    """
-    changes: dict[str, Any] = recipe._asdict()
-    if recipe.routing != "uniform":
-        trees = {(m.trees, m.depth): m.name for m in models if m.layer == "fff"}
-        if len(trees) != 1:
-            raise UsageError(
-                f"--routing {recipe.routing}: the input is made for one FFF, so that it and the FF get the "
-                f"same x; --models has {len(trees)} ({', '.join(trees.values()) or 'none'})"
-            )
-        if problem.layer == "ff":
-            changes["routed_trees"], changes["routed_depth"] = next(iter(trees))
-    try:
-        changed = replace(problem, **changes)
-        router = changed.router()
-        if router is not None and recipe.routing.startswith(recipes.TRACE):
-            path = recipe.routing.removeprefix(recipes.TRACE)
-            recipes.read_trace(path, batch=router.batch, trees=router.trees, depth=router.depth)
-    except ValueError as error:
-        raise UsageError(f"--routing: {error}") from None
-    return changed
-
-
-def count_sets(problem: Problem, weights: str) -> tuple[int, str]:
-    """Return the sets of weights that a cell needs, and why it can't have them."""
-    if weights != "rotated":
-        return 1, ""
-    return locality.count_sets(problem, machine.last_level_bytes())
-
-
-def weight_bytes(problems: Iterable[tuple[Problem, int]]) -> int:
-    """Return the bytes of the weights that a process holds for its problems, each with its sets."""
-    held = {
-        weight_key(problem, turn): problem.weight_bytes()
-        for problem, sets in problems
-        for turn in range(sets)
-    }
-    return sum(held.values())
-
-
-def weight_key(problem: Problem, turn: int = 0) -> tuple[Any, ...]:
-    """Return what a set of weights depends on: problems of one key share it.
-
-    Only further sets depend on whether paths are chosen (problem.make_weights).
-    """
-    steered = bool(turn) and problem.layer == "fff" and problem.routing != "uniform"
-    return (
-        problem.layer, *problem.weight_shapes(), problem.used_neurons, problem.data, problem.seed,
-        turn, steered,
-    )  # fmt: skip
 
 
 # ---- names --------------------------------------------------------------------------------------

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -57,12 +58,15 @@ def touched_rows(problem: Problem) -> float:
     return inner + sum(len(np.unique(leaves[:, k])) for k in trees)
 
 
-def count_sets(problem: Problem, last_level_bytes: int) -> tuple[int, str]:
-    """Return how many sets of weights a rotation needs, and why it can't be had (or an empty string).
+def count_sets(problem: Problem, weights: str, last_level_bytes: int) -> tuple[int, str]:
+    """Return how many sets of weights a cell needs, and why it can't have them (or an empty string).
 
-    What the passes of one round touch must be twice the last-level cache: an FFF at a small batch touches
-    little of each set, and needs more sets the less it touches.
+    Several only where they are rotated. What the passes of one round touch must then be twice the
+    last-level cache: an FFF at a small batch touches little of each set, and needs more sets the less it
+    touches.
     """
+    if weights != "rotated":
+        return 1, ""
     row_bytes = problem.weight_bytes() / problem.neurons
     touched = touched_rows(problem) * row_bytes
     needed = eviction_bytes(last_level_bytes)
@@ -77,6 +81,28 @@ def count_sets(problem: Problem, last_level_bytes: int) -> tuple[int, str]:
         f"the last-level cache, would need {sets} sets, {held / 2**30:.1f} GiB (at most "
         f"{most / 2**30:.0f} GiB are held); --weights flushed shows the same from cold caches"
     )
+
+
+def weight_bytes(problems: Iterable[tuple[Problem, int]]) -> int:
+    """Return the bytes of the weights that a process holds for its problems, each with its sets."""
+    held = {
+        weight_key(problem, turn): problem.weight_bytes()
+        for problem, sets in problems
+        for turn in range(sets)
+    }
+    return sum(held.values())
+
+
+def weight_key(problem: Problem, turn: int = 0) -> tuple[Any, ...]:
+    """Return what a set of weights depends on: problems of one key share it.
+
+    Only further sets depend on whether paths are chosen (problem.make_weights).
+    """
+    steered = bool(turn) and problem.layer == "fff" and problem.routing != "uniform"
+    return (
+        problem.layer, *problem.weight_shapes(), problem.used_neurons, problem.data, problem.seed,
+        turn, steered,
+    )  # fmt: skip
 
 
 def rotate_loops(loops: int, sets: int) -> int:

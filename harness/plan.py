@@ -9,8 +9,7 @@ from itertools import product
 from pathlib import Path
 
 from harness import axes, blas, conditions, locality, machine, registry
-from harness.axes import Model
-from harness.conditions import Recipes
+from harness.axes import Model, Recipes
 from harness.errors import UnavailableError, UsageError
 from harness.problem import Problem
 from harness.records import Order, Role, SweepRecord
@@ -148,7 +147,7 @@ class Plan:
         for provider in self.providers():
             cells = [cell for cell in self.cells if cell.runs_in == provider]
             problems = [cell.problem for cell in cells]
-            weights = conditions.weight_bytes((cell.problem, cell.sets) for cell in cells)
+            weights = locality.weight_bytes((cell.problem, cell.sets) for cell in cells)
             inputs = {p.input_key(): 0 for p in problems}
             for p in problems:
                 inputs[p.input_key()] = max(inputs[p.input_key()], 4 * p.batch * p.d_in)
@@ -271,14 +270,15 @@ def _layer_cells(
     """Return the cells, and why some of them can't be measured as asked."""
     cells: dict[str, Cell] = {}
     refused: dict[str, str] = {}
+    cache_bytes = machine.last_level_bytes()
     for width in spec.widths:
         for batch in spec.batches:
             for model in models:
                 plain = model.problem(batch=batch, width=width, seed=spec.seed)
                 fitting = [i for i in chosen if i.layer == plain.layer]
                 for recipe, weights in product(combinations, spec.weights):
-                    problem = conditions.apply(plain, recipe, spec.models)
-                    sets, reason = conditions.count_sets(problem, weights)
+                    problem = axes.apply_recipes(plain, recipe, spec.models)
+                    sets, reason = locality.count_sets(problem, weights, cache_bytes)
                     for implementation, provider in product(fitting, spec.blas):
                         cell = _make_cell(
                             implementation, problem, model.name, provider, weights, sets
@@ -313,7 +313,7 @@ def make_plan(spec: SweepSpec) -> Plan:
     _check_providers(spec)
     chosen = _choose(spec)
     models, notices = _with_baseline(spec, {i.layer for i in chosen})
-    combinations, left_out = conditions.combine(spec.data, spec.rows, spec.routing)
+    combinations, left_out = axes.combine_recipes(spec.data, spec.rows, spec.routing)
     notices += left_out
     cells, refused = _layer_cells(spec, chosen, models, combinations)
     reasons = {c.id: c_reason for c in cells if (c_reason := _reason(c, refused))}

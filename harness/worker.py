@@ -17,7 +17,7 @@ from typing import Any, TextIO
 import numpy as np
 import threadpoolctl
 
-from harness import blas, clock, conditions, locality, machine, registry, routing
+from harness import blas, clock, locality, machine, registry, routing
 from harness.check import Verdict, check, poison
 from harness.errors import UnavailableError, UsageError
 from harness.problem import Array, Operands, Problem, make_aligned, make_weights, make_x
@@ -74,7 +74,7 @@ class Worker:
         x = self.inputs.get(x_key)
         if x is None or len(x) < problem.batch:
             x = self.inputs[x_key] = make_x(problem)
-        w_key = conditions.weight_key(problem, turn)
+        w_key = locality.weight_key(problem, turn)
         if w_key not in self.weights:
             self.weights[w_key] = make_weights(problem, turn)
         w_in, w_out = self.weights[w_key]

@@ -131,7 +131,7 @@ def test_an_implementation_without_rotation_says_so(context: Context) -> None:
 )
 def test_a_round_is_twice_the_cache(problem: Problem, cache: int) -> None:
     """What the passes of a round touch is at least twice the last-level cache, with no set to spare."""
-    sets, reason = locality.count_sets(problem, cache)
+    sets, reason = locality.count_sets(problem, "rotated", cache)
     touched = locality.touched_rows(problem) * (24 + 16) * 4
     assert not reason
     assert sets * touched >= 2 * cache
@@ -141,7 +141,7 @@ def test_a_round_is_twice_the_cache(problem: Problem, cache: int) -> None:
 def test_rotation_is_refused_where_it_would_need_too_much() -> None:
     """One token of the paper's FFF touches 12 rows: rotation would need gigabytes, and says how many."""
     token = Problem(layer="fff", batch=1, d_in=768, d_out=768, depth=11, trees=1)
-    sets, reason = locality.count_sets(token, 32 * MIB)
+    sets, reason = locality.count_sets(token, "rotated", 32 * MIB)
     assert sets == -(-64 * MIB // (12 * 768 * 2 * 4))
     assert f"{sets} sets" in reason
     assert "--weights flushed" in reason
