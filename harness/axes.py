@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
+from itertools import product
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
 
+from harness import recipes
 from harness.errors import UnknownNameError, UsageError
 from harness.problem import MAX_DEPTH, MAX_TREES, Problem
 
@@ -107,6 +111,45 @@ def parse_levels(text: str) -> list[int]:
     return sorted(set(levels))
 
 
+def parse_choices(option: str, text: str, known: Sequence[str]) -> list[str]:
+    """Return the words of a list, each one of `known`. Raises UsageError for another."""
+    words = list(dict.fromkeys(_split(text)))
+    for word in words:
+        if word not in known:
+            raise UsageError(f"{option}: unknown value {word!r}; known: {', '.join(known)}")
+    if not words:
+        raise UsageError(f"{option}: need at least one of {', '.join(known)}, got {text!r}")
+    return words
+
+
+def parse_order(text: str) -> Literal["interleaved", "blocked"]:
+    """Return the order of the samples. Raises UsageError for an unknown one."""
+    if text not in ("interleaved", "blocked"):
+        raise UsageError(f"--order: unknown value {text!r}; known: interleaved, blocked")
+    return "blocked" if text == "blocked" else "interleaved"
+
+
+def parse_routing(text: str) -> list[str]:
+    """Return the routings of a list such as `uniform,zipf,trace:FILE`; a trace's path becomes absolute.
+
+    Raises UsageError for an unknown routing or a trace whose file can't be read.
+    """
+    known = (*recipes.ROUTINGS, f"{recipes.TRACE}FILE")
+    found = []
+    for word in _split(text):
+        if not recipes.is_known(word):
+            raise UsageError(f"--routing: unknown value {word!r}; known: {', '.join(known)}")
+        if word.startswith(recipes.TRACE):
+            path = Path(word.removeprefix(recipes.TRACE))
+            if not path.is_file():
+                raise UsageError(f"--routing: there is no trace file {str(path)!r}")
+            word = f"{recipes.TRACE}{path.resolve()}"
+        found.append(word)
+    if not found:
+        raise UsageError(f"--routing: need at least one of {', '.join(known)}, got {text!r}")
+    return list(dict.fromkeys(found))
+
+
 def parse_model(name: str) -> Model:
     """Return a model by name: a published one, `ff-HIDDEN`, or `KxD` for any trees and depth.
 
@@ -158,3 +201,59 @@ def select(ids: Sequence[str], only: Sequence[str], skip: Sequence[str]) -> list
         if (not only or any(fnmatchcase(i, p) for p in only))
         and not any(fnmatchcase(i, p) for p in skip)
     ]
+
+
+# ---- what the operands hold ----
+
+
+class Recipes(NamedTuple):
+    """Hold what the operands are made of."""
+
+    data: str
+    rows: str
+    routing: str
+
+
+def combine_recipes(
+    data: Sequence[str], rows: Sequence[str], routing: Sequence[str]
+) -> tuple[list[Recipes], list[str]]:
+    """Return the combinations that make sense, and a line for each that does not.
+
+    Raises UsageError where none is left.
+    """
+    found, left_out = [], []
+    for recipe in (Recipes(*words) for words in product(data, rows, routing)):
+        reason = recipes.conflict(*recipe)
+        if reason:
+            left_out.append(f"left out: {reason}")
+        else:
+            found.append(recipe)
+    if not found:
+        raise UsageError(left_out[0].removeprefix("left out: "))
+    return found, list(dict.fromkeys(left_out))
+
+
+def apply_recipes(problem: Problem, recipe: Recipes, models: Sequence[Model]) -> Problem:
+    """Return a problem with its recipes; with a chosen routing an FF gets the x of the sweep's one FFF.
+
+    Raises UsageError where there is not exactly one FFF, its turns exceed d_in, or a trace does not fit.
+    """
+    changes: dict[str, Any] = recipe._asdict()
+    if recipe.routing != "uniform":
+        trees = {(m.trees, m.depth): m.name for m in models if m.layer == "fff"}
+        if len(trees) != 1:
+            raise UsageError(
+                f"--routing {recipe.routing}: the input is made for one FFF, so that it and the FF get the "
+                f"same x; --models has {len(trees)} ({', '.join(trees.values()) or 'none'})"
+            )
+        if problem.layer == "ff":
+            changes["routed_trees"], changes["routed_depth"] = next(iter(trees))
+    try:
+        changed = replace(problem, **changes)
+        router = changed.router()
+        if router is not None and recipe.routing.startswith(recipes.TRACE):
+            path = recipe.routing.removeprefix(recipes.TRACE)
+            recipes.read_trace(path, batch=router.batch, trees=router.trees, depth=router.depth)
+    except ValueError as error:
+        raise UsageError(f"--routing: {error}") from None
+    return changed

@@ -44,13 +44,13 @@ def poison(y: Array) -> None:
     y.view(np.uint32).fill(_POISON_BITS)
 
 
-def choose_tokens(problem: Problem, seed: int) -> Array:
+def choose_tokens(problem: Problem, seed: int, most: int = _MAX_TOKENS) -> Array:
     """Return the sorted tokens that a check compares: all, or the first, the last and a random subset.
 
-    The subset holds 16 to 512 tokens, as many as a second of float64 work allows.
+    The subset holds 16 to `most` (512) tokens, as many as a second of float64 work allows.
     """
     per_token = 4 * problem.flops() / problem.batch  # the output and its error scale
-    count = int(np.clip(_ORACLE_FLOPS / per_token, _MIN_TOKENS, _MAX_TOKENS))
+    count = int(np.clip(_ORACLE_FLOPS / per_token, _MIN_TOKENS, most))
     if count >= problem.batch:
         return np.arange(problem.batch)
     rng = np.random.default_rng([seed, problem.batch])
@@ -71,7 +71,12 @@ def find_truth(
 
 
 def check(
-    problem: Problem, operands: Operands, *, seed: int = 0, implementation: str = "ceiling_sgemm"
+    problem: Problem,
+    operands: Operands,
+    *,
+    seed: int = 0,
+    implementation: str = "ceiling_sgemm",
+    most: int = _MAX_TOKENS,
 ) -> Verdict:
     """Compare ``operands.y``, poisoned before the pass, with the oracle on the chosen tokens.
 
@@ -79,7 +84,7 @@ def check(
     is and lie within the tolerance. Tokens whose path hangs on a near-tie are left out; more than
     MAX_LEFT_OUT of them is a failure, since too little would be proved.
     """
-    tokens = choose_tokens(problem, seed)
+    tokens = choose_tokens(problem, seed, most)
     unwritten = int(np.count_nonzero(operands.y.view(np.uint32) == _POISON_BITS))
     with np.errstate(all="ignore"):
         truth = find_truth(problem, operands, tokens, implementation)

@@ -12,7 +12,18 @@ import typer.exceptions
 from rich.console import Console
 from rich.table import Table
 
-from harness import axes, blas, doctor, machine, plan, plugin, registry, sweep
+from harness import (
+    axes,
+    blas,
+    doctor,
+    locality,
+    machine,
+    plan,
+    plugin,
+    recipes,
+    registry,
+    sweep,
+)  # fmt: skip
 from harness.console import Display
 from harness.errors import UsageError
 from harness.plan import Plan, SweepSpec
@@ -47,6 +58,7 @@ def _make_spec(
     skip: list[str], blas_names: list[str], threads: int, seed: int, passes: int | None,
     budget: float | None, processes: int, quick: bool, keep_blas_env: bool, out: Path | None,
     plugins: list[Path], timeout: float | None, strict: bool,
+    data: str, rows: str, routing: str, weights: str, order: str,
 ) -> SweepSpec:  # fmt: skip
     for option, value in (("--threads", threads), ("--passes", passes), ("--budget", budget),
                           ("--processes", processes), ("--timeout", timeout)):  # fmt: skip
@@ -73,6 +85,10 @@ def _make_spec(
         processes=min(processes, passes) if passes else processes,
         quick=quick, keep_blas_env=keep_blas_env, out=out, strict=strict,
         plugins=[str(path.resolve()) for path in plugins], timeout_s=timeout or 0.0,
+        data=axes.parse_choices("--data", data, recipes.DATA),
+        rows=axes.parse_choices("--rows", rows, recipes.ROWS), routing=axes.parse_routing(routing),
+        weights=axes.parse_choices("--weights", weights, locality.WEIGHTS),
+        order=axes.parse_order(order),
     )  # fmt: skip
 
 
@@ -161,6 +177,30 @@ def sweep_command(
     processes: Annotated[
         int, typer.Option(help="Fresh measuring processes a provider, one after the other.")
     ] = plan.PROCESSES,
+    data: Annotated[
+        str, typer.Option(help="What x and the weights hold: a list of random, zeros (all 0).")
+    ] = "random",
+    rows: Annotated[
+        str, typer.Option(help="Tokens: a list of distinct, same (every token is one row).")
+    ] = "distinct",
+    routing: Annotated[
+        str,
+        typer.Option(
+            help="Paths of the tokens through the FFF: a list of uniform (left to random data), zipf (leaves "
+            "by Zipf's law, exponent 1), single (one path, distinct rows), trace:FILE (leaves from a file)."
+        ),
+    ] = "uniform",
+    weights: Annotated[
+        str,
+        typer.Option(
+            help="Where the weights stand as a pass begins: a list of hot (as the last pass left them), "
+            "rotated (several sets in turn, twice the last-level cache), flushed (caches evicted)."
+        ),
+    ] = "hot",
+    order: Annotated[
+        str,
+        typer.Option(help="Order of the samples: interleaved, or blocked (cell after cell)."),
+    ] = "interleaved",
     quick: Annotated[
         bool, typer.Option("--quick", help="A minute, a small batch; not for quoting.")
     ] = False,
@@ -203,6 +243,7 @@ def sweep_command(
         skip=skip or [], blas_names=blas_names or [], threads=threads, seed=seed, passes=passes,
         budget=budget, processes=processes, quick=quick, keep_blas_env=keep_blas_env, out=out,
         plugins=plugins or [], timeout=timeout, strict=strict,
+        data=data, rows=rows, routing=routing, weights=weights, order=order,
     )  # fmt: skip
     made = plan.make_plan(spec)
     for notice in made.notices:

@@ -13,6 +13,7 @@ from rich.live import Live
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from harness import conditions
 from harness.axes import BASELINE
 from harness.records import CellRecord, SampleRecord
 from harness.table import format_time
@@ -63,9 +64,10 @@ class Display:
     def _speedup(self, cell: CellRecord) -> str:
         """Return the ratio to the same level's baseline cell, from medians, without an interval."""
         for other in self.cells.values():
-            same = (other.level, other.provider, other.batch, other.d_in) == (
-                cell.level, cell.provider, cell.batch, cell.d_in,
-            )  # fmt: skip
+            same = all(
+                getattr(other, name) == getattr(cell, name)
+                for name in ("level", "provider", "batch", "d_in", *conditions.COLUMNS)
+            )
             how = other.implementation.partition("_")[2] == cell.implementation.partition("_")[2]
             if same and how and other.model == BASELINE and other.role == "layer":
                 base, own = self.samples.get(other.cell), self.samples.get(cell.cell)
@@ -85,7 +87,8 @@ class Display:
             if cell.status != "ok":
                 state = cell.status.upper()
             table.add_row(
-                cell.implementation + (" (again)" if cell.role == "aa" else ""), cell.model,
+                cell.implementation + (" (again)" if cell.role == "aa" else ""),
+                ", ".join(filter(None, (cell.model, conditions.title(conditions.of_cell(cell))))),
                 str(cell.batch), cell.provider, str(len(times)), state, self._speedup(cell),
             )  # fmt: skip
         return table

@@ -161,6 +161,11 @@ def _caches() -> dict[str, int]:
     return found
 
 
+def last_level_bytes() -> int:
+    """Return the size of the last-level cache, 0 where the system does not tell."""
+    return max(_caches().values(), default=0)
+
+
 def _cpuinfo(field: str) -> str:
     try:
         text = Path("/proc/cpuinfo").read_text(encoding="utf-8")

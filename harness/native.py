@@ -162,7 +162,7 @@ def bind(
     """Return ``forward()`` and ``time(loops) -> ns`` of a kernel over fixed operands.
 
     The operands and the workspace are kept alive by what is returned. ``time`` makes one call into C,
-    where the clock and the loop stand.
+    where the clock and the loop stand; pass i takes set i of the operands' rotation, in turn from the first.
 
     Raises ValueError for arrays that are not C-contiguous float32 of the problem's shapes, NativeError
     where the kernel refuses.
@@ -173,13 +173,15 @@ def bind(
         raise UnknownNameError("instruction set of this processor", isa, known=names)
     shape_in, shape_out = problem.weight_shapes()
     shape = _shape(problem)
-    arguments = _ffi.new("ffk_operands *")
-    arguments.x = _pointer("x", operands.x, (problem.batch, problem.d_in))
-    arguments.w_in = _pointer("w_in", operands.w_in, shape_in)
-    arguments.w_out = _pointer("w_out", operands.w_out, shape_out)
-    arguments.y = _pointer("y", operands.y, (problem.batch, problem.d_out), writable=True)
-    arguments.workspace = _ffi.cast("void *", workspace.ctypes.data)
-    arguments.workspace_bytes = workspace.nbytes
+    sets = ((operands.w_in, operands.w_out), *operands.rotation)
+    arguments = _ffi.new("ffk_operands[]", len(sets))
+    for argument, (w_in, w_out) in zip(arguments, sets, strict=True):
+        argument.x = _pointer("x", operands.x, (problem.batch, problem.d_in))
+        argument.w_in = _pointer("w_in", w_in, shape_in)
+        argument.w_out = _pointer("w_out", w_out, shape_out)
+        argument.y = _pointer("y", operands.y, (problem.batch, problem.d_out), writable=True)
+        argument.workspace = _ffi.cast("void *", workspace.ctypes.data)
+        argument.workspace_bytes = workspace.nbytes
     context = _ffi.new("ffk_context *")
     context.blas = _ffi.NULL if blas is None else blas
     context.isa = _ISAS[isa or names[0]]
@@ -195,7 +197,11 @@ def bind(
 
     def time(loops: int, _alive: Any = alive) -> int:
         elapsed = _ffi.new("int64_t *")
-        raise_for(_lib.ffk_kernel_time(kernel.handle, shape, arguments, 1, context, loops, elapsed))
+        raise_for(
+            _lib.ffk_kernel_time(
+                kernel.handle, shape, arguments, len(sets), context, loops, elapsed
+            )
+        )
         return int(elapsed[0])
 
     return forward, time

@@ -21,7 +21,8 @@ class Truth:
     scale (batch, d_out): the sum of the magnitudes that rounding errors of y are proportional to,
     ``sum over h of (sum_i |x_i w_in[h,i]| + |a_h|) * |w_out[h,j]|``.
     margin (batch,): the smallest relative pre-activation on the token's path that decides a turn,
-    ``|z| / sum_i |x_i w_in[h,i]|``; infinite where nothing is decided (FF, depth 0).
+    ``|z| / sum_i |x_i w_in[h,i]|``; infinite where nothing is decided (FF, depth 0), or where every
+    product is 0: any order of summation then gives exactly 0.
     nodes (batch, trees, depth + 1): the path, for an FFF; shape (batch, 0, 0) for an FF.
     """
 
@@ -88,6 +89,7 @@ def fff_oracle(x: Array, w_in: Array, w_out: Array, depth: int) -> Truth:
                 scale[tokens] += (size + np.abs(a))[:, None] * np.abs(rows_out)
                 if d < depth:
                     relative = np.abs(z) / np.maximum(size, np.finfo(np.float64).tiny)
+                    relative[size == 0] = np.inf
                     margin[tokens] = np.fmin(margin[tokens], relative)
                 node = 2 * node + 1 + (z >= 0)
     return Truth(y=y, scale=scale, margin=margin, nodes=nodes)

@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
+from itertools import product
 from pathlib import Path
 
-from harness import axes, blas, ceilings, clock, machine, plugin, registry
-from harness.axes import Model
+from harness import (
+    axes,
+    blas,
+    ceilings,
+    clock,
+    conditions,
+    locality,
+    machine,
+    plugin,
+    registry,
+)  # fmt: skip
+from harness.axes import Model, Recipes
 from harness.errors import UnavailableError, UsageError
 from harness.problem import Problem
-from harness.records import Role, SweepRecord
+from harness.records import Order, Role, SweepRecord
 from harness.registry import Implementation
 
 PAPER_BATCH, PAPER_WIDTH = 16384, 768
@@ -27,6 +38,8 @@ _RATE_UNKNOWN = 20.0
 _START_S = 2.0  # a measuring process: interpreter, libraries, drawing the operands
 _GATE_S = 0.6  # the float64 oracle on its subset
 _CEILING_GATE_S = 0.1
+_SET_S = 0.08  # drawing a further set of weights and the oracle on it
+_FLUSHES_S = 0.1  # the walks of one sample
 _PROCESS_BYTES = 160 << 20
 # In a second and later process a pass this long is not run whole before it is timed: see worker.py.
 LONG_PASS_S = 1.0
@@ -59,6 +72,11 @@ class SweepSpec:
     plugins: Sequence[str] = ()
     timeout_s: float = 0.0
     strict: bool = False
+    data: Sequence[str] = ("random",)
+    rows: Sequence[str] = ("distinct",)
+    routing: Sequence[str] = ("uniform",)
+    weights: Sequence[str] = ("hot",)
+    order: Order = "interleaved"
 
     def record(self) -> SweepRecord:
         """Return what of it stands in the run."""
@@ -68,7 +86,8 @@ class SweepSpec:
             skip=list(self.skip), blas=list(self.blas), threads=self.threads, seed=self.seed,
             passes=self.passes, budget_s=self.budget_s, processes=self.processes,
             quick=self.quick, keep_blas_env=self.keep_blas_env, plugins=list(self.plugins),
-            timeout_s=self.timeout_s,
+            timeout_s=self.timeout_s, data=list(self.data), rows=list(self.rows),
+            routing=list(self.routing), weights=list(self.weights), order=self.order,
         )  # fmt: skip
 
 
@@ -77,6 +96,7 @@ class Cell:
     """Describe one cell. model is empty for a ceiling; runs_in names the measuring process.
 
     place: the part of the memory that a ceiling's set fits (`L2`, `memory`), empty for all others.
+    weights: where they stand as a pass begins (locality.py); sets: of weights, where they are rotated.
     """
 
     id: str
@@ -89,6 +109,8 @@ class Cell:
     problem: Problem
     workspace_bytes: int
     place: str = ""
+    weights: str = "hot"
+    sets: int = 1
 
     def work(self) -> tuple[int, int]:
         """Return the flops of one pass and the bytes that it has to move."""
@@ -96,15 +118,16 @@ class Cell:
             return ceilings.count_work(self.implementation, self.problem)
         return self.problem.flops(), self.problem.bytes_moved()
 
-    def gate_s(self) -> float:
+    def check_s(self) -> float:
         """Return a guess of what checking the output takes, in seconds."""
         return _GATE_S if self.role != "ceiling" or self.provider else _CEILING_GATE_S
 
-    def sample_s(self) -> float:
-        """Return a guess of one sample's time, in seconds."""
-        pass_s = self.predicted_s()
+    def slices(self) -> int:
+        """Return into how many slices a sample of the predicted pass would be cut."""
+        if self.weights != "hot":
+            return 1
         block = registry.get(self.implementation).token_block
-        return max(pass_s / clock.count_slices(self.problem.batch, block, int(1e9 * pass_s)), 0.04)
+        return clock.count_slices(self.problem.batch, block, int(1e9 * self.predicted_s()))
 
     def predicted_s(self) -> float:
         """Return a guess of one pass's time, in seconds."""
@@ -113,6 +136,20 @@ class Cell:
         layer = self.problem.layer
         rate = _RATES.get((layer, self.level or 0), _RATE_UNKNOWN)
         return self.problem.flops() / rate / 1e9
+
+    def weight_bytes(self) -> int:
+        """Return the bytes of all its sets of weights."""
+        return self.sets * self.problem.weight_bytes()
+
+    def gate_s(self) -> float:
+        """Return a guess of the checked passes' time: each set of weights alone, then all in turn."""
+        rotated = 2 * self.sets if self.weights == "rotated" else 1
+        return rotated * self.predicted_s() + _SET_S * (self.sets - 1)
+
+    def sample_s(self) -> float:
+        """Return a guess of what one sample takes."""
+        flushing = _FLUSHES_S if self.weights == "flushed" else 0.0
+        return max(self.sets * self.predicted_s() / self.slices(), 0.03) + flushing
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,9 +166,9 @@ class Plan:
 
     def gate_s(self, process: int) -> float:
         """Return the predicted time that one set of fresh processes needs before its first sample."""
-        passes = [cell.predicted_s() for cell in self.cells]
+        passes = [cell.gate_s() for cell in self.cells]
         whole = sum(p for p in passes if process == 0 or p < LONG_PASS_S)
-        checks = sum(cell.gate_s() for cell in self.cells)
+        checks = sum(cell.check_s() for cell in self.cells)
         return whole + checks + _START_S * len(self.providers())
 
     def gates_s(self, spec: SweepSpec) -> float:
@@ -148,11 +185,15 @@ class Plan:
         for provider in self.providers():
             cells = [cell for cell in self.cells if cell.runs_in == provider]
             problems = [cell.problem for cell in cells]
-            weights = {(p.layer, p.weight_shapes(), p.seed): p.weight_bytes() for p in problems}
-            inputs = {p.d_in: 0 for p in problems}
+            weights = locality.weight_bytes((cell.problem, cell.sets) for cell in cells)
+            inputs = {p.input_key(): 0 for p in problems}
             for p in problems:
-                inputs[p.d_in] = max(inputs[p.d_in], 4 * p.batch * p.d_in)
-            total += _PROCESS_BYTES + sum(weights.values()) + sum(inputs.values())
+                inputs[p.input_key()] = max(inputs[p.input_key()], 4 * p.batch * p.d_in)
+            total += _PROCESS_BYTES + weights + sum(inputs.values())
+            # x is steered through the first set of weights, drawn for it.
+            total += max((r.weight_bytes() // 2 for p in problems if (r := p.router())), default=0)
+            if any(cell.weights == "flushed" for cell in cells):
+                total += locality.eviction_bytes(machine.last_level_bytes())
             total += max(4 * p.batch * p.d_out for p in problems)
             total += max(cell.workspace_bytes for cell in cells)
         return total
@@ -185,8 +226,9 @@ def _workspace_bytes(implementation: Implementation, problem: Problem) -> int:
 
 
 def _make_cell(
-    implementation: Implementation, problem: Problem, model: str, provider: str, place: str = ""
-) -> Cell:
+    implementation: Implementation, problem: Problem, model: str, provider: str, *,
+    place: str = "", weights: str = "hot", sets: int = 1,
+) -> Cell:  # fmt: skip
     bound = provider if implementation.needs_provider else ""
     parts = [
         implementation.id,
@@ -197,13 +239,15 @@ def _make_cell(
     ]
     if bound:
         parts.append(_label(provider))
+    parts += conditions.suffix(problem, weights)
     # A kernel that can't run here can't be asked for its workspace either.
     size = 0 if implementation.unavailable() else _workspace_bytes(implementation, problem)
     return Cell(
         id="/".join(parts), role="ceiling" if problem.layer == "ceiling" else "layer",
         implementation=implementation.id, level=implementation.level, model=model,
         provider=_label(bound) if bound else "", problem=problem, workspace_bytes=size,
-        runs_in=plugin.seat(bound, implementation.id) or provider, place=place,
+        runs_in=plugin.seat(bound, implementation.id) or provider, place=place, weights=weights,
+        sets=sets,
     )  # fmt: skip
 
 
@@ -212,7 +256,7 @@ def make_twin(cell: Cell) -> Cell:
     return Cell(
         id=f"{cell.id}/again", role="aa", implementation=cell.implementation, level=cell.level,
         model=cell.model, provider=cell.provider, runs_in=cell.runs_in, problem=cell.problem,
-        workspace_bytes=cell.workspace_bytes,
+        workspace_bytes=cell.workspace_bytes, weights=cell.weights, sets=cell.sets,
     )  # fmt: skip
 
 
@@ -274,20 +318,36 @@ def _check_providers(spec: SweepSpec) -> None:
 
 
 def _layer_cells(
-    spec: SweepSpec, chosen: Sequence[Implementation], models: Sequence[Model]
-) -> list[Cell]:
+    spec: SweepSpec,
+    chosen: Sequence[Implementation],
+    models: Sequence[Model],
+    combinations: Sequence[Recipes],
+) -> tuple[list[Cell], dict[str, str]]:
+    """Return the cells, and why some of them can't be measured as asked."""
     cells: dict[str, Cell] = {}
+    refused: dict[str, str] = {}
+    cache_bytes = machine.last_level_bytes()
     for width in spec.widths:
         for batch in spec.batches:
             for model in models:
-                problem = model.problem(batch=batch, width=width, seed=spec.seed)
-                for implementation in chosen:
-                    if implementation.layer != problem.layer:
-                        continue
-                    for provider in spec.blas:
-                        cell = _make_cell(implementation, problem, model.name, provider)
+                plain = model.problem(batch=batch, width=width, seed=spec.seed)
+                fitting = [i for i in chosen if i.layer == plain.layer]
+                for recipe, weights in product(combinations, spec.weights):
+                    problem = axes.apply_recipes(plain, recipe, spec.models)
+                    sets, reason = locality.count_sets(problem, weights, cache_bytes)
+                    for implementation, provider in product(fitting, spec.blas):
+                        cell = _make_cell(
+                            implementation,
+                            problem,
+                            model.name,
+                            provider,
+                            weights=weights,
+                            sets=sets,
+                        )
                         cells.setdefault(cell.id, cell)
-    return list(cells.values())
+                        if reason:
+                            refused[cell.id] = reason
+    return list(cells.values()), refused
 
 
 def _ceiling_cells(
@@ -310,7 +370,9 @@ def _ceiling_cells(
     for extent_of in ceilings.place_all(sets, list(spec.widths), spec.seed):
         if implementation := own.get(extent_of.implementation):
             cells.append(
-                _make_cell(implementation, extent_of.problem, "", spec.blas[0], extent_of.place)
+                _make_cell(
+                    implementation, extent_of.problem, "", spec.blas[0], place=extent_of.place
+                )
             )
     return list({cell.id: cell for cell in cells}.values()), notices
 
@@ -325,9 +387,13 @@ def make_plan(spec: SweepSpec) -> Plan:
     _check_providers(spec)
     chosen = _choose(spec)
     models, notices = _with_baseline(spec, {i.layer for i in chosen})
-    cells = _layer_cells(spec, chosen, models)
-    reasons = {i.id: i.unavailable() for i in chosen}
-    usable = [c for c in cells if not reasons[c.implementation]]
+    combinations, left_out = axes.combine_recipes(spec.data, spec.rows, spec.routing)
+    notices += left_out
+    cells, refused = _layer_cells(spec, chosen, models, combinations)
+    reasons = {c.id: c_reason for c in cells if (c_reason := _reason(c, refused))}
+    usable = [c for c in cells if c.id not in reasons]
+    if not usable and refused:
+        raise UsageError(f"--weights: {next(iter(refused.values()))}")
     if not usable:
         raise UsageError(
             "nothing is left to measure: no chosen implementation computes a chosen model"
@@ -335,20 +401,25 @@ def make_plan(spec: SweepSpec) -> Plan:
     ceiling_cells, remarks = _ceiling_cells(spec, chosen)
     plan = Plan(
         cells=[*usable, *ceiling_cells],
-        unavailable=[(c, reasons[c.implementation]) for c in cells if reasons[c.implementation]],
+        unavailable=[(c, reasons[c.id]) for c in cells if c.id in reasons],
         notices=[*notices, *remarks],
     )
     _check_memory(plan)
     return plan
 
 
+def _reason(cell: Cell, refused: Mapping[str, str]) -> str:
+    """Return why a cell can't be measured, or an empty string."""
+    return registry.get(cell.implementation).unavailable() or refused.get(cell.id, "")
+
+
 def _check_memory(plan: Plan) -> None:
     needed, available = plan.memory_bytes(), machine.available_memory_bytes()
     if needed > 0.9 * available:
-        largest = max(plan.cells, key=lambda c: c.problem.weight_bytes() + c.workspace_bytes)
+        largest = max(plan.cells, key=lambda c: c.weight_bytes() + c.workspace_bytes)
         raise UsageError(
             f"the operands need {needed / 2**30:.1f} GiB and {available / 2**30:.1f} GiB are available "
-            f"(the largest cell is {largest.id}: weights {largest.problem.weight_bytes() / 2**30:.1f} GiB, "
+            f"(the largest cell is {largest.id}: weights {largest.weight_bytes() / 2**30:.1f} GiB, "
             f"workspace {largest.workspace_bytes / 2**30:.1f} GiB); "
             "take a smaller --batch or --width, a smaller depth, or fewer --blas"
         )

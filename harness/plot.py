@@ -12,11 +12,11 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from harness import view
+from harness import conditions, view
 from harness.axes import BASELINE
 from harness.records import Run
 from harness.stats import Ratio
-from harness.table import format_ratio, format_time
+from harness.table import format_place, format_ratio, format_time
 from harness.view import Point, Speed
 
 FIGURES = ("speedup", "time_per_token", "ceilings")
@@ -94,7 +94,7 @@ def speedup_figure(run: Run) -> Figure:
     axes.set_xlim(left=0.8, right=highest * 3)
     axes.xaxis.set_major_formatter(lambda x, _: f"{x:g}x")
     axes.set_xlabel("speedup (log)")
-    _set_title(figure, run, f"Measured against published, batch {point.batch}, width {point.width}")
+    _set_title(figure, run, f"Measured against published, {format_place(point).lower()}")
     _speedup_legend(axes)
     return figure
 
@@ -122,10 +122,12 @@ def time_figure(run: Run) -> Figure:
         for s in point.speeds:
             if np.isfinite(s.token_ns):
                 provider = f", {s.provider}" if s.provider else ""
-                name = f"{s.implementation} ({view.title(s.model)}{provider})"
+                how = conditions.title(point.conditions)
+                differs = f"; {how}" if how else ""
+                name = f"{s.implementation} ({view.title(s.model)}{provider}{differs})"
                 rows.setdefault(name, {})[point.batch] = s.token_ns
     text = f"Time per token, width {widest}"
-    if len(points) > 1:
+    if len({p.batch for p in points}) > 1:
         return _time_lines(run, rows, text)
     return _time_bars(run, rows, f"{text}, batch {points[0].batch}", points[0].batch)
 

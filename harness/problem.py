@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
+from harness import recipes
+
 Array = npt.NDArray[Any]
 Layer = Literal["ff", "fff", "ceiling"]
 
 DTYPES = ("float32",)
-RECIPES = ("random",)
 ALIGNMENT = 64
 MAX_DEPTH = 20
 MAX_TREES = 1 << 20
@@ -21,11 +22,14 @@ _FLOAT_BYTES = 4
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Problem:
-    """State one point of the axes: layer, shape, dtype, data recipe and seed.
+    """State one point of the axes: layer, shape, dtype, data recipes and seed.
 
     FF: ``y = gelu(x w_in^T) w_out`` with ``hidden`` neurons. FFF: ``trees`` binary trees whose root is at
     depth 0 and whose leaves are at ``depth``; ``depth + 1`` neurons of each tree are computed per token.
     A ceiling is a bare product ``y = x w_out`` of extent ``hidden``.
+
+    data, rows, routing: what the operands hold (recipes.py). routed_trees and routed_depth name, for an
+    FF whose routing is not uniform, the FFF that x is steered through: both layers then get the same x.
 
     Raises ValueError where an extent is not positive or the layer's own extents are missing.
     """
@@ -39,6 +43,10 @@ class Problem:
     trees: int = 0
     dtype: str = "float32"
     data: str = "random"
+    rows: str = "distinct"
+    routing: str = "uniform"
+    routed_trees: int = 0
+    routed_depth: int = 0
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -46,7 +54,7 @@ class Problem:
         for name in ("batch", "d_in", "d_out"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        for name, known in (("dtype", DTYPES), ("data", RECIPES)):
+        for name, known in (("dtype", DTYPES), ("data", recipes.DATA), ("rows", recipes.ROWS)):
             if getattr(self, name) not in known:
                 raise ValueError(f"{name} must be one of {known}, got {getattr(self, name)!r}")
         if self.layer == "fff":
@@ -55,6 +63,7 @@ class Problem:
             raise ValueError(f"hidden must be at least 1, got {self.hidden}")
         elif self.depth or self.trees:
             raise ValueError("depth and trees belong to an FFF; both must be 0")
+        self._check_recipes()
 
     def _check_tree(self) -> None:
         if not 0 <= self.depth <= MAX_DEPTH:
@@ -63,6 +72,41 @@ class Problem:
             raise ValueError(f"trees must be 1 to {MAX_TREES}, got {self.trees}")
         if self.hidden:
             raise ValueError("an FFF has depth and trees; hidden must be 0")
+
+    def _check_recipes(self) -> None:
+        if not recipes.is_known(self.routing):
+            known = (*recipes.ROUTINGS, f"{recipes.TRACE}FILE")
+            raise ValueError(f"routing must be one of {known}, got {self.routing!r}")
+        names_fff = self.layer == "ff" and self.routing != "uniform"
+        if bool(self.routed_trees) != names_fff or (self.routed_depth and not names_fff):
+            raise ValueError(
+                "routed_trees and routed_depth belong to an FF whose routing is not uniform"
+            )
+        if self.layer == "ceiling" and (self.data, self.routing) != ("random", "uniform"):
+            raise ValueError("a ceiling is measured on random data")
+        router = self.router()
+        reason = recipes.conflict(self.data, self.rows, self.routing)
+        if router is not None and not reason:
+            reason = recipes.shortage(self.routing, self.d_in, router.trees, router.depth)
+        if reason:
+            raise ValueError(reason)
+
+    def router(self) -> Problem | None:
+        """Return the FFF whose paths x is made for; None where routing is uniform."""
+        if self.routing == "uniform":
+            return None
+        if self.layer == "fff":
+            return self
+        return replace(
+            self, layer="fff", hidden=0, trees=self.routed_trees, depth=self.routed_depth,
+            routed_trees=0, routed_depth=0,
+        )  # fmt: skip
+
+    def input_key(self) -> tuple[Any, ...]:
+        """Return what x depends on beside the batch: problems of one key share it."""
+        router = self.router()
+        shape = (router.trees, router.depth) if router is not None else ()
+        return (self.d_in, self.dtype, self.data, self.rows, self.routing, *shape, self.seed)
 
     @property
     def n_nodes(self) -> int:
@@ -105,12 +149,16 @@ class Problem:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Operands:
-    """Hold the arrays of one problem: ``x (batch, d_in)``, the weights, and ``y (batch, d_out)`` to fill."""
+    """Hold the arrays of one problem: ``x (batch, d_in)``, the weights, and ``y (batch, d_out)`` to fill.
+
+    rotation: further pairs of weights that timed passes take in turn after ``w_in, w_out``.
+    """
 
     x: Array
     w_in: Array
     w_out: Array
     y: Array
+    rotation: tuple[tuple[Array, Array], ...] = ()
 
 
 def make_aligned(shape: tuple[int, ...], dtype: npt.DTypeLike = np.float32) -> Array:
@@ -138,27 +186,62 @@ def _uniform(rng: np.random.Generator, shape: tuple[int, ...], bound: float) -> 
     return array
 
 
+def make_leaves(router: Problem) -> Array:
+    """Return the leaf (batch, trees) that each token of an FFF with chosen routing is to reach."""
+    return recipes.choose_leaves(
+        router.routing, batch=router.batch, trees=router.trees, depth=router.depth,
+        rng=_stream(router, "leaves"),
+    )  # fmt: skip
+
+
 def make_x(problem: Problem) -> Array:
     """Return the input ``(batch, d_in)``: independent standard normals, so that routing is uniform.
 
-    Rows are drawn one after the other: the input of a smaller batch is the head of a larger one's.
+    Rows are drawn one after the other: the input of a smaller batch is the head of a larger one's. With
+    a chosen routing each row is then corrected to reach its leaf. ``rows="same"`` repeats the first row;
+    ``data="zeros"`` is all 0.
     """
     x = make_aligned((problem.batch, problem.d_in))
-    _stream(problem, "x").standard_normal(out=x, dtype=np.float32)
+    if problem.data == "zeros":
+        return x
+    drawn = x[:1] if problem.rows == "same" else x
+    _stream(problem, "x").standard_normal(out=drawn, dtype=np.float32)
+    router = problem.router()
+    if router is not None:
+        recipes.steer(drawn, _make_w_in(router), make_leaves(router)[: len(drawn)])
+    if problem.rows == "same":
+        x[1:] = x[0]
     return x
 
 
-def make_weights(problem: Problem) -> tuple[Array, Array]:
+def _make_w_in(problem: Problem, turn: int = 0) -> Array:
+    """Return ``w_in``; turn numbers the set of weights where several are rotated."""
+    shape, _ = problem.weight_shapes()
+    if problem.data == "zeros":
+        return make_aligned(shape)
+    tag = f"{problem.layer}.w_in" + (f".{turn}" if turn else "")
+    if problem.layer != "fff" or problem.routing == "uniform" or not turn:
+        return _uniform(_stream(problem, tag), shape, problem.d_in**-0.5)
+    # x follows its paths through the first set. Rows scaled by positive factors turn every token the
+    # same way, and still give other values.
+    w_in = _make_w_in(problem)
+    w_in *= _stream(problem, tag).uniform(0.75, 1.25, (*shape[:-1], 1)).astype(np.float32)
+    return w_in
+
+
+def make_weights(problem: Problem, turn: int = 0) -> tuple[Array, Array]:
     """Return ``w_in`` and ``w_out``, uniform with the bounds of the paper's initialisation.
 
     The bounds are 1/sqrt(d_in) and 1/sqrt(used neurons), so that pre-activations and outputs are of
-    order one at every shape.
+    order one at every shape. turn: which set, where several are rotated; each has other values.
+    ``data="zeros"``: all 0.
     """
-    shape_in, shape_out = problem.weight_shapes()
-    tag = problem.layer
-    w_in = _uniform(_stream(problem, f"{tag}.w_in"), shape_in, problem.d_in**-0.5)
-    w_out = _uniform(_stream(problem, f"{tag}.w_out"), shape_out, problem.used_neurons**-0.5)
-    return w_in, w_out
+    w_in = _make_w_in(problem, turn)
+    _, shape = problem.weight_shapes()
+    if problem.data == "zeros":
+        return w_in, make_aligned(shape)
+    tag = f"{problem.layer}.w_out" + (f".{turn}" if turn else "")
+    return w_in, _uniform(_stream(problem, tag), shape, problem.used_neurons**-0.5)
 
 
 def make_operands(problem: Problem) -> Operands:

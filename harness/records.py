@@ -26,6 +26,7 @@ FORCING = (
 
 Status = Literal["ok", "wrong", "unavailable", "failed"]
 Role = Literal["layer", "ceiling", "aa"]
+Order = Literal["interleaved", "blocked"]
 
 
 class _Record(BaseModel):
@@ -82,6 +83,11 @@ class SweepRecord(_Record):
     keep_blas_env: bool
     plugins: list[str] = Field(default=[], description="files of plugins that were loaded")
     timeout_s: float = Field(default=0.0, description="patience with a request, 0 for derived")
+    data: list[str] = ["random"]
+    rows: list[str] = ["distinct"]
+    routing: list[str] = ["uniform"]
+    weights: list[str] = ["hot"]
+    order: Order = "interleaved"
 
 
 class RunHead(_Record):
@@ -133,6 +139,9 @@ class CellRecord(_Record):
     trees: int
     dtype: str
     data: str
+    rows: str = "distinct"
+    routing: str = "uniform"
+    weights: str = Field("hot", description="where they stand as a pass begins; see locality.py")
     seed: int
     flops: int
     bytes_moved: int
@@ -147,6 +156,12 @@ class CellRecord(_Record):
     slices: int = Field(default=1, description="a sample times one of this many parts of the batch")
     nodes_touched: int = Field(
         description="distinct weight rows on the paths of all tokens; fff only"
+    )
+    entropy_bits: list[float] = Field(
+        default=[], description="of the tokens over each level's nodes, the root's first; fff only"
+    )
+    working_set_bytes: int = Field(
+        default=0, description="weight rows that a pass touches; 0 where not counted"
     )
     notes: dict[str, str]
 

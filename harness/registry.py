@@ -29,12 +29,14 @@ class Prepared:
     """Hold a prepared pass over fixed operands.
 
     forward: one pass. time: runs n passes and returns their wall time in ns as one interval.
-    notes: what the record should say of this preparation.
+    notes: what the record should say of this preparation. sets: how many sets of weights `time` takes in
+    turn, one a pass; an implementation that can rotate sets it to `1 + len(operands.rotation)`.
     """
 
     forward: Callable[[], None]
     time: Callable[[int], int]
     notes: dict[str, str] = field(default_factory=dict)
+    sets: int = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

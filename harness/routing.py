@@ -2,11 +2,27 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from harness.problem import Array, Operands, Problem
 
 _TOKEN_BLOCK = 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Touched:
+    """Hold what a pass of an FFF touches of its weights.
+
+    nodes: distinct weight rows. entropy_bits: of the tokens over the nodes of each level, the root's
+    first, the mean over the trees; even routing has d bits at depth d, one path has 0. working_set_bytes:
+    the touched rows of w_in and w_out.
+    """
+
+    nodes: int
+    entropy_bits: list[float]
+    working_set_bytes: int
 
 
 def _descend(z_of: Array, depth: int) -> Array:
@@ -29,13 +45,19 @@ def _descend_gathered(x: Array, w_in: Array, depth: int) -> Array:
     return nodes
 
 
-def count_nodes(problem: Problem, operands: Operands) -> int:
-    """Return the distinct weight rows that all tokens' paths touch, routed in float32.
+def _entropy(counts: Array) -> float:
+    """Return the entropy of a distribution given by counts, in bits."""
+    share = counts[counts > 0] / counts.sum()
+    return float(abs((share * np.log2(share)).sum()))
+
+
+def count_nodes(problem: Problem, operands: Operands) -> Touched:
+    """Return which weight rows all tokens' paths touch, and how evenly, routed in float32.
 
     One tree is descended by gathered rows; several by one product with all of a tree's rows, which is
     faster once many of them are used.
     """
-    touched = np.zeros((problem.trees, problem.n_nodes), bool)
+    visits = np.zeros((problem.trees, problem.n_nodes), np.int64)
     for first in range(0, problem.batch, _TOKEN_BLOCK):
         x = operands.x[first : first + _TOKEN_BLOCK]
         for k in range(problem.trees):
@@ -44,5 +66,11 @@ def count_nodes(problem: Problem, operands: Operands) -> int:
                 nodes = _descend_gathered(x, w_in, problem.depth)
             else:
                 nodes = _descend(x @ w_in.T, problem.depth)
-            touched[k, nodes.ravel()] = True
-    return int(touched.sum())
+            visits[k] += np.bincount(nodes.ravel(), minlength=problem.n_nodes)
+    touched = int(np.count_nonzero(visits))
+    levels = [visits[:, 2**d - 1 : 2 ** (d + 1) - 1] for d in range(problem.depth + 1)]
+    return Touched(
+        nodes=touched,
+        entropy_bits=[float(np.mean([_entropy(tree) for tree in level])) for level in levels],
+        working_set_bytes=touched * (problem.d_in + problem.d_out) * operands.w_in.itemsize,
+    )

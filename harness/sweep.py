@@ -92,6 +92,7 @@ class _Sweep:
         self.slices: dict[str, int] = {}
         self.turn: dict[str, int] = {}  # samples taken of each cell: its slices come in turn
         self.pass_s: dict[str, float] = {}
+        self.untimed_s: dict[str, float] = {}  # of a sample: what stands between its timed passes
         self.process = self.block = self.order = 0
         self.predicted_s = plan.predicted_s(spec)
         self.peak_bytes = 0
@@ -173,12 +174,15 @@ class _Sweep:
             cell=cell.id, role=cell.role, implementation=cell.implementation, layer=p.layer,
             level=cell.level, model=cell.model, provider=cell.provider, threads=self.spec.threads,
             batch=p.batch, d_in=p.d_in, d_out=p.d_out, hidden=p.hidden, depth=p.depth,
-            trees=p.trees, dtype=p.dtype, data=p.data, seed=p.seed, flops=flops,
+            trees=p.trees, dtype=p.dtype, data=p.data, rows=p.rows, routing=p.routing,
+            weights=cell.weights, seed=p.seed, flops=flops,
             bytes_moved=bytes_moved, process=self.process, status=status, reason=reason,
             loops=answer.get("loops", 0), slices=answer.get("slices", 1) or 1,
             gate_ns=answer.get("gate_ns", 0),
             checked_tokens=verdict.get("tokens", 0), near_ties=verdict.get("near_ties", 0),
             worst_error=verdict.get("worst", 0.0), nodes_touched=answer.get("nodes_touched", 0),
+            entropy_bits=answer.get("entropy_bits", []),
+            working_set_bytes=answer.get("working_set_bytes", 0),
             notes={**answer.get("notes", {}), **place},
         )  # fmt: skip
         self.append(record)
@@ -196,12 +200,15 @@ class _Sweep:
                 cell=cell.id, implementation=cell.implementation, problem=asdict(cell.problem),
                 loops=self.loops.get(cell.id, 0), slices=self.slices.get(cell.id, 0),
                 count_nodes=self.process == 0,
-                head_only=self.gated_by_head(cell),
+                head_only=self.gated_by_head(cell), weights=cell.weights, sets=cell.sets,
                 min_sample_ns=_QUICK_MIN_SAMPLE_NS if quick else clock.MIN_SAMPLE_NS,
             )  # fmt: skip
         # A fresh process that refuses what an earlier one accepted costs the cells that run in it.
         except (ProcessDiedError, RequestFailedError, UsageError) as error:
             self.record_cell(cell, "failed", str(error), {})
+            return
+        if "unavailable" in answer:
+            self.record_cell(cell, "unavailable", answer["unavailable"], {})
             return
         verdict = answer["verdict"]
         self.record_cell(cell, "ok" if verdict["ok"] else "wrong", verdict["reason"], answer)
@@ -214,7 +221,8 @@ class _Sweep:
 
     def gated_by_head(self, cell: Cell) -> bool:
         """Say whether a cell that passed its gate before is too long to be run whole once more for it."""
-        return self.process > 0 and self.pass_s.get(cell.id, 0.0) >= LONG_PASS_S
+        long = self.pass_s.get(cell.id, 0.0) >= LONG_PASS_S
+        return self.process > 0 and long and cell.weights == "hot"
 
     def sample(self, cell: Cell) -> None:
         self.monitor.stage(f"sampling {cell.id}")
@@ -232,7 +240,7 @@ class _Sweep:
         try:
             answer = self.serving(cell.runs_in).ask(
                 "sample", self.patience_s(cell, self.sample_s(cell)), cell=cell.id, loops=loops,
-                turn=turn, expected_ns=1e9 * self.pass_s[cell.id] / slices,
+                turn=turn, expected_ns=self.expected_ns(cell),
             )  # fmt: skip
         except (ProcessDiedError, RequestFailedError) as error:
             self.record_cell(cell, "failed", str(error), {})
@@ -248,11 +256,20 @@ class _Sweep:
         self.order += 1
         self.turn[cell.id] = turn + 1
         self.pass_s[cell.id] = record.elapsed_ns / loops * slices / 1e9
+        if cell.weights == "flushed":
+            self.untimed_s[cell.id] = time.monotonic() - started - record.elapsed_ns / 1e9
         self.monitor.sample(record)
         self.monitor.progress(self.elapsed_s(), self.predicted_s)
 
+    def expected_ns(self, cell: Cell) -> float:
+        """Return about how long a pass takes; without bound where no pass may warm the caches before."""
+        if cell.weights != "hot":
+            return 1e18
+        return 1e9 * self.pass_s[cell.id] / self.slices[cell.id]
+
     def sample_s(self, cell: Cell) -> float:
-        return self.loops[cell.id] * self.pass_s[cell.id] / self.slices[cell.id]
+        timed = self.loops[cell.id] * self.pass_s[cell.id] / self.slices[cell.id]
+        return timed + self.untimed_s.get(cell.id, 0.0)
 
     def live(self) -> list[Cell]:
         return [cell for cell in self.cells if cell.id not in self.lost]
@@ -284,14 +301,27 @@ class _Sweep:
                 self.sample(order[i])
         self.block += 1
 
+    def run_blocked(self, blocks: int) -> None:
+        """Sample cell after cell: all that `blocks` blocks hold of one, then the next, in a drawn order."""
+        repeats, live, first = self.repeats(), self.live(), self.block
+        rng = np.random.default_rng([self.spec.seed, first])
+        for i in rng.permutation(len(live)):
+            for self.block in range(first, first + blocks):
+                for _ in range(repeats[live[i].id]):
+                    if live[i].id not in self.lost:
+                        self.sample(live[i])
+        self.block = first + blocks
+
     # ---- the whole ----
 
     def add_twins(self) -> None:
         """Add the fastest FF of each baseline problem a second time, as the A/A pair."""
-        groups: dict[tuple[int, int], list[Cell]] = {}
+        groups: dict[tuple[object, ...], list[Cell]] = {}
         for cell in self.live():
             if cell.model == axes.BASELINE and cell.id in self.pass_s:
-                groups.setdefault((cell.problem.batch, cell.problem.d_in), []).append(cell)
+                p = cell.problem
+                key = (p.batch, p.d_in, p.data, p.rows, p.routing, cell.weights)
+                groups.setdefault(key, []).append(cell)
         for cells in groups.values():
             twin = make_twin(min(cells, key=lambda c: self.pass_s[c.id]))
             self.cells.append(twin)
@@ -328,6 +358,9 @@ class _Sweep:
         left = self.spec.processes - self.process
         rest = (left - 1) * (self.gate_s() + blocks * self.block_s())
         self.predicted_s = self.elapsed_s() + blocks * self.block_s() + rest
+        if self.spec.order == "blocked":
+            self.run_blocked(blocks)
+            blocks = 0
         for _ in range(blocks):
             over = self.elapsed_s() + self.block_s() > self.spec.budget_s
             if over and not self.spec.passes and self.block > 0:
@@ -340,7 +373,7 @@ class _Sweep:
         gates = [
             0.0 if self.pass_s[c.id] >= LONG_PASS_S else self.pass_s[c.id] for c in self.live()
         ]
-        checks = 0.5 * sum(c.gate_s() for c in self.live())
+        checks = 0.5 * sum(c.check_s() for c in self.live())
         return sum(gates) + checks + 2.0 * len(self.plan.providers())
 
     def gate_fits(self) -> bool:

@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 from tabulate import tabulate
 
-from harness import stability, vector_width, view
+from harness import conditions, stability, vector_width, view
 from harness.axes import BASELINE
 from harness.plan import PAPER_BATCH, PAPER_WIDTH
 from harness.published import PublishedCell
@@ -99,6 +99,12 @@ def _format_judged(found: Entry | Versus) -> str:
 def _mark(remark: str, impossible: bool) -> str:
     """Return what stands behind a speedup above its limit."""
     return " IMPOSSIBLE" if impossible else _REMARKED if remark else ""
+
+
+def format_place(point: Point) -> str:
+    """Return where a section stands: its batch, its width, and what differs from the default conditions."""
+    differs = conditions.title(point.conditions)
+    return f"Batch {point.batch}, width {point.width}" + (f", {differs}" if differs else "")
 
 
 # ---- frames -------------------------------------------------------------------------------------
@@ -193,12 +199,13 @@ def _csv_row(point: Point, ratio: Ratio | None, cell: PublishedCell | None, **na
         "blocks": ratio.blocks if ratio else 0,
         "published": cell.speedup if cell else None,
         "provenance": cell.provenance if cell else None,
+        **dict(zip(conditions.COLUMNS, point.conditions, strict=True)),
     }  # fmt: skip
 
 
 def csv_frame(run: Run) -> pd.DataFrame:
     """Return every speedup as a row of plain numbers, for other programs."""
-    rows = []
+    rows: list[Any] = []
     for point in view.points(run):
         for provider, entries in point.entries.items():
             rows += [
@@ -312,6 +319,11 @@ def _head_lines(run: Run) -> list[str]:
         f"started {run.head.started_utc}; fff-harness {machine.harness_version}, {machine.commit}; "
         f"{machine.build['isa']} kernels, {machine.build['compiler']}"
     )
+    if sweep.order == "blocked":
+        lines.append(
+            "- Order: blocked. Each process takes all samples of one cell, then those of the next: a drift "
+            "of the machine enters the ratios, and blocks pair samples by their number alone."
+        )
     if run.end is None:
         lines.append("- **The run did not end: it was killed, or is still going.**")
     elif run.end.reason != "complete":
@@ -332,7 +344,7 @@ def _head_lines(run: Run) -> list[str]:
 
 
 def _point_lines(run: Run, point: Point) -> list[str]:
-    lines = ["", f"## Batch {point.batch}, width {point.width}"]
+    lines = ["", f"## {format_place(point)}"]
     for provider, entries in point.entries.items():
         lines += [
             "",
@@ -387,6 +399,42 @@ def _best_line(speed: Speed | None) -> str:
     )
 
 
+def contrast_frame(run: Run) -> pd.DataFrame:
+    """Return each cell that was measured under several conditions, beside its first ones."""
+    return pd.DataFrame(
+        {
+            "implementation": c.implementation,
+            "model": view.title(c.model),
+            "provider": c.provider or _NONE,
+            "batch": c.batch,
+            "width": c.width,
+            "conditions": conditions.title(c.conditions) or "default",
+            "a pass": format_time(c.pass_ns) if c.status == "ok" else c.status.upper(),
+            "times the first": format_ratio(c.ratio),
+            "nodes touched": c.nodes_touched or _NONE,
+            "leaf bits": f"{c.leaf_bits:.1f}" if math.isfinite(c.leaf_bits) else _NONE,
+            "working set": f"{c.working_set_bytes / 2**20:.3g} MiB"
+            if c.working_set_bytes
+            else _NONE,
+        }
+        for c in conditions.contrasts(run)
+    )
+
+
+def _contrast_lines(run: Run) -> list[str]:
+    frame = contrast_frame(run)
+    if frame.empty:
+        return []
+    return [
+        "", "## What data and locality change", "",
+        "Each cell under the conditions that it was measured under; `times the first`: how many times "
+        "longer a pass takes than under the first line's. Leaf bits: entropy of the tokens over the "
+        "leaves. Default: " + ", ".join(map(" ".join, zip(conditions.COLUMNS, conditions.DEFAULTS,
+                                                          strict=True))) + ".",
+        "", _markdown(frame),
+    ]  # fmt: skip
+
+
 def _foot_lines(run: Run) -> list[str]:
     lines = ["", "## Reading this", ""]
     if view.ceilings(run):
@@ -423,7 +471,8 @@ def _call_line(run: Run) -> str:
     calls = run.samples["call_ns"]
     return (
         "- The timed interval holds the loop in C and two readings of the clock; the call from Python "
-        f"around it took {format_time(float(calls.median()))} (median of {len(calls)} samples) and is not in it."
+        f"around it took {format_time(float(calls.median()))} (median of {len(calls)} samples) and "
+        "is not in it."
     )
 
 
@@ -433,6 +482,7 @@ def format_markdown(run: Run) -> str:
     lines = _head_lines(run) + [f"- **IMPOSSIBLE**: {line}" for line in view.impossible(points)]
     for point in points:
         lines += _point_lines(run, point)
+    lines += _contrast_lines(run)
     lines += _foot_lines(run)
     return "\n".join(lines) + "\n"
 
@@ -453,7 +503,7 @@ def format_latex(run: Run) -> str:
     parts = [f"% {line.removeprefix('- ')}" for line in _head_lines(run) if line.startswith("-")]
     parts += ["% Needs \\usepackage{booktabs}. * unconfirmed in any source that could be opened."]
     for point in view.points(run):
-        at = f"batch {point.batch}, width {point.width}"
+        at = format_place(point).lower()
         for provider, entries in point.entries.items():
             caption = (
                 f"Speedup over {view.title(BASELINE)} at the same BLAS level ({provider}, {at})"

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from harness import axes, published, roofline, stability, stats
+from harness import axes, conditions, published, roofline, stability, stats
 from harness.ceilings import find_capacities
 from harness.published import PublishedCell
 from harness.records import Run
@@ -62,8 +62,8 @@ class Speed:
     """Hold the absolute figures of one cell. share is of the same provider's sgemm, level 3 only.
 
     of_ceiling: the least time of a pass here (roofline.floor_ns) as a share of its time, NaN for a ceiling.
-    unstable: what disturbed its samples. place, gbs, fastest_ns, width: where a ceiling's set lies, its rate in GB/s, its fastest sample, and the
-    elements of a row.
+    unstable: what disturbed its samples. place, gbs, fastest_ns, width: where a ceiling's set lies, its
+    rate in GB/s, its fastest sample, and the elements of a row.
     """
 
     cell: str
@@ -89,10 +89,11 @@ class Speed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Point:
-    """Hold all that is said of one batch and width."""
+    """Hold all that is said of one batch and width under one set of conditions (conditions.COLUMNS)."""
 
     batch: int
     width: int
+    conditions: tuple[str, ...]
     entries: dict[str, list[Entry]]  # by provider
     fastest: str
     versus: list[Versus]
@@ -187,6 +188,8 @@ def _note(cell: pd.Series) -> str:
     if cell["layer"] == "fff" and cell["nodes_touched"]:
         neurons = cell["trees"] * (2 ** (cell["depth"] + 1) - 1)
         parts.append(f"{cell['nodes_touched']} of {neurons} nodes touched")
+    if "weights" in notes:
+        parts.append(notes["weights"])
     return ", ".join(parts)
 
 
@@ -222,14 +225,20 @@ def _aa(run: Run, cells: pd.DataFrame) -> Ratio | None:
 
 
 def points(run: Run) -> list[Point]:
-    """Return what the run says at each batch and width, largest batch first."""
+    """Return what the run says at each batch, width and conditions, largest batch and default first."""
     layers = run.cells[run.cells["role"] != "ceiling"]
     found = []
     keys = (
         layers[["batch", "d_in"]].drop_duplicates().sort_values(["d_in", "batch"], ascending=False)
     )
-    for batch, width in keys.itertuples(index=False):
-        here = layers[(layers["batch"] == batch) & (layers["d_in"] == width)]
+    places = [
+        (batch, width, at, how)
+        for batch, width in keys.itertuples(index=False)
+        for at in [layers[(layers["batch"] == batch) & (layers["d_in"] == width)]]
+        for how in conditions.of_frame(at)
+    ]
+    for batch, width, at, how in places:
+        here = at[(at[list(conditions.COLUMNS)] == list(how)).all(axis=1)]
         own = here[here["role"] == "layer"]
         fastest = _fastest(run, own)
         entries = {
@@ -243,7 +252,7 @@ def points(run: Run) -> list[Point]:
         }
         found.append(
             Point(
-                batch=int(batch), width=int(width), entries=entries, fastest=fastest,
+                batch=int(batch), width=int(width), conditions=how, entries=entries, fastest=fastest,
                 versus=_versus(run, own, fastest), aa=_aa(run, here), speeds=_speeds(run, own),
             )
         )  # fmt: skip
@@ -258,8 +267,8 @@ def _by_id(run: Run) -> dict[str, Any]:
 def _with_limits(run: Run, measured: roofline.Ceilings, point: Point) -> Point:
     """Return the point with each cell's share of its ceiling, and what passes a limit remarked on."""
     by_id = _by_id(run)
-    here = run.cells[(run.cells["batch"] == point.batch) & (run.cells["d_in"] == point.width)]
-
+    at = run.cells[(run.cells["batch"] == point.batch) & (run.cells["d_in"] == point.width)]
+    here = at[(at[list(conditions.COLUMNS)] == list(point.conditions)).all(axis=1)]
     resolution = point.aa.resolution if point.aa else 0.0
 
     def judged(found: Entry | Versus, base: pd.Series | None, cell: pd.Series | None) -> Any:

@@ -17,7 +17,7 @@ from typing import Any, TextIO, TypeVar
 import numpy as np
 import threadpoolctl
 
-from harness import blas, clock, machine, native, plugin, registry, routing
+from harness import blas, clock, locality, machine, native, plugin, registry, routing
 from harness.check import Verdict, check, poison
 from harness.errors import UnavailableError, UsageError
 from harness.problem import Array, Operands, Problem, make_aligned, make_weights, make_x
@@ -60,7 +60,8 @@ class Worker:
         self.workspace, self.outputs = Arena(), Arena()
         self.inputs: dict[tuple[Any, ...], Array] = {}
         self.weights: dict[tuple[Any, ...], tuple[Array, Array]] = {}
-        self.nodes: dict[Problem, int] = {}
+        self.nodes: dict[Problem, routing.Touched] = {}
+        self.flusher: locality.Flusher | None = None
         self.cells: dict[str, list[Piece]] = {}  # by cell, a piece for each slice of the batch
         self.proved: dict[str, list[bool]] = {}  # by cell and slice: its output has been checked
 
@@ -76,15 +77,18 @@ class Worker:
         facts = {k: getattr(self.provider, k) for k in self.provider.__slots__ if k != "table"}
         return {"provider": facts, **shared, "variables": machine.relevant_variables()}
 
-    def operands(self, problem: Problem) -> Operands:
-        """Return a problem's operands; problems of one recipe share the bytes, smaller batches the head."""
-        x_key = (problem.d_in, problem.data, problem.seed)
+    def operands(self, problem: Problem, turn: int = 0) -> Operands:
+        """Return a problem's operands; problems of one recipe share the bytes, smaller batches the head.
+
+        turn: which set of weights, where several are rotated.
+        """
+        x_key = problem.input_key()
         x = self.inputs.get(x_key)
         if x is None or len(x) < problem.batch:
             x = self.inputs[x_key] = make_x(problem)
-        w_key = (problem.layer, *problem.weight_shapes(), problem.used_neurons, problem.seed)
+        w_key = locality.weight_key(problem, turn)
         if w_key not in self.weights:
-            self.weights[w_key] = make_weights(problem)
+            self.weights[w_key] = make_weights(problem, turn)
         w_in, w_out = self.weights[w_key]
         y = self.outputs.take(4 * problem.batch * problem.d_out).view(np.float32)
         return Operands(
@@ -119,6 +123,38 @@ class Worker:
             prepared=implementation.prepare(part, own, context),
         )
 
+    def run_rotated(
+        self, implementation: Implementation, problem: Problem, sets: int
+    ) -> tuple[Prepared, int, Verdict]:
+        """Take an implementation through its gate on each of several sets of weights and on their round."""
+        context = Context(provider=self.provider, workspace=self.workspace.take)
+        operands = [self.operands(problem, turn) for turn in range(sets)]
+        return locality.gate_rotation(implementation, problem, operands, context)
+
+    def calibrate(self, prepared: Prepared, gate_ns: int, min_sample_ns: int) -> int:
+        """Return the passes of a sample; this is the warm-up too."""
+        loops = clock.calibrate(prepared.time, gate_ns, min_sample_ns)
+        return locality.rotate_loops(loops, prepared.sets)
+
+    def make_flushed(self, prepared: Prepared, min_sample_ns: int) -> tuple[Prepared, int]:
+        """Return the preparation with every pass timed alone from flushed caches, and its passes a sample."""
+        if self.flusher is None:
+            self.flusher = locality.Flusher.make(machine.last_level_bytes())
+        time = self.flusher.singles(prepared.time)
+        pass_ns = max(1.0, time(2) / 2)
+        notes = {**prepared.notes, "weights": self.flusher.note(pass_ns)}
+        loops = locality.flushed_loops(pass_ns, min_sample_ns)
+        return replace(prepared, time=time, notes=notes), loops
+
+    def describe_touched(self, problem: Problem) -> dict[str, Any]:
+        """Return what a pass touches of its weights, for the record."""
+        if problem.layer != "fff":
+            return {"working_set_bytes": problem.weight_bytes()}
+        if problem not in self.nodes:
+            self.nodes[problem] = routing.count_nodes(problem, self.operands(problem))
+        touched = asdict(self.nodes[problem])
+        return {"nodes_touched": touched.pop("nodes"), **touched}
+
     def prepare(self, request: dict[str, Any]) -> dict[str, Any]:
         """Prepare a cell, check its output on the buffers that will be timed, warm up and calibrate.
 
@@ -130,43 +166,54 @@ class Worker:
         implementation = registry.get(request["implementation"])
         # The largest workspace is taken first, so that all pieces share it.
         self.workspace.take(implementation.workspace_bytes(problem))
-        tokens = min(problem.batch, _HEAD_TOKENS) if request["head_only"] else problem.batch
-        gated = self.piece(implementation, problem, slice(0, tokens))
-        gate_ns, verdict = self.run_checked(gated, lambda prepared: prepared.time(1))
+        cell, head_only = request["cell"], request["head_only"]
+        try:
+            gated, gate_ns, verdict = self._gate(implementation, problem, request)
+        except locality.CannotRotateError as error:
+            return {"unavailable": str(error)}
         answer: dict[str, Any] = {
             "verdict": asdict(verdict), "gate_ns": gate_ns, "notes": gated.prepared.notes,
-            "loops": request["loops"], "slices": request["slices"], "nodes_touched": 0,
+            "loops": request["loops"], "slices": request["slices"],
         }  # fmt: skip
         if not verdict.ok:
             return answer
-        if not request["head_only"]:
-            self._settle(answer, request, gated, implementation)
-        slices = answer["slices"]
-        size = problem.batch // slices
-        self.cells[request["cell"]] = [
+        if request["count_nodes"] and problem.layer != "ceiling" and not head_only:
+            answer.update(self.describe_touched(problem))
+        if request["weights"] == "flushed":
+            flushed, loops = self.make_flushed(gated.prepared, request["min_sample_ns"])
+            gated = replace(gated, prepared=flushed)
+            answer.update(notes=flushed.notes, loops=request["loops"] or loops, slices=1)
+        elif not head_only:
+            loops = self.calibrate(gated.prepared, gate_ns, request["min_sample_ns"])
+            most = clock.count_slices(problem.batch, implementation.token_block, gate_ns)
+            answer["loops"] = request["loops"] or loops
+            answer["slices"] = request["slices"] or (most if request["weights"] == "hot" else 1)
+        if answer["slices"] == 1 and not head_only:
+            self.cells[cell], self.proved[cell] = [gated], [True]
+            return answer
+        size = problem.batch // answer["slices"]
+        self.cells[cell] = [
             self.piece(implementation, problem, slice(i * size, (i + 1) * size))
-            for i in range(slices)
+            for i in range(answer["slices"])
         ]
-        self.proved[request["cell"]] = [not request["head_only"]] * slices
+        self.proved[cell] = [not head_only] * answer["slices"]
         return answer
 
-    def _settle(
-        self,
-        answer: dict[str, Any],
-        request: dict[str, Any],
-        gated: Piece,
-        implementation: Implementation,
-    ) -> None:
-        """Warm up, and decide what is not decided yet: loops, slices, the nodes that are touched."""
-        problem = gated.problem
-        if problem.layer == "fff" and request["count_nodes"]:
-            if problem not in self.nodes:
-                self.nodes[problem] = routing.count_nodes(problem, gated.operands)
-            answer["nodes_touched"] = self.nodes[problem]
-        loops = clock.calibrate(gated.prepared.time, answer["gate_ns"], request["min_sample_ns"])
-        slices = clock.count_slices(problem.batch, implementation.token_block, answer["gate_ns"])
-        answer["loops"] = answer["loops"] or loops
-        answer["slices"] = answer["slices"] or slices
+    def _gate(
+        self, implementation: Implementation, problem: Problem, request: dict[str, Any]
+    ) -> tuple[Piece, int, Verdict]:
+        """Run and check what the request asks for: the batch, its head, or each of several sets."""
+        if request["weights"] == "rotated":
+            prepared, gate_ns, verdict = self.run_rotated(implementation, problem, request["sets"])
+            own = self.operands(problem)
+            made = Piece(
+                implementation=implementation.id, problem=problem, operands=own, prepared=prepared
+            )
+            return made, gate_ns, verdict
+        tokens = min(problem.batch, _HEAD_TOKENS) if request["head_only"] else problem.batch
+        gated = self.piece(implementation, problem, slice(0, tokens))
+        gate_ns, verdict = self.run_checked(gated, lambda prepared: prepared.time(1))
+        return gated, gate_ns, verdict
 
     def sample(self, request: dict[str, Any]) -> dict[str, Any]:
         """Take one sample of a prepared cell, its slices in turn; check one that is not proved yet."""

@@ -28,7 +28,10 @@ def _prepare(
     table = context.provider.table if context.provider is not None else None
     workspace = context.workspace(native.workspace_bytes(kernel.id, problem))
     forward, time = native.bind(kernel.id, problem, operands, table, context.isa, workspace)
-    return Prepared(forward=forward, time=time, notes=_notes(kernel, context))
+    return Prepared(
+        forward=forward, time=time, notes=_notes(kernel, context),
+        sets=1 + len(operands.rotation),
+    )  # fmt: skip
 
 
 def _summary(kernel: native.Kernel) -> str:

@@ -1,0 +1,209 @@
+"""Prove that rotated weights are all used, all checked and more than the cache, and that flushing walks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from harness import blas, locality, registry
+from harness.check import check, poison
+from harness.problem import Operands, Problem, make_aligned, make_operands, make_weights
+from harness.registry import Context, Implementation, Prepared
+
+FFF = Problem(layer="fff", batch=9, d_in=24, d_out=16, depth=3, trees=1, seed=1)
+FF = Problem(layer="ff", batch=9, d_in=24, d_out=16, hidden=30, seed=1)
+MIB = 1 << 20
+
+
+@pytest.fixture(scope="module")
+def context() -> Context:
+    """Return a context with SciPy's own BLAS."""
+    return Context(
+        provider=blas.load("scipy"), workspace=lambda size: make_aligned((size,), np.uint8)
+    )
+
+
+def make_sets(problem: Problem, count: int) -> list[Operands]:
+    """Return several sets of weights over one x and y."""
+    first = make_operands(problem)
+    pairs = [make_weights(problem, turn) for turn in range(count)]
+    return [replace(first, w_in=w_in, w_out=w_out) for w_in, w_out in pairs]
+
+
+def with_prepare(
+    prepare: Callable[[Problem, Operands, Context], Prepared], layer: str = "ff"
+) -> Implementation:
+    """Return FF or FFF level 1 with another way to prepare it; it is not registered."""
+    return replace(registry.get(f"{layer}_l1_blas"), prepare=prepare)
+
+
+@pytest.mark.parametrize("routing", ["uniform", "zipf", "single"])
+@pytest.mark.parametrize("implementation", registry.layers(), ids=lambda i: i.id)
+def test_rotation_passes_its_gate(
+    implementation: Implementation, routing: str, context: Context
+) -> None:
+    """Every implementation is right on each set of weights, and takes them in turn."""
+    problem = (
+        replace(FFF if implementation.layer == "fff" else FF, routing=routing)
+        if (implementation.layer == "fff" or routing == "uniform")
+        else replace(FF, routing=routing, routed_trees=1, routed_depth=3)
+    )
+    if implementation.unavailable():
+        pytest.skip(implementation.unavailable())
+    sets = make_sets(problem, 3)
+    prepared, _, verdict = locality.gate_rotation(implementation, problem, sets, context)
+    assert verdict.ok, verdict.reason
+    assert prepared.sets == 3
+    assert prepared.notes["weights"].startswith("3 sets in turn")
+
+
+@pytest.mark.parametrize("passes", [1, 2, 3, 4, 5])
+def test_pass_i_takes_set_i(passes: int, context: Context) -> None:
+    """After n passes over three sets the output is that of set (n - 1) % 3, and of no other."""
+    sets = make_sets(FFF, 3)
+    prepared, _, _ = locality.gate_rotation(registry.get("fff_l1_blas"), FFF, sets, context)
+    poison(sets[0].y)
+    prepared.time(passes)
+    right = [check(FFF, operands).ok for operands in sets]
+    assert right == [i == (passes - 1) % 3 for i in range(3)]
+
+
+def test_a_wrong_set_is_named(context: Context) -> None:
+    """A kernel that is wrong on one set of weights only fails the gate, which names the set."""
+    sets = make_sets(FF, 3)
+    real = registry.get("ff_l1_blas")
+
+    def prepare(problem: Problem, operands: Operands, context: Context) -> Prepared:
+        prepared = real.prepare(problem, operands, context)
+        if operands.w_in is not sets[1].w_in:
+            return prepared
+
+        def time(loops: int) -> int:
+            elapsed = prepared.time(loops)
+            operands.y[0, 0] += 1
+            return elapsed
+
+        return replace(prepared, time=time)
+
+    _, _, verdict = locality.gate_rotation(with_prepare(prepare), FF, sets, context)
+    assert not verdict.ok
+    assert verdict.reason.startswith("weight set 2 of 3: ")
+
+
+def test_a_rotation_that_stays_on_one_set_is_wrong(context: Context) -> None:
+    """A kernel that claims to rotate and stays on its first set fails the gate."""
+    real = registry.get("ff_l1_blas")
+
+    def prepare(problem: Problem, operands: Operands, context: Context) -> Prepared:
+        alone = real.prepare(problem, replace(operands, rotation=()), context)
+        return replace(alone, sets=1 + len(operands.rotation))
+
+    _, _, verdict = locality.gate_rotation(with_prepare(prepare), FF, make_sets(FF, 2), context)
+    assert not verdict.ok
+    assert "after a round" in verdict.reason
+
+
+def test_an_implementation_without_rotation_says_so(context: Context) -> None:
+    """One that ignores the rotation is found out by what it says of itself, and refused by name."""
+    real = registry.get("ff_l1_blas")
+
+    def prepare(problem: Problem, operands: Operands, context: Context) -> Prepared:
+        return real.prepare(problem, replace(operands, rotation=()), context)
+
+    with pytest.raises(locality.CannotRotateError, match="ff_l1_blas takes one set"):
+        locality.gate_rotation(with_prepare(prepare), FF, make_sets(FF, 2), context)
+
+
+@pytest.mark.parametrize("cache", [MIB, 3 * MIB])
+@pytest.mark.parametrize(
+    "problem",
+    [
+        FFF,
+        replace(FFF, batch=500, depth=6),
+        replace(FFF, batch=500, depth=6, routing="single"),
+        replace(FFF, batch=500, depth=6, routing="zipf"),
+        FF,
+    ],
+    ids=lambda p: f"{p.layer}-{p.routing}-{p.batch}",
+)
+def test_a_round_is_twice_the_cache(problem: Problem, cache: int) -> None:
+    """What the passes of a round touch is at least twice the last-level cache, with no set to spare."""
+    sets, reason = locality.count_sets(problem, "rotated", cache)
+    touched = locality.touched_rows(problem) * (24 + 16) * 4
+    assert not reason
+    assert sets * touched >= 2 * cache
+    assert sets == 2 or (sets - 1) * touched < 2 * cache
+
+
+def test_rotation_is_refused_where_it_would_need_too_much() -> None:
+    """One token of the paper's FFF touches 12 rows: rotation would need gigabytes, and says how many."""
+    token = Problem(layer="fff", batch=1, d_in=768, d_out=768, depth=11, trees=1)
+    sets, reason = locality.count_sets(token, "rotated", 32 * MIB)
+    assert sets == -(-64 * MIB // (12 * 768 * 2 * 4))
+    assert f"{sets} sets" in reason
+    assert "--weights flushed" in reason
+
+
+def test_unknown_cache_is_assumed() -> None:
+    """Where the system does not tell its cache, 32 MiB are assumed, not none."""
+    assert locality.eviction_bytes(0) == 64 * MIB
+    assert locality.eviction_bytes(MIB) == 2 * MIB
+
+
+@pytest.mark.parametrize("routing", ["zipf", "single"])
+def test_touched_rows_of_chosen_paths(routing: str) -> None:
+    """The rows that a chosen routing touches are those that the routing's statistics count."""
+    from harness import routing as statistics
+
+    problem = replace(FFF, batch=40, trees=2, routing=routing)
+    counted = statistics.count_nodes(problem, make_operands(problem)).nodes
+    assert locality.touched_rows(problem) == counted
+
+
+def test_expected_rows_of_uniform() -> None:
+    """Under uniform routing the expectation is near the count, and exact for one token."""
+    from harness import routing as statistics
+
+    problem = replace(FFF, batch=64, depth=6, d_in=64)
+    counted = statistics.count_nodes(problem, make_operands(problem)).nodes
+    assert locality.touched_rows(problem) == pytest.approx(counted, rel=0.15)
+    assert locality.touched_rows(replace(problem, batch=1)) == pytest.approx(7)
+
+
+def test_loops_are_whole_rounds() -> None:
+    """A sample of rotated weights is a multiple of the sets, never fewer than asked."""
+    assert [locality.rotate_loops(n, 3) for n in (1, 3, 4, 100)] == [3, 3, 6, 102]
+    assert locality.rotate_loops(7, 1) == 7
+
+
+def test_every_flushed_pass_is_walked_before_and_timed_alone() -> None:
+    """n passes are n calls of one pass, each after a walk over the whole buffer; the sum is returned."""
+    flusher = locality.Flusher.make(MIB)
+    assert flusher.buffer.nbytes == 2 * MIB
+    seen: list[tuple[int, int]] = []
+
+    def passes(loops: int) -> int:
+        assert (flusher.buffer == flusher.buffer[0]).all()
+        seen.append((loops, int(flusher.buffer[0])))
+        return 10 * len(seen)
+
+    assert flusher.singles(passes)(3) == 10 + 20 + 30
+    assert seen == [(1, 1), (1, 2), (1, 3)]
+
+
+def test_flushed_samples_are_few_passes() -> None:
+    """A flushed sample is as many passes as fill it, at least one and at most eight."""
+    assert locality.flushed_loops(1e9, 20_000_000) == 1
+    assert locality.flushed_loops(5e6, 20_000_000) == 4
+    assert locality.flushed_loops(10.0, 20_000_000) == 8
+
+
+def test_flush_note_states_the_clocks_share() -> None:
+    """The note says what was walked, and a clock's share that halves as the pass doubles."""
+    flusher = locality.Flusher.make(MIB)
+    assert flusher.note(1e12).startswith("2 MiB walked before each pass")
+    share = float(flusher.note(1000.0).rsplit(" ", 4)[1])
+    assert 0 < share < 1000
