@@ -31,6 +31,10 @@ _PROCESS_BYTES = 160 << 20
 # In a second and later process a pass this long is not run whole before it is timed: see worker.py.
 LONG_PASS_S = 1.0
 _CEILING_EXTENT = 2048
+# The published protocol times 250 passes as one mean; here a mean of half a second is taken instead,
+# twice in each fresh process, so that it has an interval.
+PUBLISHED_PASSES, PUBLISHED_ROUNDS = 250, 2
+_PUBLISHED_SAMPLE_S = 0.3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,6 +82,7 @@ class Cell:
     runs_in: str
     problem: Problem
     workspace_bytes: int
+    unwritten: bool = False  # role ladder only: the buffers are zero pages that nothing ever wrote
 
     def predicted_s(self) -> float:
         """Return a guess of one pass's time, in seconds."""
@@ -93,6 +98,12 @@ class Plan:
     cells: Sequence[Cell]
     unavailable: Sequence[tuple[Cell, str]] = ()
     notices: Sequence[str] = field(default=())
+    published: Sequence[Cell] = ()  # role ladder: sampled cold and in this order, before the others
+
+    def published_s(self) -> float:
+        """Return the predicted time of one process's rounds of the published protocol."""
+        passes = sum(c.predicted_s() * published_loops(c) + _GATE_S for c in self.published)
+        return PUBLISHED_ROUNDS * passes
 
     def providers(self) -> list[str]:
         """Return the measuring processes that the cells need, in order."""
@@ -102,7 +113,8 @@ class Plan:
         """Return the predicted time that one set of fresh processes needs before its first sample."""
         passes = [cell.predicted_s() for cell in self.cells]
         whole = sum(p for p in passes if process == 0 or p < LONG_PASS_S)
-        return whole + _GATE_S * len(passes) + _START_S * len(self.providers())
+        starts = _START_S * len(self.providers())
+        return whole + _GATE_S * len(passes) + starts + self.published_s()
 
     def gates_s(self, spec: SweepSpec) -> float:
         """Return the predicted time of the gates of all processes."""
@@ -137,6 +149,11 @@ class Plan:
     def predicted_s(self, spec: SweepSpec) -> float:
         """Return the predicted time of the whole sweep."""
         return self.gates_s(spec) + self.blocks(spec) * self.block_s()
+
+
+def published_loops(cell: Cell) -> int:
+    """Return the passes behind one mean of the published protocol: 250 there, fewer where they are long."""
+    return max(1, min(PUBLISHED_PASSES, round(_PUBLISHED_SAMPLE_S / cell.predicted_s())))
 
 
 def _label(provider: str) -> str:

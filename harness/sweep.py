@@ -13,7 +13,15 @@ from typing import Any, Literal, Protocol
 import numpy as np
 
 from harness import axes, clock, machine
-from harness.plan import LONG_PASS_S, Cell, Plan, SweepSpec, make_twin
+from harness.plan import (
+    LONG_PASS_S,
+    PUBLISHED_ROUNDS,
+    Cell,
+    Plan,
+    SweepSpec,
+    make_twin,
+    published_loops,
+)
 from harness.process import MeasuringProcess, ProcessDiedError, RequestFailedError
 from harness.records import (
     SCHEMA_VERSION,
@@ -90,6 +98,7 @@ class _Sweep:
         self.process = self.block = self.order = 0
         self.predicted_s = plan.predicted_s(spec)
         self.peak_bytes = 0
+        self.published_s = 0.0  # what the published protocol took in one process
         self.writer: Writer | None = None
 
     # ---- measuring processes ----
@@ -220,6 +229,43 @@ class _Sweep:
         self.monitor.sample(record)
         self.monitor.progress(self.elapsed_s(), self.predicted_s)
 
+    def run_published(self) -> None:
+        """Sample the ladder's cells as the published benchmark did: cold, in fixed order, one mean."""
+        began = time.monotonic()
+        for round_ in range(PUBLISHED_ROUNDS):
+            for cell in self.plan.published:
+                if cell.id not in self.lost:
+                    self.sample_published(cell, round_)
+        self.published_s = time.monotonic() - began
+
+    def sample_published(self, cell: Cell, round_: int) -> None:
+        self.monitor.stage(f"published protocol: {cell.id}")
+        started = time.monotonic()
+        loops = published_loops(cell)
+        try:
+            answer = self.serving(cell.runs_in).ask(
+                "published", max(_PATIENCE_S, _PATIENCE * loops * cell.predicted_s()),
+                kernel=cell.implementation, problem=asdict(cell.problem), loops=loops,
+                unwritten=cell.unwritten,
+            )  # fmt: skip
+        except (ProcessDiedError, RequestFailedError) as error:
+            self.record_cell(cell, "failed", str(error), {})
+            return
+        verdict = answer["verdict"]
+        if round_ == 0 or not verdict["ok"]:
+            status: Status = "ok" if verdict["ok"] else "wrong"
+            self.record_cell(cell, status, verdict["reason"], answer)
+        if not verdict["ok"]:
+            return
+        record = SampleRecord(
+            cell=cell.id, process=self.process, block=-1 - round_, order=self.order,
+            started_ns=int((started - self.began) * 1e9), **answer["sample"],
+        )  # fmt: skip
+        self.append(record)
+        self.order += 1
+        self.monitor.sample(record)
+        self.monitor.progress(self.elapsed_s(), self.predicted_s)
+
     def sample_s(self, cell: Cell) -> float:
         return self.loops[cell.id] * self.pass_s[cell.id]
 
@@ -274,6 +320,7 @@ class _Sweep:
         """Start fresh processes, gate every cell in them, sample this process's blocks."""
         for provider in self.plan.providers():
             self.record_provider(self.running.get(provider) or self.start(provider))
+        self.run_published()
         for cell in self.live():
             self.prepare(cell)
         if self.process == 0:
@@ -297,7 +344,8 @@ class _Sweep:
         gates = [
             0.0 if self.pass_s[c.id] >= LONG_PASS_S else self.pass_s[c.id] for c in self.live()
         ]
-        return sum(gates) + 0.3 * len(gates) + 2.0 * len(self.plan.providers())
+        starts = 2.0 * len(self.plan.providers())
+        return sum(gates) + 0.3 * len(gates) + starts + self.published_s
 
     def gate_fits(self) -> bool:
         """Say whether another set of processes fits into the budget with at least one block."""

@@ -196,7 +196,7 @@ def _aa(run: Run, cells: pd.DataFrame) -> Ratio | None:
 
 def points(run: Run) -> list[Point]:
     """Return what the run says at each batch and width, largest batch first."""
-    layers = run.cells[run.cells["role"] != "ceiling"]
+    layers = run.cells[~run.cells["role"].isin(["ceiling", "ladder"])]
     found = []
     keys = (
         layers[["batch", "d_in"]].drop_duplicates().sort_values(["d_in", "batch"], ascending=False)

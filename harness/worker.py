@@ -17,7 +17,7 @@ from typing import Any, TextIO
 import numpy as np
 import threadpoolctl
 
-from harness import blas, clock, machine, registry, routing
+from harness import blas, clock, faulty, machine, registry, routing
 from harness.check import Verdict, check, poison
 from harness.errors import UnavailableError, UsageError
 from harness.problem import Array, Operands, Problem, make_aligned, make_weights, make_x
@@ -143,12 +143,21 @@ class Worker:
         self.prepared[cell] = prepared
         return asdict(taken[0])
 
+    def published(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Check a kernel of the ladder against its own definition, then take one cold sample of it."""
+        problem, kernel = Problem(**request["problem"]), request["kernel"]
+        table = None if self.provider is None else self.provider.table
+        bench = faulty.Bench(table=table, operands=self.operands, workspace=self.workspace.take)
+        return bench.run(kernel, problem, request["loops"], unwritten=request["unwritten"])
+
     def answer(self, request: dict[str, Any]) -> dict[str, Any]:
         """Carry out one request."""
         if request["op"] == "prepare":
             return self.prepare(request)
         if request["op"] == "sample":
             return self.sample(request)
+        if request["op"] == "published":
+            return self.published(request)
         if request["op"] == "resident":
             peak_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
             return {"peak_resident_bytes": peak_kib * 1024}
