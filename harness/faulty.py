@@ -1,4 +1,4 @@
-"""Own the faulty kernels in the measuring process: what each computes by definition, one cold sample of it."""
+"""Own the faulty kernels in the measuring process: their definitions, and one cold sample of each."""
 
 from __future__ import annotations
 
@@ -169,9 +169,7 @@ class Bench:
                                near_ties=0, unwritten=0)  # fmt: skip
         return None
 
-    def run(
-        self, kernel: str, problem: Problem, loops: int, *, unwritten: bool
-    ) -> dict[str, Any]:
+    def run(self, kernel: str, problem: Problem, loops: int, *, unwritten: bool) -> dict[str, Any]:
         """Check a kernel, then time `loops` passes as one interval, the first of them cold.
 
         Returns the verdict, the notes of the record and, where the kernel is right, the sample.

@@ -1,4 +1,4 @@
-"""Own the ladder: the steps from the published protocol to a strict one, their cells, what a run says of them."""
+"""Own the ladder: the steps from the published protocol to a strict one, and what a run says of them."""
 
 from __future__ import annotations
 
@@ -250,12 +250,22 @@ def block_speedups(run: Run, ff: str, fff: str) -> pd.Series:
 
 def _paired(before: pd.Series, after: pd.Series) -> Ratio | None:
     """Return the ratio of two series of speedups that share their blocks, by the blocks."""
-    rows = [
-        {"cell": name, "process": process, "block": block, "pass_ns": value}
+    frames = [
+        series.rename("pass_ns").reset_index().assign(cell=name)
         for name, series in (("after", after), ("before", before))
-        for (process, block), value in series.items()
     ]
-    return stats.ratio(pd.DataFrame(rows), "after", "before")
+    return stats.ratio(pd.concat(frames, ignore_index=True), "after", "before")
+
+
+def quotient(over: Ratio, under: Ratio) -> Ratio:
+    """Return the quotient of two ratios that share no block, its interval combined on the log scale."""
+    value = over.value / under.value
+    down = np.hypot(np.log(over.value / over.low), np.log(under.high / under.value))
+    up = np.hypot(np.log(over.high / over.value), np.log(under.value / under.low))
+    return Ratio(
+        value=value, low=float(value / np.exp(down)), high=float(value * np.exp(up)),
+        blocks=min(over.blocks, under.blocks),
+    )  # fmt: skip
 
 
 def find_factor(run: Run, before: Rung, ff: str, fff: str, speedup: Ratio) -> Ratio | None:
@@ -271,16 +281,7 @@ def find_factor(run: Run, before: Rung, ff: str, fff: str, speedup: Ratio) -> Ra
     first, second = block_speedups(run, before.ff, before.fff), block_speedups(run, ff, fff)
     if first.index.equals(second.index):
         return _paired(first, second)
-    value = speedup.value / before.speedup.value
-    parts = [
-        (np.log(r.value / r.low), np.log(r.high / r.value)) for r in (speedup, before.speedup)
-    ]
-    (down, up), (down_before, up_before) = parts
-    return Ratio(
-        value=value, low=float(value / np.exp(np.hypot(down, up_before))),
-        high=float(value * np.exp(np.hypot(up, down_before))),
-        blocks=min(speedup.blocks, before.speedup.blocks),
-    )  # fmt: skip
+    return quotient(speedup, before.speedup)
 
 
 def climb(run: Run, level: int) -> list[Rung]:

@@ -9,15 +9,15 @@ from typing import Any
 import pandas as pd
 from tabulate import tabulate
 
-from harness import view
+from harness import ledger, view
 from harness.axes import BASELINE
 from harness.plan import PAPER_BATCH, PAPER_WIDTH
-from harness.published import PublishedCell
+from harness.published import FASTEST_FF, PublishedCell
 from harness.records import FORCING, ProviderRecord, Run
 from harness.stats import Ratio
 from harness.view import Entry, Point, Speed
 
-TABLE_FILES = ("table.md", "table.csv", "speeds.csv", "table.tex")
+TABLE_FILES = ("table.md", "table.csv", "speeds.csv", "table.tex", "ledger.json")
 _UNCONFIRMED = "†"
 _NONE = "–"
 
@@ -317,12 +317,50 @@ def _foot_lines(run: Run) -> list[str]:
     return lines
 
 
+def ledger_frame(entries: list[ledger.Entry]) -> pd.DataFrame:
+    """Return each published cell with what this run says of it."""
+    rows = []
+    for e in entries:
+        ratio = None
+        if e.measured is not None:
+            low, high = (e.low, e.high) if e.low is not None else (math.nan, math.nan)
+            ratio = Ratio(value=e.measured, low=low, high=high or math.nan, blocks=e.blocks)
+        over = e.baseline if e.baseline == FASTEST_FF else view.title(e.baseline)
+        rows.append(
+            {
+                "published cell": f"{view.title(e.model)}, {e.column}, over {over}",
+                "published": f"{e.published:g}x",
+                "provenance": e.provenance,
+                "measured here": format_ratio(ratio) + (f" ({e.provider})" if e.provider else ""),
+                "finding": e.finding,
+                "reason": e.reason,
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def _ledger_lines(run: Run) -> list[str]:
+    entries = ledger.make_ledger(run)
+    counts = ", ".join(f"{n} {finding}" for finding, n in ledger.count(entries).items())
+    return [
+        "",
+        "## Ledger of the published cells",
+        "",
+        f"Of {len(entries)} published cells: {counts}. Reproduced means that the measured 95 % interval "
+        f"overlaps the published value within {100 * ledger.BAND:.0f} % to either side; the paper gives no "
+        "interval.",
+        "",
+        _markdown(ledger_frame(entries)),
+    ]
+
+
 def format_markdown(run: Run) -> str:
     """Return the whole report of a run as Markdown."""
     lines = _head_lines(run)
     for point in view.points(run):
         lines += _point_lines(run, point)
     lines += _foot_lines(run)
+    lines += _ledger_lines(run)
     return "\n".join(lines) + "\n"
 
 
@@ -360,6 +398,7 @@ def write_tables(run: Run) -> list[Path]:
         csv_frame(run).to_csv(index=False),
         speeds_csv_frame(run).to_csv(index=False),
         format_latex(run),
+        ledger.format_json(run),
     )
     paths = [run.folder / name for name in TABLE_FILES]
     for path, text in zip(paths, texts, strict=True):
