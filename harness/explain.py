@@ -137,7 +137,9 @@ def _effect(run: Rung) -> str:
         return f"nothing changes; {now}."
     if run.factor is None:
         return f"{where}; {now}; the factor is not known, since the step before was not measured."
-    if not run.factor.known or run.factor.includes(1.0):
+    if not run.factor.known:
+        return f"{where}; the factor is {_factor(run)} (one block, no interval); {now}."
+    if run.factor.includes(1.0):
         return f"{where}, with no difference that this run can see ({_factor(run)}); {now}."
     word = "raises" if run.factor.value > 1 else "lowers"
     return f"{where}, which {word} the speedup by the factor {_factor(run)}; {now}."
@@ -163,7 +165,9 @@ def _gap(climbs: dict[int, list[Rung]], level: int) -> str:
         return ""
     claim = _claim(level).speedup
     how = ladder.quotient(first, strict)
-    if not how.known or how.includes(1.0):
+    if not how.known:
+        made = f"multiplies it by {table.format_ratio(how)} (one block, no interval)"
+    elif how.includes(1.0):
         made = f"makes no difference that this run can see ({table.format_ratio(how)})"
     elif how.value > 1:
         made = f"makes it larger by the factor {table.format_ratio(how)}"

@@ -10,7 +10,7 @@ import pandas as pd
 
 from harness import axes, machine, native, stats, view
 from harness.errors import UsageError
-from harness.plan import Cell, Plan, SweepSpec, make_plan
+from harness.plan import PUBLISHED_SAMPLE_S, Cell, Plan, SweepSpec, make_plan
 from harness.problem import Problem
 from harness.records import Run
 from harness.stats import Ratio
@@ -19,6 +19,7 @@ FFF_MODEL = "ultrafastbert-1x11"
 LEVELS = (1, 2)
 BUDGET_S, QUICK_BUDGET_S = 215.0, 36.0
 QUICK_BATCH = 1024
+_QUICK_SAMPLE_S = 0.1
 # Level 1 computes the FF a hundred times slower than level 3: a few tokens show what erfc costs it.
 _ERFC_BATCH = 64
 # Against the fastest FF these two are out of the question; a pass of them takes many seconds.
@@ -159,7 +160,8 @@ def make_ladder(spec: SweepSpec) -> Plan:
 
     Raises UsageError where the operands would not fit into memory.
     """
-    plan = replace(make_plan(spec), published=_published_cells(spec))
+    sample_s = _QUICK_SAMPLE_S if spec.quick else PUBLISHED_SAMPLE_S
+    plan = replace(make_plan(spec), published=_published_cells(spec), published_sample_s=sample_s)
     hidden = axes.parse_model(axes.BASELINE).hidden
     extra = _EXTRA_BYTES_PER_INTERMEDIATE * spec.batches[0] * hidden
     needed, available = plan.memory_bytes() + extra, machine.available_memory_bytes()
@@ -293,7 +295,7 @@ def climb(run: Run, level: int) -> list[Rung]:
         speedup = None if missing else stats.ratio(run.samples, ff, fff)
         reason = f"no right {' and no right '.join(missing)} was sampled" if missing else ""
         before = rungs[-1] if rungs else None
-        same = before is not None and (before.ff, before.fff) == (ff, fff)
+        same = before is not None and not missing and (before.ff, before.fff) == (ff, fff)
         factor = None
         if before is not None and speedup is not None:
             factor = find_factor(run, before, ff, fff, speedup)

@@ -31,10 +31,10 @@ _PROCESS_BYTES = 160 << 20
 # In a second and later process a pass this long is not run whole before it is timed: see worker.py.
 LONG_PASS_S = 1.0
 _CEILING_EXTENT = 2048
-# The published protocol times 250 passes as one mean; here a mean of half a second is taken instead,
-# twice in each fresh process, so that it has an interval.
+# The published protocol times 250 passes as one mean; here a mean of this long is taken instead, twice in
+# each fresh process, so that it has an interval.
 PUBLISHED_PASSES, PUBLISHED_ROUNDS = 250, 2
-_PUBLISHED_SAMPLE_S = 0.3
+PUBLISHED_SAMPLE_S = 0.3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,11 +99,17 @@ class Plan:
     unavailable: Sequence[tuple[Cell, str]] = ()
     notices: Sequence[str] = field(default=())
     published: Sequence[Cell] = ()  # role ladder: sampled cold and in this order, before the others
+    published_sample_s: float = PUBLISHED_SAMPLE_S
 
     def published_s(self) -> float:
         """Return the predicted time of one process's rounds of the published protocol."""
-        passes = sum(c.predicted_s() * published_loops(c) + _GATE_S for c in self.published)
-        return PUBLISHED_ROUNDS * passes
+        passes = sum(c.predicted_s() * self.published_loops(c) for c in self.published)
+        return PUBLISHED_ROUNDS * passes + _GATE_S * len(self.published)
+
+    def published_loops(self, cell: Cell) -> int:
+        """Return the passes behind one mean of the published protocol, 250 there, fewer where long."""
+        fit = round(self.published_sample_s / cell.predicted_s())
+        return max(1, min(PUBLISHED_PASSES, fit))
 
     def providers(self) -> list[str]:
         """Return the measuring processes that the cells need, in order."""
@@ -149,11 +155,6 @@ class Plan:
     def predicted_s(self, spec: SweepSpec) -> float:
         """Return the predicted time of the whole sweep."""
         return self.gates_s(spec) + self.blocks(spec) * self.block_s()
-
-
-def published_loops(cell: Cell) -> int:
-    """Return the passes behind one mean of the published protocol: 250 there, fewer where they are long."""
-    return max(1, min(PUBLISHED_PASSES, round(_PUBLISHED_SAMPLE_S / cell.predicted_s())))
 
 
 def _label(provider: str) -> str:

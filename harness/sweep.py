@@ -20,7 +20,6 @@ from harness.plan import (
     Plan,
     SweepSpec,
     make_twin,
-    published_loops,
 )
 from harness.process import MeasuringProcess, ProcessDiedError, RequestFailedError
 from harness.records import (
@@ -241,12 +240,12 @@ class _Sweep:
     def sample_published(self, cell: Cell, round_: int) -> None:
         self.monitor.stage(f"published protocol: {cell.id}")
         started = time.monotonic()
-        loops = published_loops(cell)
+        loops = self.plan.published_loops(cell)
         try:
             answer = self.serving(cell.runs_in).ask(
                 "published", max(_PATIENCE_S, _PATIENCE * loops * cell.predicted_s()),
                 kernel=cell.implementation, problem=asdict(cell.problem), loops=loops,
-                unwritten=cell.unwritten,
+                unwritten=cell.unwritten, look=round_ == 0,
             )  # fmt: skip
         except (ProcessDiedError, RequestFailedError) as error:
             self.record_cell(cell, "failed", str(error), {})
@@ -327,14 +326,15 @@ class _Sweep:
             self.add_twins()
         # The first process samples whatever the budget says: a table needs one sample a cell.
         blocks = self.blocks_now()
+        least = 2 if self.plan.published else 1  # a step of the ladder needs an interval too
         if self.process == 0:
-            blocks = max(1, blocks)
+            blocks = max(least, blocks)
         left = self.spec.processes - self.process
         rest = (left - 1) * (self.gate_s() + blocks * self.block_s())
         self.predicted_s = self.elapsed_s() + blocks * self.block_s() + rest
         for _ in range(blocks):
             over = self.elapsed_s() + self.block_s() > self.spec.budget_s
-            if over and not self.spec.passes and self.block > 0:
+            if over and not self.spec.passes and self.block >= least:
                 break
             self.run_block()
         self.stop_processes()

@@ -52,6 +52,7 @@ class Worker:
         self.nodes: dict[Problem, int] = {}
         self.prepared: dict[str, Prepared] = {}
         self.unproved: dict[str, tuple[Implementation, Problem]] = {}
+        self.gated: dict[tuple[str, Problem], Verdict] = {}
 
     def hello(self) -> dict[str, Any]:
         """Return what this process really loaded."""
@@ -147,8 +148,12 @@ class Worker:
         """Check a kernel of the ladder against its own definition, then take one cold sample of it."""
         problem, kernel = Problem(**request["problem"]), request["kernel"]
         table = None if self.provider is None else self.provider.table
-        bench = faulty.Bench(table=table, operands=self.operands, workspace=self.workspace.take)
-        return bench.run(kernel, problem, request["loops"], unwritten=request["unwritten"])
+        bench = faulty.Bench(
+            table=table, operands=self.operands, workspace=self.workspace.take, known=self.gated
+        )
+        return bench.run(
+            kernel, problem, request["loops"], unwritten=request["unwritten"], look=request["look"]
+        )
 
     def answer(self, request: dict[str, Any]) -> dict[str, Any]:
         """Carry out one request."""

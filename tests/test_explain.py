@@ -62,7 +62,7 @@ def bench() -> faulty.Bench:
     """Return a bench with SciPy's BLAS."""
     return faulty.Bench(
         table=blas.load("scipy").table, operands=make_operands,
-        workspace=lambda size: make_aligned((size,), np.uint8),
+        workspace=lambda size: make_aligned((size,), np.uint8), known={},
     )  # fmt: skip
 
 
@@ -152,6 +152,7 @@ def test_gate_tells_a_fault_from_the_layer(
     assert bench.gate(kernel, problem).ok
     right = {"fff_l1_output_rows": "fff_l1_blas"}.get(kernel, "fff_l2_blas")
     bind = native.bind
+    bench = replace(bench, known={})
     monkeypatch.setattr(native, "bind", lambda _, *rest: bind(right, *rest))
     assert not bench.gate(kernel, problem).ok
 
@@ -385,6 +386,7 @@ def test_wrong_cell_leaves_a_gap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     rungs = ladder.climb(run, 2)
     assert rungs[2].speedup is None
     assert rungs[3].factor is None
+    assert explain._factor(rungs[3]) == "not measured"
     assert ladder.product(rungs) is None
     assert not (run.samples["implementation"] == "fff_l2_unit_scale").any()
     text = explain.format_page(run)
@@ -441,7 +443,7 @@ def test_explain_end_to_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The command measures in real processes, at a tiny size, and writes a page without a gap."""
-    monkeypatch.setattr(plan, "_PUBLISHED_SAMPLE_S", 0.001)
+    monkeypatch.setattr(ladder, "PUBLISHED_SAMPLE_S", 0.001)
     monkeypatch.setattr(plan, "_CEILING_EXTENT", 64)
     words = ["--batch", "8", "--width", "24", "--passes", "1", "--processes", "1"]
     assert cli.run(["explain", *words, "--out", str(tmp_path / "run")]) == 0
