@@ -250,7 +250,7 @@ def explain_command(
     if run is not None:
         loaded = load_run(run)
         files = explain.write_page(loaded)
-        print(explain.format_page(loaded))
+        print(files[0].read_text(encoding="utf-8"))
         print(f"Written: {', '.join(map(str, files))}")
         return 0
     default_budget = ladder.QUICK_BUDGET_S if quick else ladder.BUDGET_S
@@ -268,7 +268,7 @@ def explain_command(
         outcome = sweep.run(spec, made, display)
     loaded = load_run(outcome.folder)
     files = explain.write_page(loaded)
-    print(explain.format_page(loaded))
+    print(files[0].read_text(encoding="utf-8"))
     print(f"Written to {outcome.folder}: {', '.join(p.name for p in files)}")
     if outcome.reason == "interrupted":
         return 130

@@ -23,6 +23,8 @@ from harness.published import PublishedCell
 from harness.records import Run
 from harness.stats import Ratio
 
+Climbs = dict[int, list[Rung]]
+
 EXPLAIN_FILES = ("explain.md", "explain.csv")
 _NOT_MEASURED = "not measured"
 _UP, _DOWN, _FIRST, _LAST = _COLOURS[5], _COLOURS[0], "#999999", _COLOURS[2]
@@ -79,7 +81,8 @@ _TEXTS = {
     "protocol": (
         "One mean of consecutive passes, first the FF and then the FFF, counts the first touch of "
         "every page, and whatever the machine does meanwhile, into one side. Samples of both sides "
-        "in random alternation, after a warm-up, share it."
+        "in random alternation, after a warm-up, share it. They also find the caches as another "
+        "kernel left them, where consecutive passes find their own weights in place."
     ),
     "baseline": (
         "An ordinary layer can be computed by several libraries, and in tiles that keep its "
@@ -158,7 +161,7 @@ def _product(rungs: Sequence[Rung]) -> str:
     )
 
 
-def _gap(climbs: dict[int, list[Rung]], level: int) -> str:
+def _gap(climbs: Climbs, level: int) -> str:
     """Return what the published protocol makes of the speedup at a level, in a sentence."""
     first, strict = climbs[level][0].speedup, _strict(climbs[level]).speedup
     if first is None or strict is None:
@@ -212,7 +215,7 @@ def _text(run: Run, key: str, rungs: Sequence[Rung]) -> str:
     return text
 
 
-def _rows(run: Run, climbs: dict[int, list[Rung]]) -> list[dict[str, Any]]:
+def _rows(run: Run, climbs: Climbs) -> list[dict[str, Any]]:
     rows = []
     for number, step in enumerate(ladder.STEPS):
         at = {level: climbs[level][number] for level in LEVELS}
@@ -257,10 +260,13 @@ def _require_ladder(run: Run) -> None:
         )
 
 
-def format_page(run: Run) -> str:
-    """Return the page as Markdown. Raises UsageError where the run has no ladder."""
+def format_page(run: Run, climbs: Climbs | None = None) -> str:
+    """Return the page as Markdown. Raises UsageError where the run has no ladder.
+
+    climbs: the run's rungs where they are known already.
+    """
     _require_ladder(run)
-    climbs = {level: ladder.climb(run, level) for level in LEVELS}
+    climbs = climbs or ladder.climb_all(run)
     base, tree = axes.parse_model(axes.BASELINE), axes.parse_model(ladder.FFF_MODEL)
     fff_passes, ff_passes = _passes(run)
     providers = list({p.name: p for p in reversed(run.providers)}.values())[::-1]
@@ -295,8 +301,9 @@ def _numbers(ratio: Ratio | None, name: str) -> dict[str, float | None]:
     return {name: ratio.value, f"{name}_low": ratio.low, f"{name}_high": ratio.high}
 
 
-def csv_frame(run: Run) -> pd.DataFrame:
+def csv_frame(run: Run, climbs: Climbs | None = None) -> pd.DataFrame:
     """Return the ladder as rows of plain numbers, one a step and level."""
+    climbs = climbs or ladder.climb_all(run)
     return pd.DataFrame(
         {
             "step": number, "key": rung.step.key, "mended": rung.step.mended, "level": level,
@@ -305,8 +312,8 @@ def csv_frame(run: Run) -> pd.DataFrame:
             **_numbers(rung.factor, "factor"),
             "blocks": rung.speedup.blocks if rung.speedup else 0, "reason": rung.reason,
         }
-        for level in LEVELS
-        for number, rung in enumerate(ladder.climb(run, level))
+        for level, rungs in climbs.items()
+        for number, rung in enumerate(rungs)
     )  # fmt: skip
 
 
@@ -336,15 +343,15 @@ def _draw_bars(panel: Any, rungs: Sequence[Rung], claim_x: float) -> None:
         before = s.value
 
 
-def ladder_figure(run: Run) -> Figure:
+def ladder_figure(run: Run, climbs: Climbs | None = None) -> Figure:
     """Draw the speedup after each step as a waterfall on a log axis, a panel for each level."""
     _require_ladder(run)
+    climbs = climbs or ladder.climb_all(run)
     figure = _new_figure(12.5, 5.6)
     panels = figure.subplots(1, len(LEVELS), sharey=True)
     names = [f"{i}. {_TITLES[step.key]}" for i, step in enumerate(ladder.STEPS)]
     for panel, level in zip(panels, LEVELS, strict=True):
-        rungs = ladder.climb(run, level)
-        claim = _claim(level)
+        rungs, claim = climbs[level], _claim(level)
         _draw_bars(panel, rungs, claim.speedup)
         panel.axvline(claim.speedup, color=_LAST, lw=1.6, ls="--", zorder=1)
         panel.axvline(ladder.limit(), color="black", lw=1.2, ls=":", zorder=1)
@@ -373,13 +380,15 @@ def ladder_figure(run: Run) -> Figure:
 
 def write_page(run: Run) -> list[Path]:
     """Write explain.md, explain.csv, explain.png and explain.svg into the run's folder and return them."""
-    texts = (format_page(run), csv_frame(run).to_csv(index=False))
+    _require_ladder(run)
+    climbs = ladder.climb_all(run)
+    texts = (format_page(run, climbs), csv_frame(run, climbs).to_csv(index=False))
     paths = [run.folder / name for name in EXPLAIN_FILES]
     for path, text in zip(paths, texts, strict=True):
         path.write_text(text, encoding="utf-8")
     # Fixed ids and no date: the same samples give the same bytes.
     with mpl.rc_context({"svg.hashsalt": "fff-harness", "font.family": "DejaVu Sans"}):
-        figure = ladder_figure(run)
+        figure = ladder_figure(run, climbs)
         for extension in ("png", "svg"):
             path = run.folder / f"explain.{extension}"
             figure.savefig(path, dpi=150, metadata={"Date": None} if extension == "svg" else {})

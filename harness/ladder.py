@@ -292,20 +292,28 @@ def climb(run: Run, level: int) -> list[Rung]:
     for step in STEPS:
         ff, fff = _cells_of(run, step, level)
         missing = [n for n, c in (("FF", ff), ("FFF", fff)) if not c]
-        speedup = None if missing else stats.ratio(run.samples, ff, fff)
         reason = f"no right {' and no right '.join(missing)} was sampled" if missing else ""
         before = rungs[-1] if rungs else None
         same = before is not None and not missing and (before.ff, before.fff) == (ff, fff)
-        factor = None
-        if before is not None and speedup is not None:
-            factor = find_factor(run, before, ff, fff, speedup)
-            if same and factor is not None:
+        speedup = factor = None
+        if before is not None and same:
+            speedup = before.speedup
+            if speedup is not None:
                 factor = Ratio(value=1.0, low=1.0, high=1.0, blocks=speedup.blocks)
+        elif not missing:
+            speedup = stats.ratio(run.samples, ff, fff)
+            if before is not None and speedup is not None:
+                factor = find_factor(run, before, ff, fff, speedup)
         rungs.append(
             Rung(step=step, level=level, ff=ff, fff=fff, speedup=speedup, factor=factor, same=same,
                  reason=reason or ("" if speedup else "not sampled side by side"))
         )  # fmt: skip
     return rungs
+
+
+def climb_all(run: Run) -> dict[int, list[Rung]]:
+    """Return the rungs of every level."""
+    return {level: climb(run, level) for level in LEVELS}
 
 
 def product(rungs: Sequence[Rung]) -> float | None:
