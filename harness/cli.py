@@ -16,6 +16,7 @@ from harness import (
     axes,
     blas,
     doctor,
+    ladder,
     locality,
     machine,
     plan,
@@ -57,8 +58,9 @@ def _make_spec(
     *, levels: str, device: str, models: str, batch: str | None, width: str, only: list[str],
     skip: list[str], blas_names: list[str], threads: int, seed: int, passes: int | None,
     budget: float | None, processes: int, quick: bool, keep_blas_env: bool, out: Path | None,
-    plugins: list[Path], timeout: float | None, strict: bool,
-    data: str, rows: str, routing: str, weights: str, order: str,
+    plugins: Sequence[Path] = (), timeout: float | None = None, strict: bool = False,
+    data: str = "random", rows: str = "distinct", routing: str = "uniform", weights: str = "hot",
+    order: str = "interleaved",
 ) -> SweepSpec:  # fmt: skip
     for option, value in (("--threads", threads), ("--passes", passes), ("--budget", budget),
                           ("--processes", processes), ("--timeout", timeout)):  # fmt: skip
@@ -254,6 +256,85 @@ def sweep_command(
     with Display() as display:
         outcome = sweep.run(spec, made, display)
     _write_outputs(outcome.folder)
+    if outcome.reason == "interrupted":
+        return 130
+    return 1 if outcome.wrong or outcome.failed else 0
+
+
+@app.command("explain")
+def explain_command(
+    run: Annotated[
+        Path | None,
+        typer.Argument(help="Folder of a ladder's run, to write its page anew.", metavar="[RUN]"),
+    ] = None,
+    quick: Annotated[
+        bool,
+        typer.Option("--quick", help="Less than a minute, a small batch; not for quoting."),
+    ] = False,
+    blas_names: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--blas",
+            help="BLAS provider as in `sweep`, repeatable. The first serves the published protocol; the "
+            "last step's baseline is the fastest of all. [default: scipy]",
+        ),
+    ] = None,
+    batch: Annotated[
+        str | None,
+        typer.Option(
+            help=f"Batch (tokens). [default: {plan.PAPER_BATCH}; with --quick {ladder.QUICK_BATCH}]"
+        ),
+    ] = None,
+    width: Annotated[str, typer.Option(help="d_in = d_out.")] = str(plan.PAPER_WIDTH),
+    seed: Annotated[int, typer.Option(help="Seed of the operands and of the order.")] = 0,
+    passes: Annotated[
+        int | None, typer.Option(help="Interleaved blocks to sample, instead of --budget.")
+    ] = None,
+    budget: Annotated[
+        float | None,
+        typer.Option(
+            help=f"Seconds for the whole ladder. [default: {ladder.BUDGET_S:g}; with --quick "
+            f"{ladder.QUICK_BUDGET_S:g}]"
+        ),
+    ] = None,
+    processes: Annotated[
+        int, typer.Option(help="Fresh measuring processes a provider, one after the other.")
+    ] = plan.PROCESSES,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Folder of the run. [default: results/<UTC time>-<host>-<commit>]"),
+    ] = None,
+) -> int:
+    """Say what the published speedup is made of: from its protocol to a strict one, a fault at a time.
+
+    Measures UltraFastBERT-1x11 against the fastest FF first as the benchmark published with the paper did,
+    then with one fault mended after the other, and writes the page explain.md with a table and a figure.
+    """
+    from harness import explain
+
+    if run is not None:
+        loaded = load_run(run)
+        files = explain.write_page(loaded)
+        print(files[0].read_text(encoding="utf-8"))
+        print(f"Written: {', '.join(map(str, files))}")
+        return 0
+    default_budget = ladder.QUICK_BUDGET_S if quick else ladder.BUDGET_S
+    spec = ladder.ask(
+        _make_spec(
+            levels="1,2,3", device="cpu", models=ladder.FFF_MODEL,
+            batch=batch or (str(ladder.QUICK_BATCH) if quick else None), width=width, only=[],
+            skip=[], blas_names=blas_names or [], threads=1, seed=seed, passes=passes,
+            budget=budget or (None if passes else default_budget), processes=processes,
+            quick=quick, keep_blas_env=False, out=out,
+        )
+    )  # fmt: skip
+    made = ladder.make_ladder(spec)
+    with Display() as display:
+        outcome = sweep.run(spec, made, display)
+    loaded = load_run(outcome.folder)
+    files = explain.write_page(loaded)
+    print(files[0].read_text(encoding="utf-8"))
+    print(f"Written to {outcome.folder}: {', '.join(p.name for p in files)}")
     if outcome.reason == "interrupted":
         return 130
     return 1 if outcome.wrong or outcome.failed else 0

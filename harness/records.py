@@ -25,7 +25,7 @@ FORCING = (
 )  # fmt: skip
 
 Status = Literal["ok", "wrong", "unavailable", "failed"]
-Role = Literal["layer", "ceiling", "aa"]
+Role = Literal["layer", "ceiling", "aa", "ladder"]
 Order = Literal["interleaved", "blocked"]
 
 
@@ -172,7 +172,10 @@ class SampleRecord(_Record):
     kind: Literal["sample"] = "sample"
     cell: str
     process: int
-    block: int = Field(description="round of the interleaved order, counted over the run")
+    block: int = Field(
+        description="round of the interleaved order, counted over the run; negative for the cold, "
+        "fixed-order samples of the published protocol, counted in each process"
+    )
     order: int = Field(description="position in the run")
     started_ns: int = Field(description="since the run began")
     loops: int

@@ -15,7 +15,14 @@ import numpy as np
 
 from harness import axes, clock, doctor, machine
 from harness.errors import UsageError
-from harness.plan import LONG_PASS_S, Cell, Plan, SweepSpec, make_twin
+from harness.plan import (
+    LONG_PASS_S,
+    PUBLISHED_ROUNDS,
+    Cell,
+    Plan,
+    SweepSpec,
+    make_twin,
+)
 from harness.process import MeasuringProcess, ProcessDiedError, RequestFailedError
 from harness.records import (
     SCHEMA_VERSION,
@@ -96,6 +103,7 @@ class _Sweep:
         self.process = self.block = self.order = 0
         self.predicted_s = plan.predicted_s(spec)
         self.peak_bytes = 0
+        self.published_s = 0.0  # what the published protocol took in one process
         self.writer: Writer | None = None
 
     # ---- measuring processes ----
@@ -267,6 +275,43 @@ class _Sweep:
             return 1e18
         return 1e9 * self.pass_s[cell.id] / self.slices[cell.id]
 
+    def run_published(self) -> None:
+        """Sample the ladder's cells as the published benchmark did: cold, in fixed order, one mean."""
+        began = time.monotonic()
+        for round_ in range(PUBLISHED_ROUNDS):
+            for cell in self.plan.published:
+                if cell.id not in self.lost:
+                    self.sample_published(cell, round_)
+        self.published_s = time.monotonic() - began
+
+    def sample_published(self, cell: Cell, round_: int) -> None:
+        self.monitor.stage(f"published protocol: {cell.id}")
+        started = time.monotonic()
+        loops = self.plan.published_loops(cell)
+        try:
+            answer = self.serving(cell.runs_in).ask(
+                "published", self.patience_s(cell, loops * cell.predicted_s()),
+                kernel=cell.implementation, problem=asdict(cell.problem), loops=loops,
+                unwritten=cell.unwritten, look=round_ == 0,
+            )  # fmt: skip
+        except (ProcessDiedError, RequestFailedError) as error:
+            self.record_cell(cell, "failed", str(error), {})
+            return
+        verdict = answer["verdict"]
+        if round_ == 0 or not verdict["ok"]:
+            status: Status = "ok" if verdict["ok"] else "wrong"
+            self.record_cell(cell, status, verdict["reason"], answer)
+        if not verdict["ok"]:
+            return
+        record = SampleRecord(
+            cell=cell.id, process=self.process, block=-1 - round_, order=self.order,
+            started_ns=int((started - self.began) * 1e9), **answer["sample"],
+        )  # fmt: skip
+        self.append(record)
+        self.order += 1
+        self.monitor.sample(record)
+        self.monitor.progress(self.elapsed_s(), self.predicted_s)
+
     def sample_s(self, cell: Cell) -> float:
         timed = self.loops[cell.id] * self.pass_s[cell.id] / self.slices[cell.id]
         return timed + self.untimed_s.get(cell.id, 0.0)
@@ -347,14 +392,16 @@ class _Sweep:
             with suppress(ProcessDiedError, UsageError):
                 if provider in needed:
                     self.record_provider(self.running.get(provider) or self.start(provider))
+        self.run_published()
         for cell in self.live():
             self.prepare(cell)
         if self.process == 0:
             self.add_twins()
         # The first process samples whatever the budget says: a table needs one sample a cell.
         blocks = self.blocks_now()
+        least = 2 if self.plan.published else 1  # a step of the ladder needs an interval too
         if self.process == 0:
-            blocks = max(1, blocks)
+            blocks = max(least, blocks)
         left = self.spec.processes - self.process
         rest = (left - 1) * (self.gate_s() + blocks * self.block_s())
         self.predicted_s = self.elapsed_s() + blocks * self.block_s() + rest
@@ -363,7 +410,7 @@ class _Sweep:
             blocks = 0
         for _ in range(blocks):
             over = self.elapsed_s() + self.block_s() > self.spec.budget_s
-            if over and not self.spec.passes and self.block > 0:
+            if over and not self.spec.passes and self.block >= least:
                 break
             self.run_block()
         self.stop_processes()
@@ -374,7 +421,7 @@ class _Sweep:
             0.0 if self.pass_s[c.id] >= LONG_PASS_S else self.pass_s[c.id] for c in self.live()
         ]
         checks = 0.5 * sum(c.check_s() for c in self.live())
-        return sum(gates) + checks + 2.0 * len(self.plan.providers())
+        return sum(gates) + checks + 2.0 * len(self.plan.providers()) + self.published_s
 
     def gate_fits(self) -> bool:
         """Say whether another set of processes fits into the budget with at least one block."""

@@ -10,15 +10,15 @@ from typing import Any
 import pandas as pd
 from tabulate import tabulate
 
-from harness import conditions, stability, vector_width, view
+from harness import conditions, ledger, stability, vector_width, view
 from harness.axes import BASELINE
 from harness.plan import PAPER_BATCH, PAPER_WIDTH
-from harness.published import PublishedCell
+from harness.published import FASTEST_FF, PublishedCell
 from harness.records import FORCING, ProviderRecord, Run
 from harness.stats import Ratio
 from harness.view import Entry, Point, Speed, Versus
 
-TABLE_FILES = ("table.md", "table.csv", "speeds.csv", "table.tex")
+TABLE_FILES = ("table.md", "table.csv", "speeds.csv", "table.tex", "ledger.json")
 _UNCONFIRMED = "†"
 _NONE = "–"
 _REMARKED = "‡"
@@ -455,9 +455,8 @@ def _foot_lines(run: Run) -> list[str]:
         f"- paper: Table 2 of arXiv 2311.10770 (batch {PAPER_BATCH}, width {PAPER_WIDTH}, i7-6700HQ, "
         f"MKL 2023.2); {_UNCONFIRMED} in no source that could be opened.",
     ]
-    checked = run.cells.loc[
-        (run.cells["status"] == "ok") & (run.cells["role"] != "ceiling"), "checked_tokens"
-    ]
+    judged = (run.cells["status"] == "ok") & ~run.cells["role"].isin(["ceiling", "ladder"])
+    checked = run.cells.loc[judged, "checked_tokens"]
     if len(checked):
         lines.append(
             f"- Every cell was compared with a float64 oracle on its timed buffers, {checked.min()} to "
@@ -476,6 +475,43 @@ def _call_line(run: Run) -> str:
     )
 
 
+def ledger_frame(entries: list[ledger.Entry]) -> pd.DataFrame:
+    """Return each published cell with what this run says of it."""
+    rows = []
+    for e in entries:
+        ratio = None
+        if e.measured is not None:
+            low, high = (e.low, e.high) if e.low is not None else (math.nan, math.nan)
+            ratio = Ratio(value=e.measured, low=low, high=high or math.nan, blocks=e.blocks)
+        over = e.baseline if e.baseline == FASTEST_FF else view.title(e.baseline)
+        rows.append(
+            {
+                "published cell": f"{view.title(e.model)}, {e.column}, over {over}",
+                "published": f"{e.published:g}x",
+                "provenance": e.provenance,
+                "measured here": format_ratio(ratio) + (f" ({e.provider})" if e.provider else ""),
+                "finding": e.finding,
+                "reason": e.reason,
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def _ledger_lines(run: Run) -> list[str]:
+    entries = ledger.make_ledger(run)
+    counts = ", ".join(f"{n} {finding}" for finding, n in ledger.count(entries).items())
+    return [
+        "",
+        "## Ledger of the published cells",
+        "",
+        f"Of {len(entries)} published cells: {counts}. Reproduced means that the measured 95 % interval "
+        f"overlaps the published value within {100 * ledger.BAND:.0f} % to either side; the paper gives no "
+        "interval.",
+        "",
+        _markdown(ledger_frame(entries)),
+    ]
+
+
 def format_markdown(run: Run) -> str:
     """Return the whole report of a run as Markdown."""
     points = view.points(run)
@@ -484,6 +520,7 @@ def format_markdown(run: Run) -> str:
         lines += _point_lines(run, point)
     lines += _contrast_lines(run)
     lines += _foot_lines(run)
+    lines += _ledger_lines(run)
     return "\n".join(lines) + "\n"
 
 
@@ -521,6 +558,7 @@ def write_tables(run: Run) -> list[Path]:
         csv_frame(run).to_csv(index=False),
         speeds_csv_frame(run).to_csv(index=False),
         format_latex(run),
+        ledger.format_json(run),
     )
     paths = [run.folder / name for name in TABLE_FILES]
     for path, text in zip(paths, texts, strict=True):

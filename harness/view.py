@@ -226,7 +226,7 @@ def _aa(run: Run, cells: pd.DataFrame) -> Ratio | None:
 
 def points(run: Run) -> list[Point]:
     """Return what the run says at each batch, width and conditions, largest batch and default first."""
-    layers = run.cells[run.cells["role"] != "ceiling"]
+    layers = run.cells[~run.cells["role"].isin(["ceiling", "ladder"])]
     found = []
     keys = (
         layers[["batch", "d_in"]].drop_duplicates().sort_values(["d_in", "batch"], ascending=False)

@@ -17,7 +17,7 @@ from typing import Any, TextIO, TypeVar
 import numpy as np
 import threadpoolctl
 
-from harness import blas, clock, locality, machine, native, plugin, registry, routing
+from harness import blas, clock, faulty, locality, machine, native, plugin, registry, routing
 from harness.check import Verdict, check, poison
 from harness.errors import UnavailableError, UsageError
 from harness.problem import Array, Operands, Problem, make_aligned, make_weights, make_x
@@ -64,6 +64,7 @@ class Worker:
         self.flusher: locality.Flusher | None = None
         self.cells: dict[str, list[Piece]] = {}  # by cell, a piece for each slice of the batch
         self.proved: dict[str, list[bool]] = {}  # by cell and slice: its output has been checked
+        self.gated: dict[tuple[str, Problem], Verdict] = {}
 
     def hello(self) -> dict[str, Any]:
         """Return what this process really loaded."""
@@ -231,12 +232,25 @@ class Worker:
         self.proved[cell][turn] = True
         return asdict(taken)
 
+    def published(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Check a kernel of the ladder against its own definition, then take one cold sample of it."""
+        problem, kernel = Problem(**request["problem"]), request["kernel"]
+        table = None if self.provider is None else self.provider.table
+        bench = faulty.Bench(
+            table=table, operands=self.operands, workspace=self.workspace.take, known=self.gated
+        )
+        return bench.run(
+            kernel, problem, request["loops"], unwritten=request["unwritten"], look=request["look"]
+        )
+
     def answer(self, request: dict[str, Any]) -> dict[str, Any]:
         """Carry out one request."""
         if request["op"] == "prepare":
             return self.prepare(request)
         if request["op"] == "sample":
             return self.sample(request)
+        if request["op"] == "published":
+            return self.published(request)
         if request["op"] == "resident":
             peak_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
             return {"peak_resident_bytes": peak_kib * 1024}

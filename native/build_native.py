@@ -35,7 +35,7 @@ def sources() -> list[str]:
     """List the C sources for this target, relative to the project's root."""
     isas = [name for name in ISA_FLAGS if IS_X86 or name == "generic.c"]
     found = [NATIVE / "table.c", NATIVE / "fpenv.c", *(NATIVE / "isa" / name for name in isas)]
-    for folder in ("ff", "fff", "ceilings"):
+    for folder in ("ff", "fff", "ceilings", "ladder"):
         found.extend(sorted((NATIVE / folder).glob("*.c")))
     return [str(path.relative_to(ROOT)) for path in found]
 
@@ -74,6 +74,7 @@ def make_ffi() -> FFI:
             ("FFK_BUILD_FLAGS", '"' + " ".join(flags).replace('"', "") + '"'),
         ],
         extra_compile_args=flags,
+        libraries=["m"],
         extra_link_args=shlex.split(os.environ.get("FFK_LDFLAGS", "")),
         depends=[str(path.relative_to(ROOT)) for path in headers],
     )

@@ -15,6 +15,16 @@ static const ffk_kernel *const kernels[] = {
 #undef FFK_KERNEL
 };
 
+#define FFK_LADDER(id) extern const ffk_kernel ffk_ladder_##id;
+#include "ladder.inc"
+#undef FFK_LADDER
+
+static const ffk_kernel *const ladder[] = {
+#define FFK_LADDER(id) &ffk_ladder_##id,
+#include "ladder.inc"
+#undef FFK_LADDER
+};
+
 #define FFK_ISA_ENTRY(name) extern const ffk_isa ffk_isa_##name;
 #include "isas.inc"
 #undef FFK_ISA_ENTRY
@@ -28,6 +38,10 @@ static const ffk_isa *const isas[] = {
 size_t ffk_kernel_count(void) { return sizeof kernels / sizeof kernels[0]; }
 
 const ffk_kernel *ffk_kernel_at(size_t i) { return i < ffk_kernel_count() ? kernels[i] : NULL; }
+
+size_t ffk_ladder_count(void) { return sizeof ladder / sizeof ladder[0]; }
+
+const ffk_kernel *ffk_ladder_at(size_t i) { return i < ffk_ladder_count() ? ladder[i] : NULL; }
 
 size_t ffk_isa_count(void) { return sizeof isas / sizeof isas[0]; }
 

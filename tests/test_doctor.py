@@ -21,10 +21,12 @@ from harness.inspection import Inspection, LoadedProvider
 from harness.probe import Files
 from harness.records import (
     FORCING,
+    CellRecord,
     MachineRecord,
     ProviderRecord,
     Run,
     RunHead,
+    SampleRecord,
     SweepRecord,
 )
 
@@ -442,7 +444,8 @@ def _make_run(record: MachineRecord, architecture: str, variables: dict[str, str
         threading_layer="", int_bits=32, routines=[], pools=[], variables=variables, dropped=[],
     )  # fmt: skip
     head = RunHead(schema_version=1, started_utc="t", machine=record, sweep=sweep)
-    return Run(samples=pd.DataFrame(), cells=pd.DataFrame(), head=head, providers=[provider],
+    return Run(samples=pd.DataFrame(columns=list(SampleRecord.model_fields)),
+               cells=pd.DataFrame(columns=list(CellRecord.model_fields)), head=head, providers=[provider],
                end=None, folder=Path(), warnings=[])  # fmt: skip
 
 

@@ -90,6 +90,8 @@ typedef struct {
 /* ---- the table ---- */
 size_t ffk_kernel_count(void);
 const ffk_kernel *ffk_kernel_at(size_t i);
+size_t ffk_ladder_count(void);
+const ffk_kernel *ffk_ladder_at(size_t i); /* faulty on purpose: see ladder.inc */
 size_t ffk_isa_count(void);
 const ffk_isa *ffk_isa_at(size_t i); /* fastest first */
 

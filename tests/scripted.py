@@ -1,0 +1,101 @@
+"""Stand in for the measuring processes: answers with times from a script, so that runs cost nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from harness import cli, plan, sweep
+from harness.console import Display
+from harness.plan import Plan, SweepSpec
+from harness.records import Run, load_run
+
+Script = Callable[[str, str], float]  # implementation, protocol -> seconds a pass; below 0: wrong
+
+_VERDICT = {
+    "ok": True, "reason": "", "worst": 0.1, "tokens": 16, "near_ties": 0, "unwritten": 0,
+}  # fmt: skip
+
+
+class ScriptedProcess:
+    """Answer the sweep's requests from a script; times scatter by a percent or two."""
+
+    script: Script
+
+    def __init__(self, provider: str, **_options: Any) -> None:
+        """Begin; what a real process was asked for beside the provider is of no meaning here."""
+        self.provider, self.dropped = provider, []
+        self.cells: dict[str, str] = {}
+        self.rng = np.random.default_rng(len(provider))
+        self.hello = {
+            "provider": {
+                "name": provider, "path": f"/lib/{provider}.so", "version": "OpenBLAS 1",
+                "architecture": "Test", "threads": 1, "threading_layer": "", "int_bits": 32,
+                "routines": ["sdot"],
+            },
+            "pools": [], "variables": {}, "flush_to_zero": [],
+        }  # fmt: skip
+
+    def _time(self, implementation: str, protocol: str) -> tuple[dict[str, Any], int]:
+        seconds = type(self).script(implementation, protocol)
+        if seconds < 0:
+            return {**_VERDICT, "ok": False, "reason": "planted"}, 0
+        return dict(_VERDICT), int(seconds * 1e9 * self.rng.normal(1.0, 0.01))
+
+    def ask(self, op: str, _timeout_s: float, **request: Any) -> dict[str, Any]:
+        """Answer one request."""
+        counts = {"switches": 0, "faults": 0, "steal_ticks": 0}
+        if op == "prepare":
+            self.cells[request["cell"]] = request["implementation"]
+            verdict, elapsed = self._time(request["implementation"], "strict")
+            return {"verdict": verdict, "gate_ns": elapsed, "notes": {}, "loops": 1, "slices": 1,
+                    "nodes_touched": 9}  # fmt: skip
+        if op == "published":
+            unwritten = request["unwritten"]
+            buffers = "never written" if unwritten else "written"
+            verdict, elapsed = self._time(request["kernel"], buffers)
+            loops = request["loops"]
+            return {
+                "verdict": verdict, "notes": {"protocol": "published", "buffers": buffers},
+                "loops": loops,
+                "sample": {"loops": loops, "elapsed_ns": elapsed * loops, **counts},
+            }  # fmt: skip
+        _, elapsed = self._time(self.cells[request["cell"]], "strict")
+        loops = request["loops"]
+        return {"loops": loops, "elapsed_ns": elapsed * loops, **counts}
+
+    def alive(self) -> bool:
+        """Say that it runs."""
+        return True
+
+    def peak_resident_bytes(self) -> int:
+        """Return a size."""
+        return 1 << 20
+
+    def close(self) -> None:
+        """End."""
+
+    def kill(self) -> None:
+        """End at once."""
+
+
+def make_spec(out: Path, **changes: Any) -> SweepSpec:
+    """Return what was asked for: the paper's problem, six blocks over two processes."""
+    asked: dict[str, Any] = {
+        "levels": "1,2,3", "device": "cpu", "models": "bert-base-4095,ultrafastbert-1x11",
+        "batch": str(plan.PAPER_BATCH), "width": str(plan.PAPER_WIDTH), "only": [], "skip": [],
+        "blas_names": ["scipy"], "threads": 1, "seed": 0, "passes": 6, "budget": None,
+        "processes": 2, "quick": False, "keep_blas_env": False, "out": out,
+    }  # fmt: skip
+    return cli._make_spec(**{**asked, **changes})
+
+
+def run(monkeypatch: pytest.MonkeyPatch, spec: SweepSpec, made: Plan, script: Script) -> Run:
+    """Carry out a plan with scripted processes and return the run as it is read."""
+    process = type("Process", (ScriptedProcess,), {"script": staticmethod(script)})
+    monkeypatch.setattr(sweep, "MeasuringProcess", process)
+    return load_run(sweep.run(spec, made, Display()).folder)
