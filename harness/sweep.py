@@ -12,19 +12,26 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 
-from harness import axes, clock, machine
+from harness import axes, clock, machine, resume
 from harness.plan import LONG_PASS_S, Cell, Plan, SweepSpec, make_twin
 from harness.process import MeasuringProcess, ProcessDiedError, RequestFailedError
 from harness.records import (
     SCHEMA_VERSION,
+    BlocksRecord,
     CellRecord,
     EndRecord,
+    Line,
     ProviderRecord,
+    ResumeRecord,
+    Run,
     RunHead,
     SampleRecord,
     Status,
+    WriteError,
     Writer,
+    load_run,
 )
+from harness.resume import Progress, Tally
 
 _QUICK_MIN_SAMPLE_NS = 10_000_000
 _MAX_BLOCKS = 60
@@ -54,13 +61,17 @@ class Monitor(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """State how a sweep ended, where its run is, and how many cells were wrong or failed."""
+    """State how a sweep ended, where its run is, and how many cells were wrong or failed.
+
+    trouble: why records could not be written, empty where all were.
+    """
 
     folder: Path
     reason: EndReason
     wrong: int
     failed: int
     elapsed_s: float
+    trouble: str = ""
 
 
 def _utc() -> str:
@@ -87,10 +98,30 @@ class _Sweep:
         self.lost: dict[str, Status] = {}  # cells that are out, and why
         self.loops: dict[str, int] = {}
         self.pass_s: dict[str, float] = {}
-        self.process = self.block = self.order = 0
+        self.process = self.block = self.order = self.elapsed_before_ns = 0
+        self.rounds = self.left = (
+            spec.processes
+        )  # sets of fresh processes: in all, and still to come
+        self.gated: set[str] = set()  # cells that passed a gate in any process
+        self.recorded: set[str] = set()  # cells that the run that is taken up has a record of
+        self.tally = Tally(spec.passes)
         self.predicted_s = plan.predicted_s(spec)
         self.peak_bytes = 0
         self.writer: Writer | None = None
+
+    def take_up(self, progress: Progress) -> None:
+        """Continue where a run was cut, with processes and blocks of new numbers."""
+        self.process, self.block, self.order = progress.process, progress.block, progress.order
+        self.rounds = self.left = progress.rounds
+        self.elapsed_before_ns, self.tally = progress.elapsed_ns, progress.tally
+        self.loops, self.pass_s = dict(progress.loops), dict(progress.pass_s)
+        self.lost, self.gated = dict(progress.lost), set(progress.gated)
+        self.cells += [make_twin(c) for c in self.plan.cells if c.id in progress.twins]
+        self.append(
+            ResumeRecord(
+                resumed_utc=_utc(), host=machine.host(), process=self.process, block=self.block
+            )
+        )
 
     # ---- measuring processes ----
 
@@ -104,15 +135,19 @@ class _Sweep:
         self.running[provider] = process
         return process
 
-    def record_provider(self, process: MeasuringProcess) -> None:
+    def describe_provider(self, process: MeasuringProcess) -> ProviderRecord | None:
         facts = process.hello["provider"]
-        if facts is not None:
-            self.append(
-                ProviderRecord(
-                    process=self.process, pools=process.hello["pools"],
-                    variables=process.hello["variables"], dropped=process.dropped, **facts,
-                )
-            )  # fmt: skip
+        if facts is None:
+            return None
+        return ProviderRecord(
+            process=self.process, pools=process.hello["pools"],
+            variables=process.hello["variables"], dropped=process.dropped, **facts,
+        )  # fmt: skip
+
+    def record_provider(self, process: MeasuringProcess) -> None:
+        record = self.describe_provider(process)
+        if record is not None:
+            self.append(record)
 
     def serving(self, provider: str) -> MeasuringProcess:
         """Return the running process of a provider, a fresh one where it died."""
@@ -140,7 +175,7 @@ class _Sweep:
 
     # ---- cells ----
 
-    def append(self, line: ProviderRecord | CellRecord | SampleRecord | EndRecord) -> None:
+    def append(self, line: Line) -> None:
         if self.writer is None:
             raise RuntimeError("a record before the run's folder exists")
         self.writer.append(line)
@@ -172,7 +207,7 @@ class _Sweep:
             answer = self.serving(cell.runs_in).ask(
                 "prepare", max(_PATIENCE_S, _PATIENCE * cell.predicted_s()),
                 cell=cell.id, implementation=cell.implementation, problem=asdict(cell.problem),
-                loops=self.loops.get(cell.id, 0), count_nodes=self.process == 0,
+                loops=self.loops.get(cell.id, 0), count_nodes=cell.id not in self.gated,
                 head_only=self.gated_by_head(cell),
                 min_sample_ns=_QUICK_MIN_SAMPLE_NS if quick else clock.MIN_SAMPLE_NS,
             )  # fmt: skip
@@ -183,6 +218,7 @@ class _Sweep:
         self.record_cell(cell, "ok" if verdict["ok"] else "wrong", verdict["reason"], answer)
         if verdict["ok"]:
             self.ready.add(cell.id)
+            self.gated.add(cell.id)
             self.loops.setdefault(cell.id, answer["loops"])
             self.pass_s.setdefault(cell.id, answer["gate_ns"] / 1e9)
         self.monitor.progress(self.elapsed_s(), self.predicted_s)
@@ -212,10 +248,11 @@ class _Sweep:
             return
         record = SampleRecord(
             cell=cell.id, process=self.process, block=self.block, order=self.order,
-            started_ns=int((started - self.began) * 1e9), **answer,
+            started_ns=self.elapsed_before_ns + int((started - self.began) * 1e9), **answer,
         )  # fmt: skip
         self.append(record)
         self.order += 1
+        self.tally.add(cell.id, self.block)
         self.pass_s[cell.id] = record.elapsed_ns / loops / 1e9
         self.monitor.sample(record)
         self.monitor.progress(self.elapsed_s(), self.predicted_s)
@@ -237,9 +274,10 @@ class _Sweep:
         return sum(self.sample_s(cell) * repeats[cell.id] for cell in self.live())
 
     def run_block(self) -> None:
-        """Sample every live cell, in an order drawn for this block."""
-        repeats = self.repeats()
-        order = [cell for cell in self.live() for _ in range(repeats[cell.id])]
+        """Sample every live cell that still wants samples, in an order drawn for this block."""
+        repeats, live = self.repeats(), [cell.id for cell in self.live()]
+        wanting = [cell for cell in self.live() if self.tally.wants(cell.id, live)]
+        order = [cell for cell in wanting for _ in range(repeats[cell.id])]
         rng = np.random.default_rng([self.spec.seed, self.block])
         for i in rng.permutation(len(order)):
             if order[i].id not in self.lost:
@@ -251,23 +289,27 @@ class _Sweep:
     def add_twins(self) -> None:
         """Add the fastest FF of each baseline problem a second time, as the A/A pair."""
         groups: dict[tuple[int, int], list[Cell]] = {}
+        have = {(c.problem.batch, c.problem.d_in) for c in self.cells if c.role == "aa"}
         for cell in self.live():
             if cell.model == axes.BASELINE and cell.id in self.pass_s:
                 groups.setdefault((cell.problem.batch, cell.problem.d_in), []).append(cell)
+        groups = {point: cells for point, cells in groups.items() if point not in have}
         for cells in groups.values():
             twin = make_twin(min(cells, key=lambda c: self.pass_s[c.id]))
             self.cells.append(twin)
             self.loops[twin.id] = self.loops[twin.id.removesuffix("/again")]
             self.prepare(twin)
 
+    def missing(self) -> int:
+        """Return the blocks that the live cells lack, where their number was decided before."""
+        return self.tally.missing([cell.id for cell in self.live()])
+
     def blocks_now(self) -> int:
         """Return the blocks for the current process, so that all of them share what is left."""
-        processes_left = self.spec.processes - self.process
-        if self.spec.passes:
-            done, each = self.block, self.spec.passes / self.spec.processes
-            return max(0, round(each * (self.process + 1)) - done)
-        left = self.spec.budget_s - self.elapsed_s() - (processes_left - 1) * self.gate_s()
-        fit = int(left / processes_left / max(self.block_s(), 1e-3))
+        if self.tally.goal:
+            return -(-self.missing() // self.left)
+        left = self.spec.budget_s - self.elapsed_s() - (self.left - 1) * self.gate_s()
+        fit = int(left / self.left / max(self.block_s(), 1e-3))
         return min(fit, _MAX_BLOCKS // self.spec.processes)
 
     def run_process(self) -> None:
@@ -276,18 +318,18 @@ class _Sweep:
             self.record_provider(self.running.get(provider) or self.start(provider))
         for cell in self.live():
             self.prepare(cell)
-        if self.process == 0:
-            self.add_twins()
+        self.add_twins()
         # The first process samples whatever the budget says: a table needs one sample a cell.
         blocks = self.blocks_now()
-        if self.process == 0:
+        if self.block == 0:
             blocks = max(1, blocks)
-        left = self.spec.processes - self.process
-        rest = (left - 1) * (self.gate_s() + blocks * self.block_s())
+        total = self.tally.goal or self.block + blocks * self.left
+        self.append(BlocksRecord(process=self.process, blocks=blocks, total=total))
+        rest = (self.left - 1) * (self.gate_s() + blocks * self.block_s())
         self.predicted_s = self.elapsed_s() + blocks * self.block_s() + rest
         for _ in range(blocks):
             over = self.elapsed_s() + self.block_s() > self.spec.budget_s
-            if over and not self.spec.passes and self.block > 0:
+            if over and not self.tally.goal and self.block > 0:
                 break
             self.run_block()
         self.stop_processes()
@@ -301,27 +343,77 @@ class _Sweep:
 
     def gate_fits(self) -> bool:
         """Say whether another set of processes fits into the budget with at least one block."""
-        if self.spec.passes:
-            return self.block < self.spec.passes
         return self.elapsed_s() + self.gate_s() + self.block_s() <= self.spec.budget_s
 
     def run(self) -> EndReason:
         for cell, reason in self.plan.unavailable:
-            self.record_cell(cell, "unavailable", reason, {})
-        for process in range(self.spec.processes):
-            self.process = process
+            if cell.id not in self.recorded:
+                self.record_cell(cell, "unavailable", reason, {})
+        first = self.process
+        for process in range(first, first + self.rounds):
+            self.process, self.left = process, first + self.rounds - process
             if not self.live():
                 return "failed"
-            if process and not self.gate_fits():
-                return "budget"
+            if process > first:
+                if self.tally.goal and not self.missing():
+                    return "complete"
+                if not self.tally.goal and not self.gate_fits():
+                    return "budget"
             self.run_process()
         return "complete"
 
+    def finish(self, reason: EndReason) -> str:
+        """Write the last record and release the folder; return why that failed, or an empty string."""
+        trouble = ""
+        if self.writer is None:
+            return trouble
+        try:
+            self.append(self.end_record(reason))
+        except WriteError as error:
+            trouble = str(error)
+        try:
+            self.writer.close()
+        except WriteError as error:
+            trouble = trouble or str(error)
+        return trouble
 
-def run(spec: SweepSpec, plan: Plan, monitor: Monitor) -> Outcome:
+    def end_record(self, reason: EndReason) -> EndRecord:
+        return EndRecord(
+            ended_utc=_utc(), reason=reason, elapsed_s=self.elapsed_s(),
+            peak_resident_bytes=self.peak_bytes,
+        )  # fmt: skip
+
+
+def _check_resumed(sweep: _Sweep, resumed: Run) -> None:
+    """Refuse to mix what another machine, code or provider measured into a run."""
+    resume.check_machine(resumed, machine.make_record())
+    for process in sweep.running.values():
+        record = sweep.describe_provider(process)
+        if record is not None:
+            resume.check_provider(resumed, record)
+
+
+def _open(sweep: _Sweep, resumed: Run | None) -> Path:
+    """Open the folder for writing, a new one or that of the run to take up, and return it."""
+    if resumed is None:
+        head = RunHead(
+            schema_version=SCHEMA_VERSION, started_utc=_utc(), machine=machine.make_record(),
+            sweep=sweep.spec.record(),
+        )  # fmt: skip
+        folder = run_folder(sweep.spec)
+        sweep.writer = Writer(folder, head)
+        return folder
+    sweep.writer = Writer(resumed.folder, None)
+    return resumed.folder
+
+
+def run(spec: SweepSpec, plan: Plan, monitor: Monitor, resumed: Run | None = None) -> Outcome:
     """Carry out a plan and return how it ended; Ctrl-C ends it early and keeps what is finished.
 
-    Raises UsageError, before a run exists, where a provider is refused or the folder can't be written.
+    With `resumed`, a run of this spec and plan that was cut, only what is missing in it is measured.
+
+    Raises UsageError, before anything is written, where a provider is refused, the folder can't be
+    written, or the run to take up is not of this machine, code and provider.
     """
     sweep = _Sweep(spec, plan, monitor)
     reason: EndReason = "failed"
@@ -329,28 +421,27 @@ def run(spec: SweepSpec, plan: Plan, monitor: Monitor) -> Outcome:
         monitor.stage("starting the measuring processes")
         for provider in plan.providers():
             sweep.start(provider)
-        head = RunHead(
-            schema_version=SCHEMA_VERSION, started_utc=_utc(), machine=machine.make_record(),
-            sweep=spec.record(),
-        )  # fmt: skip
-        folder = run_folder(spec)
-        sweep.writer = Writer(folder, head)
+        if resumed is not None:
+            _check_resumed(sweep, resumed)
+        folder = _open(sweep, resumed)
+        trouble = ""
         try:
+            if resumed is not None:
+                # Read again under the lock: what another sweep wrote until then counts.
+                again = load_run(folder)
+                sweep.recorded = set(again.cells["cell"])
+                sweep.take_up(resume.find_progress(again))
             reason = sweep.run()
         except KeyboardInterrupt:
             reason = "interrupted"
+        except WriteError as error:
+            trouble = str(error)
         finally:
-            sweep.append(
-                EndRecord(
-                    ended_utc=_utc(), reason=reason, elapsed_s=sweep.elapsed_s(),
-                    peak_resident_bytes=sweep.peak_bytes,
-                )
-            )  # fmt: skip
-            sweep.writer.close()
+            trouble = trouble or sweep.finish(reason)
     finally:
         sweep.kill_processes()
     statuses: Sequence[Status] = list(sweep.lost.values())
     return Outcome(
         folder=folder, reason=reason, wrong=statuses.count("wrong"),
-        failed=statuses.count("failed"), elapsed_s=sweep.elapsed_s(),
+        failed=statuses.count("failed"), elapsed_s=sweep.elapsed_s(), trouble=trouble,
     )  # fmt: skip
