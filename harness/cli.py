@@ -292,6 +292,65 @@ def plot_command(run: Annotated[Path, _RUN]) -> int:
     return 0
 
 
+@app.command("compare")
+def compare_command(
+    a: Annotated[Path, typer.Argument(help="Folder of the run to compare with.", metavar="A")],
+    b: Annotated[Path, typer.Argument(help="Folder of the run that is judged.", metavar="B")],
+    fail_on_slower: Annotated[
+        float | None,
+        typer.Option(
+            metavar="PCT",
+            help="Exit 1 where a cell is slower by more than PCT percent, or right in A and wrong in B.",
+        ),
+    ] = None,
+    csv: Annotated[bool, typer.Option("--csv", help="Print CSV instead of a table.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+) -> int:
+    """Say of each cell whether run B is faster, slower or the same as run A, or that it can't be told.
+
+    On one machine times are compared, freed of the drift between the runs; across machines ratios are.
+    Exit status: 0, or 1 where --fail-on-slower finds a cell.
+    """
+    from harness import compare, compare_table
+
+    if csv and json:
+        raise UsageError("--csv and --json: give one of them")
+    if fail_on_slower is not None and not fail_on_slower >= 0:
+        raise UsageError(f"--fail-on-slower: need 0 or more percent, got {fail_on_slower:g}")
+    comparison = compare.compare(load_run(a), load_run(b))
+    if csv:
+        print(compare_table.format_comparison_csv(comparison), end="")
+    elif json:
+        print(compare_table.format_comparison_json(comparison), end="")
+    else:
+        print(compare_table.format_comparison(comparison), end="")
+    if fail_on_slower is None:
+        return 0
+    slower = comparison.slower_than(fail_on_slower)
+    for change in slower:
+        text = compare_table.format_change(change.change) if change.change else change.reason
+        _print_error(f"{change.cell} is {change.verdict}: {text}")
+    return 1 if slower else 0
+
+
+@app.command("merge")
+def merge_command(
+    runs: Annotated[list[Path], typer.Argument(help="Folders of runs.", metavar="RUN...")],
+    out: Annotated[
+        Path,
+        typer.Option(help="A file ending in .md or .csv, or a folder for both.", metavar="PATH"),
+    ],
+) -> int:
+    """Put the runs of several machines into one table, a row for each machine and shape."""
+    from harness import merge
+
+    loaded = [load_run(run) for run in runs]
+    paths = merge.write_merged(loaded, out)
+    print(merge.format_merged(loaded))
+    print(f"Written: {', '.join(map(str, paths))}")
+    return 0
+
+
 def _describe(provider: str) -> tuple[str, str]:
     """Return what a provider says of itself in a process of its own, or why it is unavailable."""
     try:

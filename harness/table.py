@@ -194,6 +194,11 @@ def _markdown(frame: pd.DataFrame) -> str:
     return text
 
 
+def format_markdown_table(frame: pd.DataFrame) -> str:
+    """Return a frame of texts as a table of Markdown."""
+    return _markdown(frame)
+
+
 def _format_bytes(size: int) -> str:
     return f"{size / 2**20:.0f} MiB" if size >= 2**20 else f"{size / 2**10:.0f} KiB"
 
