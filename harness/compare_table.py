@@ -89,8 +89,9 @@ def format_comparison(comparison: Comparison) -> str:
     lines += [f"- {text}" for text in comparison.unmatched]
     lines += [
         "- slower, faster: the whole 95 % interval lies beyond "
-        f"{100 * comparison.resolution:.1f} %, what the A/A pairs of the two runs resolve. same: it lies within "
-        f"{100 * TOLERANCE:.0f} % of no change. ambiguous: it is too wide to tell; take more blocks.",
+        f"{100 * comparison.resolution:.1f} %, what the A/A pairs of the two runs resolve. "
+        f"same: it lies within {100 * TOLERANCE:.0f} % of no change. "
+        "ambiguous: it is too wide to tell; take more blocks.",
         "",
         summarize(comparison),
     ]

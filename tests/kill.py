@@ -15,30 +15,69 @@ from pathlib import Path
 
 import psutil
 
+from harness import axes, plan, resume, sweep
+from harness.plan import SweepSpec
+from harness.records import CellRecord, SampleRecord, load_run
+
 ROOT = Path(__file__).resolve().parent.parent
-TINY = [
-    "--quick", "--batch", "8", "--width", "8", "--models", "bert-base-4095,1x1",
-    "--only", "ff_l3_blas,fff_l1_blas", "--skip", "ceiling*", "--passes", "4", "--processes", "2",
-]  # fmt: skip
 
 
-def start_sweep(*arguments: str) -> subprocess.Popen[bytes]:
-    """Start a sweep in a process group of its own."""
+class Silent:
+    """Watch a sweep and say nothing."""
+
+    def stage(self, text: str) -> None:
+        """Hear what is being done."""
+
+    def progress(self, elapsed_s: float, predicted_s: float) -> None:
+        """Hear how far the sweep is."""
+
+    def cell(self, record: CellRecord) -> None:
+        """Hear the outcome of a cell's gate."""
+
+    def sample(self, record: SampleRecord) -> None:
+        """Hear a sample."""
+
+
+def make_spec(folder: Path, **changes: object) -> SweepSpec:
+    """Return the smallest sweep that has a ratio, an A/A pair and several processes."""
+    values: dict[str, object] = {
+        "levels": [1, 2, 3], "device": "cpu", "models": axes.parse_models("bert-base-4095,1x1"),
+        "batches": [8], "widths": [8], "only": ["ff_l3_blas", "fff_l1_blas"],
+        "skip": ["ceiling*"], "blas": ["scipy"], "threads": 1, "seed": 0, "passes": 4,
+        "budget_s": 60.0, "processes": 2, "quick": True, "keep_blas_env": False, "out": folder,
+    }  # fmt: skip
+    return SweepSpec(**(values | changes))
+
+
+def carry_out(folder: Path) -> sweep.Outcome | None:
+    """Do what the command does: take up the run in the folder, or begin one; None where it is whole."""
+    if not (folder / "run.json").exists():
+        spec = make_spec(folder)
+        return sweep.run(spec, plan.make_plan(spec), Silent())
+    run = load_run(folder)
+    if resume.has_ended(run):
+        return None
+    spec = resume.find_spec(run)
+    return sweep.run(spec, plan.make_plan(spec), Silent(), run)
+
+
+def start(folder: Path) -> subprocess.Popen[bytes]:
+    """Carry a sweep out in a process group of its own."""
     return subprocess.Popen(
-        [sys.executable, "-m", "harness", "sweep", *arguments], cwd=ROOT, process_group=0,
+        [sys.executable, __file__, "--carry-out", str(folder)], cwd=ROOT, process_group=0,
         stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
     )  # fmt: skip
 
 
-def finish(process: subprocess.Popen[bytes]) -> str:
-    """Wait for a sweep that must succeed; return what it wrote on standard error."""
+def finish(process: subprocess.Popen[bytes]) -> None:
+    """Wait for a sweep that must succeed."""
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 0, errors.decode()
-    return errors.decode()
 
 
 def kill(process: subprocess.Popen[bytes]) -> list[psutil.Process]:
-    """Kill a sweep's process group as a terminal would, and return the children that it had."""
+    """Kill a sweep's process group, as a terminal or a batch system would; return its children."""
     try:
         children = psutil.Process(process.pid).children(recursive=True)
         os.killpg(process.pid, signal.SIGKILL)
@@ -55,18 +94,11 @@ def whole_lines(folder: Path) -> list[str]:
     return text.split("\n")[:-1]
 
 
-def take_up(folder: Path) -> subprocess.Popen[bytes]:
-    """Start what a user would: --resume where there is a run, the same sweep where it had not begun."""
-    if (folder / "run.json").exists():
-        return start_sweep("--resume", str(folder))
-    return start_sweep(*TINY, "--out", str(folder))
-
-
 def kill_and_complete(folder: Path, kills: int, longest_s: float, rng: random.Random) -> None:
     """Kill a run several times at random moments, check what it left each time, then complete it."""
     for _ in range(kills):
         before = whole_lines(folder)
-        process = take_up(folder)
+        process = start(folder)
         time.sleep(rng.uniform(0.0, longest_s))
         children = kill(process)
         _, alive = psutil.wait_procs(children, timeout=30)
@@ -75,14 +107,14 @@ def kill_and_complete(folder: Path, kills: int, longest_s: float, rng: random.Ra
         assert lines[: len(before)] == before, "a line that was finished is gone or changed"
         for line in lines:
             json.loads(line)
-    finish(take_up(folder))
+    finish(start(folder))
 
 
 def form(folder: Path) -> list[tuple[str, ...]]:
-    """Return a run's table without its figures: rows, columns and which cells have one."""
-    import pandas as pd
+    """Return a run's table without its figures: rows, columns and which places have a figure."""
+    from harness.table import csv_frame
 
-    frame = pd.read_csv(folder / "table.csv")
+    frame = csv_frame(load_run(folder))
     columns = ["batch", "width", "provider", "model", "column", "status"]
     filled = frame[["speedup", "low", "high"]].notna().astype(str)
     return [tuple(row) for row in frame[columns].astype(str).join(filled).to_numpy()]
@@ -93,12 +125,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--count", type=int, default=30)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--carry-out", type=Path, help="be the sweep that is killed, in this folder"
+    )
     asked = parser.parse_args()
+    if asked.carry_out:
+        carry_out(asked.carry_out)
+        return
     rng = random.Random(asked.seed)
     with tempfile.TemporaryDirectory() as scratch:
         whole = Path(scratch) / "whole"
         began = time.monotonic()
-        finish(start_sweep(*TINY, "--out", str(whole)))
+        finish(start(whole))
         took = time.monotonic() - began
         for i in range(asked.count):
             folder = Path(scratch) / str(i)
