@@ -98,6 +98,9 @@ def _write_outputs(folder: Path) -> bool:
 
     run = load_run(folder)
     print(table.format_markdown(run))
+    if run.samples.empty:
+        print(f"{folder}: nothing was sampled, so there are no figures", file=sys.stderr)
+        return True
     try:
         files = [*table.write_tables(run), *plot.write_plots(run)]
     except OSError as error:
@@ -283,8 +286,11 @@ def plot_command(run: Annotated[Path, _RUN]) -> int:
     """Draw a run's figures as PNG and SVG from its samples."""
     from harness import plot
 
+    loaded = load_run(run)
+    if loaded.samples.empty:
+        raise UsageError(f"{run} has no samples: there is nothing to draw")
     try:
-        files = plot.write_plots(load_run(run))
+        files = plot.write_plots(loaded)
     except OSError as error:
         _print_error(f"can't write the figures to {run}: {error.strerror}")
         return 1

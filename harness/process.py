@@ -119,5 +119,6 @@ class MeasuringProcess:
     def _release(self) -> None:
         if not self._errors.closed:
             self._selector.close()
+            self._to.close()
             self._from.close()
             self._errors.close()

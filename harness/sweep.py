@@ -437,7 +437,8 @@ def run(spec: SweepSpec, plan: Plan, monitor: Monitor, resumed: Run | None = Non
         except WriteError as error:
             trouble = str(error)
         finally:
-            trouble = trouble or sweep.finish(reason)
+            at_the_end = sweep.finish(reason)
+            trouble = trouble or at_the_end
     finally:
         sweep.kill_processes()
     statuses: Sequence[Status] = list(sweep.lost.values())
