@@ -251,7 +251,7 @@ def sweep_command(
     if dry_run:
         _print_missing(resumed, made) if resumed else _print_plan(spec, made)
         return 0
-    if resumed and (resume.has_ended(resumed) or resume.find_progress(resumed).missing(made) == 0):
+    if resumed and resume.has_ended(resumed):
         print(f"{resumed.folder}: nothing is missing", file=sys.stderr)
         return 0 if _write_outputs(resumed.folder) else 1
     with Display() as display:
@@ -259,6 +259,11 @@ def sweep_command(
     written = _write_outputs(outcome.folder)
     if outcome.trouble:
         _print_error(outcome.trouble)
+    if outcome.reason == "interrupted" or outcome.trouble:
+        print(
+            f"`python -m harness sweep --resume {outcome.folder}` goes on from here",
+            file=sys.stderr,
+        )
     if outcome.reason == "interrupted":
         return 130
     bad = outcome.wrong or outcome.failed or outcome.trouble or not written

@@ -240,13 +240,19 @@ def judge(change: Ratio | None, resolution: float) -> Verdict:
     return "ambiguous"
 
 
+def _either_ok(a: Run, b: Run, pair: tuple[str, str]) -> bool:
+    """Say whether a pair of cells can be spoken of: what was never measured has not changed."""
+    return _status(a, pair[0]) == "ok" or _status(b, pair[1]) == "ok"
+
+
+def _status(run: Run, cell: str) -> str:
+    return str(run.cells.loc[run.cells["cell"] == cell, "status"].iloc[0])
+
+
 def _change(a: Run, b: Run, name: str, pair: tuple[str, str], references: tuple[str, str],
             resolution: float) -> Change:  # fmt: skip
     times = stats.pass_ns(a.samples, pair[0]), stats.pass_ns(b.samples, pair[1])
-    states = [
-        str(run.cells.loc[run.cells["cell"] == cell, "status"].iloc[0])
-        for run, cell in zip((a, b), pair, strict=True)
-    ]
+    states = [_status(a, pair[0]), _status(b, pair[1])]
     verdict: Verdict = "ambiguous"
     change, reason = None, ""
     if states[0] == "ok" and states[1] in ("wrong", "failed"):
@@ -277,6 +283,7 @@ def compare(a: Run, b: Run) -> Comparison:
     return Comparison(
         a=a, b=b, same_machine=same, references=references, resolution=resolution,
         drift=stats.pass_ns(b.samples, references[1]) / stats.pass_ns(a.samples, references[0]),
-        changes=[_change(a, b, n, pair, references, resolution) for n, pair in both.items()],
+        changes=[_change(a, b, n, pair, references, resolution) for n, pair in both.items()
+                 if _either_ok(a, b, pair)],
         unmatched=unmatched,
     )  # fmt: skip

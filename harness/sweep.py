@@ -354,11 +354,10 @@ class _Sweep:
             self.process, self.left = process, first + self.rounds - process
             if not self.live():
                 return "failed"
-            if process > first:
-                if self.tally.goal and not self.missing():
-                    return "complete"
-                if not self.tally.goal and not self.gate_fits():
-                    return "budget"
+            if self.tally.goal and not self.missing():
+                return "complete"
+            if process > first and not self.tally.goal and not self.gate_fits():
+                return "budget"
             self.run_process()
         return "complete"
 

@@ -253,6 +253,10 @@ def _head_lines(run: Run) -> list[str]:
         lines.append("- **The run did not end: it was killed, or is still going.**")
     elif run.end.reason != "complete":
         lines.append(f"- The run ended early ({run.end.reason}); what was finished is shown.")
+    lines += [
+        f"- Taken up again at {r.resumed_utc} from block {r.block} on, in fresh processes."
+        for r in run.resumes
+    ]
     lines += [f"- **Record damaged**: {w}" for w in run.warnings]
     if sweep.threads > 1:
         lines.append(

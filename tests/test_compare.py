@@ -136,6 +136,21 @@ def test_provider_files_match_without_their_version():
     assert not keys[0] & keys[2]
 
 
+def test_nothing_to_take_the_drift_out_with():
+    """Runs without ceiling and baseline have no reference, which is a usage error."""
+    runs = [Fake(seed=i, ceiling=False).run() for i in (1, 2)]
+    runs = [r._replace(cells=r.cells[r.cells["layer"] == "fff"]) for r in runs]
+    with pytest.raises(UsageError, match="nothing to take their drift out with"):
+        compare.compare(*runs)
+
+
+def test_cells_that_neither_run_measured_are_left_out():
+    """A cell that is wrong in both runs has not changed."""
+    bad = ("fff_l1_blas/ultrafastbert-1x11",)
+    comparison = compare_fakes(Fake(wrong=bad), Fake(seed=1, wrong=bad))
+    assert len(comparison.changes) == 5
+
+
 def test_one_block_gives_no_verdict():
     """A run of a single block is too little: the change is shown without interval, as ambiguous."""
     comparison = compare_fakes(Fake(processes=1, blocks=1), Fake(processes=1, blocks=1, seed=1))

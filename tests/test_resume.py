@@ -93,6 +93,20 @@ def test_a_whole_run_is_not_measured_again(whole, tmp_path, capsys):
     assert (folder / "records.jsonl").read_bytes() == before
 
 
+def test_a_run_killed_before_its_last_line_only_gets_that(whole, tmp_path):
+    """With every sample there, resume measures and gates nothing; it says that the run is complete."""
+    folder = tmp_path / "run"
+    shutil.copytree(whole, folder)
+    path = folder / "records.jsonl"
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    path.write_text("".join(lines[:-1]), encoding="utf-8")
+    outcome = kill.carry_out(folder)
+    assert outcome is not None
+    assert outcome.reason == "complete"
+    new = path.read_text(encoding="utf-8").splitlines()[len(lines) - 1 :]
+    assert [json.loads(line)["kind"] for line in new] == ["resume", "end"]
+
+
 def test_resume_of_another_machine_writes_nothing(whole, tmp_path):
     """Where the run is another machine's, the sweep is refused before a byte is written."""
     folder = tmp_path / "run"
@@ -224,7 +238,8 @@ def test_a_run_cut_before_its_decision_has_no_goal(tmp_path):
     folder = Fake(processes=0, end=None).write(tmp_path / "run")
     progress = resume.find_progress(load_run(folder))
     assert progress.tally.goal == 0
-    assert progress.rounds == 1 or progress.process == 1
+    assert (progress.rounds, progress.block) == (1, 0)
+    assert progress.missing(make_plan(kill.make_spec(folder))) is None
 
 
 def test_wrong_and_failed_cells_stay_out(tmp_path):
