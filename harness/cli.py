@@ -356,8 +356,9 @@ def merge_command(
     from harness import merge
 
     loaded = [load_run(run) for run in runs]
-    paths = merge.write_merged(loaded, out)
-    print(merge.format_merged(loaded))
+    rows = merge.merged_rows(loaded)
+    paths = merge.write_merged(loaded, rows, out)
+    print(merge.format_merged(loaded, rows))
     print(f"Written: {', '.join(map(str, paths))}")
     return 0
 

@@ -159,9 +159,8 @@ def _separate(rows: list[Row]) -> list[str]:
     return notes
 
 
-def format_merged(runs: Sequence[Run]) -> str:
-    """Return the table of several runs as Markdown."""
-    rows = merged_rows(runs)
+def format_merged(runs: Sequence[Run], rows: list[Row]) -> str:
+    """Return the rows of several runs as Markdown."""
     frame = pd.DataFrame(
         {
             "machine": row["machine"], "provider": row["provider"], "batch": row["batch"],
@@ -193,13 +192,13 @@ def format_merged(runs: Sequence[Run]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def write_merged(runs: Sequence[Run], out: Path) -> list[Path]:
-    """Write the table of several runs to a file of Markdown or CSV, or both into a folder; return them.
+def write_merged(runs: Sequence[Run], rows: list[Row], out: Path) -> list[Path]:
+    """Write the rows of several runs to a file of Markdown or CSV, or both into a folder; return them.
 
     Raises UsageError for a file of another kind.
     """
-    markdown = format_merged(runs)
-    comma: str = merged_frame(merged_rows(runs)).to_csv(index=False)
+    markdown = format_merged(runs, rows)
+    comma: str = merged_frame(rows).to_csv(index=False)
     texts = {".md": markdown, ".csv": comma}
     if out.suffix and not out.is_dir():
         if out.suffix not in texts:

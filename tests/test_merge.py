@@ -49,7 +49,8 @@ def test_each_machine_has_its_row(runs, tmp_path, capsys):
 @pytest.mark.parametrize(("name", "start"), [("t.md", "# Speedups"), ("t.csv", "machine,run,")])
 def test_out_may_be_a_file(runs, tmp_path, name, start):
     """A file ending in .md or .csv gets that form alone."""
-    written = merge.write_merged([load_run(r) for r in runs], tmp_path / "sub" / name)
+    loaded = [load_run(r) for r in runs]
+    written = merge.write_merged(loaded, merge.merged_rows(loaded), tmp_path / "sub" / name)
     assert written == [tmp_path / "sub" / name]
     assert written[0].read_text(encoding="utf-8").startswith(start)
 
@@ -62,12 +63,12 @@ def test_other_shapes_stand_in_rows_of_their_own(runs, tmp_path):
         Fake(seed=5, width=64, quick=True, **SMALL).write(tmp_path / "width"),
     ]
     loaded = [load_run(r) for r in (*runs, *more)]
-    text = merge.format_merged(loaded)
+    rows = merge.merged_rows(loaded)
+    text = merge.format_merged(loaded, rows)
     assert "batch differs (64, 128)" in text
     assert "threads differs (1, 2)" in text
     assert "width differs (64, 32)" in text
     assert "(quick)" in text
-    rows = merge.merged_rows(loaded)
     at = [(r["width"], r["batch"], r["threads"]) for r in rows]
     assert len(rows) == 15
     assert len(set(at)) == 4
@@ -104,18 +105,20 @@ def test_a_wrong_cell_has_no_figure(runs, tmp_path):
     """A cell that failed its gate leaves an empty place, and a cut run says that it ended early."""
     cut = Fake(seed=9, wrong=("fff_l1_blas/ultrafastbert-1x11",), end=None, **SMALL)
     loaded = [load_run(runs[0]), load_run(cut.write(tmp_path / "cut"))]
-    frame = merge.merged_frame(merge.merged_rows(loaded))
+    rows = merge.merged_rows(loaded)
+    frame = merge.merged_frame(rows)
     of_cut = frame[(frame["run"] == "cut") & (frame["model"] == "ultrafastbert-1x11")]
     assert of_cut["level 1 speedup"].isna().all()
     assert of_cut["level 2 speedup"].notna().all()
-    assert "ended early" in merge.format_merged(loaded)
+    assert "ended early" in merge.format_merged(loaded, rows)
 
 
 def test_out_that_cannot_be_is_refused(runs, tmp_path):
     """Another ending, or a folder under a file, is a usage error."""
-    loaded = [load_run(r) for r in runs]
+    loaded = [load_run(r) for r in runs[:1]]
+    rows = merge.merged_rows(loaded)
     with pytest.raises(UsageError, match=r"\.md or \.csv"):
-        merge.write_merged(loaded, tmp_path / "t.xlsx")
+        merge.write_merged(loaded, rows, tmp_path / "t.xlsx")
     (tmp_path / "file").write_text("", encoding="utf-8")
     with pytest.raises(UsageError, match="can't write"):
-        merge.write_merged(loaded, tmp_path / "file" / "sub")
+        merge.write_merged(loaded, rows, tmp_path / "file" / "sub")
