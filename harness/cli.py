@@ -23,13 +23,14 @@ from harness import (
     plugin,
     recipes,
     registry,
+    resume,
     sweep,
 )  # fmt: skip
 from harness.console import Display
 from harness.errors import UsageError
 from harness.plan import Plan, SweepSpec
 from harness.process import MeasuringProcess
-from harness.records import FORCING, load_run
+from harness.records import FORCING, Run, load_run
 
 app = typer.Typer(
     name="harness",
@@ -118,17 +119,72 @@ def _print_plan(spec: SweepSpec, made: Plan) -> None:
     )
 
 
-def _write_outputs(folder: Path) -> None:
+def _write_outputs(folder: Path) -> bool:
+    """Print a run's table and write what is derived from it; say whether that could be written."""
     from harness import plot, table
 
     run = load_run(folder)
-    files = [*table.write_tables(run), *plot.write_plots(run)]
     print(table.format_markdown(run))
+    if run.samples.empty:
+        print(f"{folder}: nothing was sampled, so there are no figures", file=sys.stderr)
+        return True
+    try:
+        files = [*table.write_tables(run), *plot.write_plots(run)]
+    except OSError as error:
+        _print_error(f"can't write the tables and figures to {folder}: {error.strerror}; `python -m harness "
+                     "table` and `plot` make them from the samples")  # fmt: skip
+        return False
     print(f"Written to {folder}: {', '.join(p.name for p in files)}")
+    return True
+
+
+def _print_error(text: str) -> None:
+    print(f"error: {text}", file=sys.stderr)
+
+
+# What of a sweep's options stands in the spec under another name, and those that may stand by --resume.
+_FIELDS = {"batch": "batches", "width": "widths", "blas_names": "blas", "budget": "budget_s"}
+_BESIDE_RESUME = ("resume_run", "dry_run", "out")
+
+
+def _given_options(context: typer.Context) -> dict[str, tuple[str, object]]:
+    """Return the options that stand on the command line: field of the spec -> option and its value."""
+    found: dict[str, tuple[str, object]] = {}
+    for parameter in context.command.params:
+        name = parameter.name or ""
+        source = context.get_parameter_source(name)
+        if name not in _BESIDE_RESUME and source is not None and source.name == "COMMANDLINE":
+            found[_FIELDS.get(name, name)] = (parameter.opts[0], context.params[name])
+    return found
+
+
+def _take_up(context: typer.Context, folder: Path, asked: SweepSpec) -> tuple[Run, SweepSpec]:
+    """Return the run to take up and its own spec. Raises UsageError where the options contradict it."""
+    run = load_run(folder)
+    if (run.cells["role"] == "ladder").any():
+        raise UsageError(f"--resume: {folder} is a ladder; begin `explain` anew")
+    if asked.out is not None and asked.out.resolve() != folder.resolve():
+        raise UsageError(f"--out: a resumed sweep goes on in its own folder, {folder}")
+    resume.check_options(run, _given_options(context), asked)
+    for warning in run.warnings:
+        print(f"notice: {warning}", file=sys.stderr)
+    if run.head.machine.commit.endswith("-dirty"):
+        print("notice: the run was measured with uncommitted changes; whether they are still the same can't "
+              "be told", file=sys.stderr)  # fmt: skip
+    spec = resume.find_spec(run)
+    plugin.load_all([Path(name) for name in spec.plugins])
+    return run, spec
+
+
+def _print_missing(run: Run, made: Plan) -> None:
+    missing = resume.find_progress(run).missing(made)
+    text = "blocks as the budget allows" if missing is None else f"{missing} blocks"
+    print(f"{run.folder}: {text} are missing; they would be measured in fresh processes.")
 
 
 @app.command("sweep")
 def sweep_command(
+    context: typer.Context,
     levels: Annotated[
         str, typer.Option(help="BLAS levels to measure, a list of 1, 2, 3.")
     ] = "1,2,3",
@@ -232,6 +288,15 @@ def sweep_command(
         Path | None,
         typer.Option(help="Folder of the run. [default: results/<UTC time>-<host>-<commit>]"),
     ] = None,
+    resume_run: Annotated[
+        Path | None,
+        typer.Option(
+            "--resume",
+            metavar="RUN",
+            help="Take up a run that was killed or interrupted and measure only what is missing; the "
+            "options are those of the run.",
+        ),
+    ] = None,
 ) -> int:
     """Measure the CPU half of the paper's Table 2 here and put it beside the published figures.
 
@@ -240,6 +305,7 @@ def sweep_command(
     2 usage, 130 interrupted.
     """
     plugin.load_all(plugins or [])
+    resumed: Run | None = None
     spec = _make_spec(
         levels=levels, device=device, models=models, batch=batch, width=width, only=only or [],
         skip=skip or [], blas_names=blas_names or [], threads=threads, seed=seed, passes=passes,
@@ -247,18 +313,31 @@ def sweep_command(
         plugins=plugins or [], timeout=timeout, strict=strict,
         data=data, rows=rows, routing=routing, weights=weights, order=order,
     )  # fmt: skip
+    if resume_run is not None:
+        resumed, spec = _take_up(context, resume_run, spec)
     made = plan.make_plan(spec)
     for notice in made.notices:
         print(notice, file=sys.stderr)
     if dry_run:
-        _print_plan(spec, made)
+        _print_missing(resumed, made) if resumed else _print_plan(spec, made)
         return 0
+    if resumed and resume.has_ended(resumed):
+        print(f"{resumed.folder}: nothing is missing", file=sys.stderr)
+        return 0 if _write_outputs(resumed.folder) else 1
     with Display() as display:
-        outcome = sweep.run(spec, made, display)
-    _write_outputs(outcome.folder)
+        outcome = sweep.run(spec, made, display, resumed)
+    written = _write_outputs(outcome.folder)
+    if outcome.trouble:
+        _print_error(outcome.trouble)
+    if outcome.reason == "interrupted" or outcome.trouble:
+        print(
+            f"`python -m harness sweep --resume {outcome.folder}` goes on from here",
+            file=sys.stderr,
+        )
     if outcome.reason == "interrupted":
         return 130
-    return 1 if outcome.wrong or outcome.failed else 0
+    bad = outcome.wrong or outcome.failed or outcome.trouble or not written
+    return 1 if bad else 0
 
 
 @app.command("explain")
@@ -346,8 +425,12 @@ def table_command(run: Annotated[Path, _RUN]) -> int:
     from harness import table
 
     loaded = load_run(run)
-    files = table.write_tables(loaded)
     print(table.format_markdown(loaded))
+    try:
+        files = table.write_tables(loaded)
+    except OSError as error:
+        _print_error(f"can't write the tables to {run}: {error.strerror}")
+        return 1
     print(f"Written: {', '.join(map(str, files))}")
     return 0
 
@@ -357,7 +440,75 @@ def plot_command(run: Annotated[Path, _RUN]) -> int:
     """Draw a run's figures as PNG and SVG from its samples."""
     from harness import plot
 
-    print("Written: " + ", ".join(map(str, plot.write_plots(load_run(run)))))
+    loaded = load_run(run)
+    if loaded.samples.empty:
+        raise UsageError(f"{run} has no samples: there is nothing to draw")
+    try:
+        files = plot.write_plots(loaded)
+    except OSError as error:
+        _print_error(f"can't write the figures to {run}: {error.strerror}")
+        return 1
+    print(f"Written: {', '.join(map(str, files))}")
+    return 0
+
+
+@app.command("compare")
+def compare_command(
+    a: Annotated[Path, typer.Argument(help="Folder of the run to compare with.", metavar="A")],
+    b: Annotated[Path, typer.Argument(help="Folder of the run that is judged.", metavar="B")],
+    fail_on_slower: Annotated[
+        float | None,
+        typer.Option(
+            metavar="PCT",
+            help="Exit 1 where a cell is slower by more than PCT percent, or right in A and wrong in B.",
+        ),
+    ] = None,
+    csv: Annotated[bool, typer.Option("--csv", help="Print CSV instead of a table.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+) -> int:
+    """Say of each cell whether run B is faster, slower or the same as run A, or that it can't be told.
+
+    On one machine times are compared, freed of the drift between the runs; across machines ratios are.
+    Exit status: 0, or 1 where --fail-on-slower finds a cell.
+    """
+    from harness import compare, compare_table
+
+    if csv and json:
+        raise UsageError("--csv and --json: give one of them")
+    if fail_on_slower is not None and not fail_on_slower >= 0:
+        raise UsageError(f"--fail-on-slower: need 0 or more percent, got {fail_on_slower:g}")
+    comparison = compare.compare(load_run(a), load_run(b))
+    if csv:
+        print(compare_table.format_comparison_csv(comparison), end="")
+    elif json:
+        print(compare_table.format_comparison_json(comparison), end="")
+    else:
+        print(compare_table.format_comparison(comparison), end="")
+    if fail_on_slower is None:
+        return 0
+    slower = comparison.slower_than(fail_on_slower)
+    for change in slower:
+        text = compare_table.format_change(change.change) if change.change else change.reason
+        _print_error(f"{change.cell} is {change.verdict}: {text}")
+    return 1 if slower else 0
+
+
+@app.command("merge")
+def merge_command(
+    runs: Annotated[list[Path], typer.Argument(help="Folders of runs.", metavar="RUN...")],
+    out: Annotated[
+        Path,
+        typer.Option(help="A file ending in .md or .csv, or a folder for both.", metavar="PATH"),
+    ],
+) -> int:
+    """Put the runs of several machines into one table, a row for each machine and shape."""
+    from harness import merge
+
+    loaded = [load_run(run) for run in runs]
+    rows = merge.merged_rows(loaded)
+    paths = merge.write_merged(loaded, rows, out)
+    print(merge.format_merged(loaded, rows))
+    print(f"Written: {', '.join(map(str, paths))}")
     return 0
 
 

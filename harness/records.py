@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, TextIO
+from typing import Any, Literal, NamedTuple
 
-import filelock
 import pandas as pd
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from harness.errors import UsageError
 from harness.facts import Finding, MachineFacts
+from harness.lock import FolderLock, LockedError
 
 SCHEMA_VERSION = 1
 HEAD, LINES, LOCK = "run.json", "records.jsonl", "run.lock"
@@ -30,7 +30,8 @@ Order = Literal["interleaved", "blocked"]
 
 
 class _Record(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    # JSON has no infinity; without the setting one would be written as null and refused on reading.
+    model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="constants")
 
 
 class MachineRecord(_Record):
@@ -198,42 +199,127 @@ class EndRecord(_Record):
     peak_resident_bytes: int
 
 
-Line = ProviderRecord | CellRecord | SampleRecord | EndRecord
+class BlocksRecord(_Record):
+    """How many blocks the run was going to have, as decided when a process had gated its cells."""
+
+    kind: Literal["blocks"] = "blocks"
+    process: int
+    blocks: int = Field(description="blocks for this process")
+    total: int = Field(
+        description="blocks of the whole run: done, now, and those of later processes"
+    )
+
+
+class ResumeRecord(_Record):
+    """A sweep that was killed or interrupted was taken up again from here on."""
+
+    kind: Literal["resume"] = "resume"
+    resumed_utc: str
+    host: str
+    process: int = Field(description="first of the fresh measuring processes")
+    block: int = Field(description="first of the new blocks")
+
+
+Line = ProviderRecord | CellRecord | SampleRecord | BlocksRecord | ResumeRecord | EndRecord
 _KINDS: dict[str, type[_Record]] = {
     "provider": ProviderRecord, "cell": CellRecord, "sample": SampleRecord, "end": EndRecord,
+    "blocks": BlocksRecord, "resume": ResumeRecord,
 }  # fmt: skip
+
+# A migration takes the head or a line of the version it stands under and returns that of the next one.
+# One stands here for every version below SCHEMA_VERSION, so that older runs stay readable.
+Json = dict[str, Any]
+_HEAD_MIGRATIONS: dict[int, Callable[[Json], Json]] = {}
+_LINE_MIGRATIONS: dict[int, Callable[[Json], Json]] = {}
+
+
+def _migrated(data: Json, version: int, migrations: dict[int, Callable[[Json], Json]]) -> Json:
+    for step in range(version, SCHEMA_VERSION):
+        data = migrations[step](data)
+    return data
+
+
+class WriteError(RuntimeError):
+    """Say that the system refused to write a record, and why."""
 
 
 class Writer:
     """Append records to a run folder, each line handed to the system before the next is measured."""
 
-    def __init__(self, folder: Path, head: RunHead) -> None:
-        """Create the folder and its head. Raises UsageError where it can't be, or holds another run."""
-        self.folder = folder
+    def __init__(self, folder: Path, head: RunHead | None) -> None:
+        """Create the folder and its head; without a head, take up the run that is there.
+
+        The folder stays locked until `close`, or until the process ends in whatever way. Raises UsageError
+        where it can't be written, another sweep is writing to it, or it holds another run.
+        """
+        self.folder, self._lock = folder, None
+        option = "--out" if head else "--resume"
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            self._lock = filelock.FileLock(folder / LOCK)
-            self._lock.acquire(timeout=0)
-            if (folder / HEAD).exists():
-                raise UsageError(f"--out: {folder} holds a run already; name a folder of its own")
-            (folder / HEAD).write_text(head.model_dump_json(indent=1) + "\n", encoding="utf-8")
-            self._file: TextIO = (folder / LINES).open("a", encoding="utf-8")
-        except filelock.Timeout:
-            raise UsageError(f"--out: another sweep is writing to {folder}") from None
+            self._lock = FolderLock(folder / LOCK)
+            if head:
+                self._create(head)
+            self._file = os.open(folder / LINES, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+            self._begin_on_a_fresh_line()
+        except LockedError:
+            raise UsageError(f"{option}: another sweep is writing to {folder}") from None
         except OSError as error:
-            raise UsageError(f"--out: can't write to {folder}: {error.strerror}") from None
+            self._release()
+            raise UsageError(f"{option}: can't write to {folder}: {error.strerror}") from None
+        except BaseException:
+            self._release()
+            raise
+
+    def _release(self) -> None:
+        if self._lock is not None:
+            self._lock.release()
+
+    def _create(self, head: RunHead) -> None:
+        """Write the head whole or not at all: half a head would make the folder useless."""
+        path = self.folder / HEAD
+        if path.exists():
+            raise UsageError(
+                f"--out: {self.folder} holds a run already; name a folder of its own, or take it up "
+                "with --resume"
+            )
+        part = path.with_suffix(".part")
+        try:
+            part.write_text(head.model_dump_json(indent=1) + "\n", encoding="utf-8")
+            part.replace(path)
+        finally:
+            part.unlink(missing_ok=True)
+
+    def _begin_on_a_fresh_line(self) -> None:
+        """End a line that a kill cut short, so that the next record does not become part of it."""
+        size = os.fstat(self._file).st_size
+        if size and os.pread(self._file, 1, size - 1) != b"\n":
+            os.write(self._file, b"\n")
 
     def append(self, line: Line) -> None:
-        """Write one record and flush it: what is finished survives a kill."""
-        self._file.write(line.model_dump_json() + "\n")
-        self._file.flush()
+        """Hand one record to the system: what is finished survives a kill. Raises WriteError."""
+        data = line.model_dump_json().encode() + b"\n"
+        before = os.fstat(self._file).st_size
+        try:
+            written = os.write(self._file, data)
+            while written < len(data):
+                written += os.write(self._file, data[written:])
+        except OSError as error:
+            # The part of this line that went through says nothing; the lines before it stay.
+            if os.fstat(self._file).st_size > before:
+                os.ftruncate(self._file, before)
+            raise WriteError(
+                f"can't write to {self.folder / LINES}: {error.strerror}; what was finished before is kept"
+            ) from None
 
     def close(self) -> None:
-        """Sync the records to the disk and release the folder."""
-        os.fsync(self._file.fileno())
-        self._file.close()
-        self._lock.release()
-        (self.folder / LOCK).unlink(missing_ok=True)
+        """Sync the records to the disk and release the folder. Raises WriteError."""
+        try:
+            os.fsync(self._file)
+        except OSError as error:
+            raise WriteError(f"can't sync {self.folder / LINES}: {error.strerror}") from None
+        finally:
+            os.close(self._file)
+            self._release()
 
 
 class Run(NamedTuple):
@@ -241,6 +327,7 @@ class Run(NamedTuple):
 
     samples: one row a sample, with `pass_ns = elapsed_ns / loops * slices` and the columns of its cell.
     cells: one row a cell (of its first process; a later process that failed shows in `status`).
+    end: how the run ended; None where it was killed, or is still going.
     """
 
     samples: pd.DataFrame
@@ -250,23 +337,32 @@ class Run(NamedTuple):
     end: EndRecord | None
     folder: Path
     warnings: list[str]
+    blocks: list[BlocksRecord]
+    resumes: list[ResumeRecord]
 
 
-def _read_head(folder: Path) -> RunHead:
+def _read_head(folder: Path) -> tuple[RunHead, int]:
+    """Return a run's head in today's schema, and the version that it was written in."""
     path = folder / HEAD
     if not path.is_file():
         raise UsageError(f"{folder} is not a run: it has no {HEAD}")
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(data, dict):
+            raise UsageError(f"{path} can't be read: need an object, got {type(data).__name__}")
         version = data.get("schema_version")
-        if isinstance(version, int) and version > SCHEMA_VERSION:
+        if not isinstance(version, int) or version < 1:
+            raise UsageError(f"{path} can't be read: schema_version is {version!r}, not a version")
+        if version > SCHEMA_VERSION:
             raise UsageError(
                 f"{path} has schema version {version}, newer than this harness reads "
                 f"({SCHEMA_VERSION}); install a newer fff-harness"
             )
-        return RunHead.model_validate(data)
-    except (json.JSONDecodeError, ValidationError) as error:
+        return RunHead.model_validate(_migrated(data, version, _HEAD_MIGRATIONS)), version
+    except (UnicodeDecodeError, json.JSONDecodeError, ValidationError) as error:
         raise UsageError(f"{path} can't be read: {_first_line(error)}") from None
+    except OSError as error:
+        raise UsageError(f"{path} can't be read: {error.strerror}") from None
 
 
 def _first_line(error: Exception) -> str:
@@ -276,17 +372,36 @@ def _first_line(error: Exception) -> str:
     return str(error).splitlines()[0]
 
 
-def _read_lines(path: Path, warnings: list[str]) -> Iterator[Line]:
+def _parse_line(text: str, version: int) -> Line:
+    """Return the record in a line. Raises ValueError, whose text says what is the matter with it."""
+    data = json.loads(text)
+    if not isinstance(data, dict):
+        raise ValueError(f"need an object, got {type(data).__name__}")
+    # A line may name its own version: only a newer harness would write one into this run.
+    newest = data.pop("schema_version", version)
+    if newest != version:
+        raise ValueError(f"it has schema version {newest}, and the run is of version {version}")
+    data = _migrated(data, version, _LINE_MIGRATIONS)
+    kind = data.get("kind")
+    if kind not in _KINDS:
+        raise ValueError(
+            f"kind {kind!r} is not known here; a newer fff-harness may have written it"
+        )
+    line: Line = _KINDS[kind].model_validate(data)  # type: ignore[assignment]
+    return line
+
+
+def _read_lines(path: Path, version: int, warnings: list[str]) -> Iterator[Line]:
     """Yield the records; a damaged line is named in `warnings` and passed over."""
     if not path.is_file():
         warnings.append(f"{path.name} is missing: nothing was measured")
         return
-    with path.open(encoding="utf-8", errors="replace") as file:
+    # Only "\n" ends a record: a control character inside of one must not shift the numbers of the lines.
+    with path.open(encoding="utf-8", errors="replace", newline="\n") as file:
         for number, text in enumerate(file, start=1):
             try:
-                data = json.loads(text)
-                yield _KINDS[data["kind"]].model_validate(data)  # type: ignore[misc]
-            except (json.JSONDecodeError, KeyError, TypeError, ValidationError) as error:
+                yield _parse_line(text, version)
+            except (ValueError, RecursionError) as error:
                 cut = "" if text.endswith("\n") else " (the line is cut short)"
                 warnings.append(
                     f"{path.name}:{number} is damaged and left out{cut}: {_first_line(error)}"
@@ -315,9 +430,12 @@ def load_run(path: str | os.PathLike[str]) -> Run:
     Raises UsageError where the folder is no run, or its schema is newer than this harness.
     """
     folder = Path(path)
-    head = _read_head(folder)
+    head, version = _read_head(folder)
     warnings: list[str] = []
-    lines = list(_read_lines(folder / LINES, warnings))
+    try:
+        lines = list(_read_lines(folder / LINES, version, warnings))
+    except OSError as error:
+        raise UsageError(f"{folder / LINES} can't be read: {error.strerror}") from None
     cells = _cell_frame([x for x in lines if isinstance(x, CellRecord)])
     columns = [name for name in SampleRecord.model_fields if name != "kind"]
     rows = [x.model_dump(exclude={"kind"}) for x in lines if isinstance(x, SampleRecord)]
@@ -327,13 +445,18 @@ def load_run(path: str | os.PathLike[str]) -> Run:
     ]  # fmt: skip
     samples = samples.merge(cells[shared], on="cell", how="left")
     samples["pass_ns"] = samples["elapsed_ns"] / samples["loops"] * samples["slices"]
-    ends = [x for x in lines if isinstance(x, EndRecord)]
+    orphans = sorted(set(samples["cell"]) - set(cells["cell"]))
+    warnings += [f"{LINES}: the record of cell {cell} is missing" for cell in orphans]
+    ends = [x for x in lines if isinstance(x, EndRecord | ResumeRecord)]
+    last = ends[-1] if ends else None
     return Run(
         samples=samples,
         cells=cells,
         head=head,
         providers=[x for x in lines if isinstance(x, ProviderRecord)],
-        end=ends[-1] if ends else None,
+        end=last if isinstance(last, EndRecord) else None,
         folder=folder,
         warnings=warnings,
+        blocks=[x for x in lines if isinstance(x, BlocksRecord)],
+        resumes=[x for x in lines if isinstance(x, ResumeRecord)],
     )

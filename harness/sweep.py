@@ -13,7 +13,7 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 
-from harness import axes, clock, doctor, machine
+from harness import axes, clock, doctor, machine, resume
 from harness.errors import UsageError
 from harness.plan import (
     LONG_PASS_S,
@@ -26,14 +26,22 @@ from harness.plan import (
 from harness.process import MeasuringProcess, ProcessDiedError, RequestFailedError
 from harness.records import (
     SCHEMA_VERSION,
+    BlocksRecord,
     CellRecord,
     EndRecord,
+    Line,
+    MachineRecord,
     ProviderRecord,
+    ResumeRecord,
+    Run,
     RunHead,
     SampleRecord,
     Status,
+    WriteError,
     Writer,
+    load_run,
 )
+from harness.resume import Progress, Tally
 
 _QUICK_MIN_SAMPLE_NS = 10_000_000
 _MAX_BLOCKS = 60
@@ -64,13 +72,17 @@ class Monitor(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """State how a sweep ended, where its run is, and how many cells were wrong or failed."""
+    """State how a sweep ended, where its run is, and how many cells were wrong or failed.
+
+    trouble: why records could not be written, empty where all were.
+    """
 
     folder: Path
     reason: EndReason
     wrong: int
     failed: int
     elapsed_s: float
+    trouble: str = ""
 
 
 def _utc() -> str:
@@ -100,11 +112,32 @@ class _Sweep:
         self.turn: dict[str, int] = {}  # samples taken of each cell: its slices come in turn
         self.pass_s: dict[str, float] = {}
         self.untimed_s: dict[str, float] = {}  # of a sample: what stands between its timed passes
-        self.process = self.block = self.order = 0
+        self.process = self.block = self.order = self.elapsed_before_ns = 0
+        self.rounds = self.left = (
+            spec.processes
+        )  # sets of fresh processes: in all, and still to come
+        self.gated: set[str] = set()  # cells that passed a gate in any process
+        self.recorded: set[str] = set()  # cells that the run that is taken up has a record of
+        self.tally = Tally(spec.passes)
         self.predicted_s = plan.predicted_s(spec)
         self.peak_bytes = 0
         self.published_s = 0.0  # what the published protocol took in one process
         self.writer: Writer | None = None
+
+    def take_up(self, progress: Progress) -> None:
+        """Continue where a run was cut, with processes and blocks of new numbers."""
+        self.process, self.block, self.order = progress.process, progress.block, progress.order
+        self.rounds = self.left = progress.rounds
+        self.elapsed_before_ns, self.tally = progress.elapsed_ns, progress.tally
+        self.loops, self.pass_s = dict(progress.loops), dict(progress.pass_s)
+        self.slices = dict(progress.slices)
+        self.lost, self.gated = dict(progress.lost), set(progress.gated)
+        self.cells += [make_twin(c) for c in self.plan.cells if c.id in progress.twins]
+        self.append(
+            ResumeRecord(
+                resumed_utc=_utc(), host=machine.host(), process=self.process, block=self.block
+            )
+        )
 
     # ---- measuring processes ----
 
@@ -118,15 +151,19 @@ class _Sweep:
         self.running[provider] = process
         return process
 
-    def record_provider(self, process: MeasuringProcess) -> None:
+    def describe_provider(self, process: MeasuringProcess) -> ProviderRecord | None:
         facts = process.hello["provider"]
-        if facts is not None:
-            self.append(
-                ProviderRecord(
-                    process=self.process, pools=process.hello["pools"],
-                    variables=process.hello["variables"], dropped=process.dropped, **facts,
-                )
-            )  # fmt: skip
+        if facts is None:
+            return None
+        return ProviderRecord(
+            process=self.process, pools=process.hello["pools"],
+            variables=process.hello["variables"], dropped=process.dropped, **facts,
+        )  # fmt: skip
+
+    def record_provider(self, process: MeasuringProcess) -> None:
+        record = self.describe_provider(process)
+        if record is not None:
+            self.append(record)
 
     def serving(self, provider: str) -> MeasuringProcess:
         """Return the running process of a provider, a fresh one where it died."""
@@ -168,7 +205,7 @@ class _Sweep:
         least = _QUICK_PATIENCE_S if self.spec.quick else _PATIENCE_S
         return max(least, _PATIENCE * predicted_s) + drawn / _DRAWN_PER_S
 
-    def append(self, line: ProviderRecord | CellRecord | SampleRecord | EndRecord) -> None:
+    def append(self, line: Line) -> None:
         if self.writer is None:
             raise RuntimeError("a record before the run's folder exists")
         self.writer.append(line)
@@ -207,7 +244,7 @@ class _Sweep:
                 "prepare", self.patience_s(cell, cell.predicted_s()),
                 cell=cell.id, implementation=cell.implementation, problem=asdict(cell.problem),
                 loops=self.loops.get(cell.id, 0), slices=self.slices.get(cell.id, 0),
-                count_nodes=self.process == 0,
+                count_nodes=cell.id not in self.gated,
                 head_only=self.gated_by_head(cell), weights=cell.weights, sets=cell.sets,
                 min_sample_ns=_QUICK_MIN_SAMPLE_NS if quick else clock.MIN_SAMPLE_NS,
             )  # fmt: skip
@@ -222,6 +259,7 @@ class _Sweep:
         self.record_cell(cell, "ok" if verdict["ok"] else "wrong", verdict["reason"], answer)
         if verdict["ok"]:
             self.ready.add(cell.id)
+            self.gated.add(cell.id)
             self.loops.setdefault(cell.id, answer["loops"])
             self.slices.setdefault(cell.id, answer["slices"])
             self.pass_s.setdefault(cell.id, answer["gate_ns"] / 1e9)
@@ -230,7 +268,7 @@ class _Sweep:
     def gated_by_head(self, cell: Cell) -> bool:
         """Say whether a cell that passed its gate before is too long to be run whole once more for it."""
         long = self.pass_s.get(cell.id, 0.0) >= LONG_PASS_S
-        return self.process > 0 and long and cell.weights == "hot"
+        return cell.id in self.gated and long and cell.weights == "hot"
 
     def sample(self, cell: Cell) -> None:
         self.monitor.stage(f"sampling {cell.id}")
@@ -258,11 +296,12 @@ class _Sweep:
             return
         record = SampleRecord(
             cell=cell.id, process=self.process, block=self.block, order=self.order,
-            started_ns=int((started - self.began) * 1e9), **answer,
+            started_ns=self.elapsed_before_ns + int((started - self.began) * 1e9), **answer,
         )  # fmt: skip
         self.append(record)
         self.order += 1
         self.turn[cell.id] = turn + 1
+        self.tally.add(cell.id, self.block)
         self.pass_s[cell.id] = record.elapsed_ns / loops * slices / 1e9
         if cell.weights == "flushed":
             self.untimed_s[cell.id] = time.monotonic() - started - record.elapsed_ns / 1e9
@@ -337,9 +376,10 @@ class _Sweep:
         return sum(self.sample_s(cell) * repeats[cell.id] for cell in self.live())
 
     def run_block(self) -> None:
-        """Sample every live cell, in an order drawn for this block."""
-        repeats = self.repeats()
-        order = [cell for cell in self.live() for _ in range(repeats[cell.id])]
+        """Sample every live cell that still wants samples, in an order drawn for this block."""
+        repeats, live = self.repeats(), [cell.id for cell in self.live()]
+        wanting = [cell for cell in self.live() if self.tally.wants(cell.id, live)]
+        order = [cell for cell in wanting for _ in range(repeats[cell.id])]
         rng = np.random.default_rng([self.spec.seed, self.block])
         for i in rng.permutation(len(order)):
             if order[i].id not in self.lost:
@@ -359,14 +399,19 @@ class _Sweep:
 
     # ---- the whole ----
 
+    def conditions(self, cell: Cell) -> tuple[object, ...]:
+        """Return what two cells must share to be compared."""
+        p = cell.problem
+        return (p.batch, p.d_in, p.data, p.rows, p.routing, cell.weights)
+
     def add_twins(self) -> None:
         """Add the fastest FF of each baseline problem a second time, as the A/A pair."""
         groups: dict[tuple[object, ...], list[Cell]] = {}
+        have = {self.conditions(c) for c in self.cells if c.role == "aa"}
         for cell in self.live():
             if cell.model == axes.BASELINE and cell.id in self.pass_s:
-                p = cell.problem
-                key = (p.batch, p.d_in, p.data, p.rows, p.routing, cell.weights)
-                groups.setdefault(key, []).append(cell)
+                groups.setdefault(self.conditions(cell), []).append(cell)
+        groups = {point: cells for point, cells in groups.items() if point not in have}
         for cells in groups.values():
             twin = make_twin(min(cells, key=lambda c: self.pass_s[c.id]))
             self.cells.append(twin)
@@ -374,14 +419,16 @@ class _Sweep:
             self.loops[twin.id], self.slices[twin.id] = self.loops[twinned], self.slices[twinned]
             self.prepare(twin)
 
+    def missing(self) -> int:
+        """Return the blocks that the live cells lack, where their number was decided before."""
+        return self.tally.missing([cell.id for cell in self.live()])
+
     def blocks_now(self) -> int:
         """Return the blocks for the current process, so that all of them share what is left."""
-        processes_left = self.spec.processes - self.process
-        if self.spec.passes:
-            done, each = self.block, self.spec.passes / self.spec.processes
-            return max(0, round(each * (self.process + 1)) - done)
-        left = self.spec.budget_s - self.elapsed_s() - (processes_left - 1) * self.gate_s()
-        fit = int(left / processes_left / max(self.block_s(), 1e-3))
+        if self.tally.goal:
+            return -(-self.missing() // self.left)
+        left = self.spec.budget_s - self.elapsed_s() - (self.left - 1) * self.gate_s()
+        fit = int(left / self.left / max(self.block_s(), 1e-3))
         return min(fit, _MAX_BLOCKS // self.spec.processes)
 
     def run_process(self) -> None:
@@ -395,22 +442,22 @@ class _Sweep:
         self.run_published()
         for cell in self.live():
             self.prepare(cell)
-        if self.process == 0:
-            self.add_twins()
+        self.add_twins()
         # The first process samples whatever the budget says: a table needs one sample a cell.
         blocks = self.blocks_now()
         least = 2 if self.plan.published else 1  # a step of the ladder needs an interval too
-        if self.process == 0:
+        if self.block == 0:
             blocks = max(least, blocks)
-        left = self.spec.processes - self.process
-        rest = (left - 1) * (self.gate_s() + blocks * self.block_s())
+        total = self.tally.goal or self.block + blocks * self.left
+        self.append(BlocksRecord(process=self.process, blocks=blocks, total=total))
+        rest = (self.left - 1) * (self.gate_s() + blocks * self.block_s())
         self.predicted_s = self.elapsed_s() + blocks * self.block_s() + rest
         if self.spec.order == "blocked":
             self.run_blocked(blocks)
             blocks = 0
         for _ in range(blocks):
             over = self.elapsed_s() + self.block_s() > self.spec.budget_s
-            if over and not self.spec.passes and self.block >= least:
+            if over and not self.tally.goal and self.block >= least:
                 break
             self.run_block()
         self.stop_processes()
@@ -425,28 +472,90 @@ class _Sweep:
 
     def gate_fits(self) -> bool:
         """Say whether another set of processes fits into the budget with at least one block."""
-        if self.spec.passes:
-            return self.block < self.spec.passes
         return self.elapsed_s() + self.gate_s() + self.block_s() <= self.spec.budget_s
 
     def run(self) -> EndReason:
         for cell, reason in self.plan.unavailable:
-            self.record_cell(cell, "unavailable", reason, {})
-        for process in range(self.spec.processes):
-            self.process = process
+            if cell.id not in self.recorded:
+                self.record_cell(cell, "unavailable", reason, {})
+        first = self.process
+        for process in range(first, first + self.rounds):
+            self.process, self.left = process, first + self.rounds - process
             if not self.live():
                 return "failed"
-            if process and not self.gate_fits():
+            if self.tally.goal and not self.missing():
+                return "complete"
+            if process > first and not self.tally.goal and not self.gate_fits():
                 return "budget"
             self.run_process()
         return "complete"
 
+    def finish(self, reason: EndReason) -> str:
+        """Write the last record and release the folder; return why that failed, or an empty string."""
+        trouble = ""
+        if self.writer is None:
+            return trouble
+        try:
+            self.append(self.end_record(reason))
+        except WriteError as error:
+            trouble = str(error)
+        try:
+            self.writer.close()
+        except WriteError as error:
+            trouble = trouble or str(error)
+        return trouble
 
-def run(spec: SweepSpec, plan: Plan, monitor: Monitor) -> Outcome:
+    def end_record(self, reason: EndReason) -> EndRecord:
+        return EndRecord(
+            ended_utc=_utc(), reason=reason, elapsed_s=self.elapsed_s(),
+            peak_resident_bytes=self.peak_bytes,
+        )  # fmt: skip
+
+
+def _check_resumed(sweep: _Sweep, resumed: Run) -> None:
+    """Refuse to mix what another machine, code or provider measured into a run."""
+    resume.check_machine(resumed, machine.make_record())
+    for process in sweep.running.values():
+        record = sweep.describe_provider(process)
+        if record is not None:
+            resume.check_provider(resumed, record)
+
+
+def _examine(sweep: _Sweep) -> MachineRecord:
+    """Return the machine record with what is wrong for measuring; refuse what is serious, if so asked."""
+    spec = sweep.spec
+    examined = doctor.examine_sweep(
+        machine.make_record(), [p.hello for p in sweep.running.values()],
+        threads=spec.threads, keep_blas_env=spec.keep_blas_env,
+    )  # fmt: skip
+    if spec.strict:
+        doctor.refuse_serious(examined.findings)
+    return examined
+
+
+def _open(sweep: _Sweep, resumed: Run | None) -> Path:
+    """Open the folder for writing, a new one or that of the run to take up, and return it."""
+    if resumed is None:
+        head = RunHead(
+            schema_version=SCHEMA_VERSION, started_utc=_utc(), machine=_examine(sweep),
+            sweep=sweep.spec.record(),
+        )  # fmt: skip
+        folder = run_folder(sweep.spec)
+        sweep.writer = Writer(folder, head)
+        return folder
+    _examine(sweep)
+    sweep.writer = Writer(resumed.folder, None)
+    return resumed.folder
+
+
+def run(spec: SweepSpec, plan: Plan, monitor: Monitor, resumed: Run | None = None) -> Outcome:
     """Carry out a plan and return how it ended; Ctrl-C ends it early and keeps what is finished.
 
-    Raises UsageError, before a run exists, where a provider is refused, the folder can't be written, or
-    `strict` is asked for and something here is serious.
+    With `resumed`, a run of this spec and plan that was cut, only what is missing in it is measured.
+
+    Raises UsageError, before anything is written, where a provider is refused, the folder can't be
+    written, `strict` is asked for and something here is serious, or the run to take up is not of this
+    machine, code and provider.
     """
     sweep = _Sweep(spec, plan, monitor)
     reason: EndReason = "failed"
@@ -455,34 +564,28 @@ def run(spec: SweepSpec, plan: Plan, monitor: Monitor) -> Outcome:
         for provider in plan.providers():
             with suppress(ProcessDiedError):  # shows in its cells, which try again
                 sweep.start(provider)
-        examined = doctor.examine_sweep(
-            machine.make_record(), [p.hello for p in sweep.running.values()],
-            threads=spec.threads, keep_blas_env=spec.keep_blas_env,
-        )  # fmt: skip
-        if spec.strict:
-            doctor.refuse_serious(examined.findings)
-        head = RunHead(
-            schema_version=SCHEMA_VERSION, started_utc=_utc(), machine=examined,
-            sweep=spec.record(),
-        )  # fmt: skip
-        folder = run_folder(spec)
-        sweep.writer = Writer(folder, head)
+        if resumed is not None:
+            _check_resumed(sweep, resumed)
+        folder = _open(sweep, resumed)
+        trouble = ""
         try:
+            if resumed is not None:
+                # Read again under the lock: what another sweep wrote until then counts.
+                again = load_run(folder)
+                sweep.recorded = set(again.cells["cell"])
+                sweep.take_up(resume.find_progress(again))
             reason = sweep.run()
         except KeyboardInterrupt:
             reason = "interrupted"
+        except WriteError as error:
+            trouble = str(error)
         finally:
-            sweep.append(
-                EndRecord(
-                    ended_utc=_utc(), reason=reason, elapsed_s=sweep.elapsed_s(),
-                    peak_resident_bytes=sweep.peak_bytes,
-                )
-            )  # fmt: skip
-            sweep.writer.close()
+            at_the_end = sweep.finish(reason)
+            trouble = trouble or at_the_end
     finally:
         sweep.kill_processes()
     statuses: Sequence[Status] = list(sweep.lost.values())
     return Outcome(
         folder=folder, reason=reason, wrong=statuses.count("wrong"),
-        failed=statuses.count("failed"), elapsed_s=sweep.elapsed_s(),
+        failed=statuses.count("failed"), elapsed_s=sweep.elapsed_s(), trouble=trouble,
     )  # fmt: skip

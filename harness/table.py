@@ -246,6 +246,11 @@ def _markdown(frame: pd.DataFrame) -> str:
     return text
 
 
+def format_markdown_table(frame: pd.DataFrame) -> str:
+    """Return a frame of texts as a table of Markdown."""
+    return _markdown(frame)
+
+
 def _format_bytes(size: int) -> str:
     return f"{size / 2**20:.0f} MiB" if size >= 2**20 else f"{size / 2**10:.0f} KiB"
 
@@ -328,6 +333,10 @@ def _head_lines(run: Run) -> list[str]:
         lines.append("- **The run did not end: it was killed, or is still going.**")
     elif run.end.reason != "complete":
         lines.append(f"- The run ended early ({run.end.reason}); what was finished is shown.")
+    lines += [
+        f"- Taken up again at {r.resumed_utc} from block {r.block} on, in fresh processes."
+        for r in run.resumes
+    ]
     lines += [f"- **Record damaged**: {w}" for w in run.warnings]
     moved = view.clock_change(run)
     if moved > stability.MAX_CLOCK_CHANGE:
