@@ -1,9 +1,12 @@
 """Set the BLAS pools to one thread before any is loaded, and hand out what many tests need."""
 
+# The environment has to stand before the imports below it.
+# ruff: noqa: E402
+
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 # Libraries read these when they load, so they stand before the first import of NumPy.
@@ -54,10 +57,9 @@ def data_folder() -> Path:
 
 
 @pytest.fixture
-def without_forcing(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def without_forcing(monkeypatch: pytest.MonkeyPatch) -> None:
     """Take the variables that force a BLAS kernel out of the environment for one test."""
     from harness.records import FORCING
 
     for name in FORCING:
         monkeypatch.delenv(name, raising=False)
-    yield
