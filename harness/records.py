@@ -229,14 +229,14 @@ def _read_head(folder: Path) -> RunHead:
         raise UsageError(f"{folder} is not a run: it has no {HEAD}")
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
-        version = data.get("schema_version")
+        version = data.get("schema_version") if isinstance(data, dict) else None
         if isinstance(version, int) and version > SCHEMA_VERSION:
             raise UsageError(
                 f"{path} has schema version {version}, newer than this harness reads "
                 f"({SCHEMA_VERSION}); install a newer fff-harness"
             )
         return RunHead.model_validate(data)
-    except (json.JSONDecodeError, ValidationError) as error:
+    except (json.JSONDecodeError, UnicodeDecodeError, ValidationError) as error:
         raise UsageError(f"{path} can't be read: {_first_line(error)}") from None
 
 
