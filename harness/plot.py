@@ -168,8 +168,13 @@ def _time_bars(run: Run, rows: dict[str, dict[int, float]], text: str, batch: in
 
 
 def write_plots(run: Run) -> list[Path]:
-    """Write each figure as PNG and SVG into the run's folder and return the files."""
-    written = []
+    """Write each figure as PNG and SVG into the run's folder and return the files.
+
+    A run that was ended before its first cell has nothing to draw and gets no files.
+    """
+    written: list[Path] = []
+    if not view.points(run):
+        return written
     # Fixed ids and no date: the same samples give the same bytes.
     with mpl.rc_context({"svg.hashsalt": "fff-harness", "font.family": "DejaVu Sans"}):
         for name, draw in zip(FIGURES, (speedup_figure, time_figure), strict=True):
