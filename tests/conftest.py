@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -63,3 +64,13 @@ def without_forcing(monkeypatch: pytest.MonkeyPatch) -> None:
 
     for name in FORCING:
         monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def golden_run(data_folder: Path, tmp_path: Path) -> Path:
+    """Return a copy of the hand-made run of schema version 1."""
+    folder = tmp_path / "run-v1"
+    folder.mkdir()
+    for name in ("run.json", "records.jsonl"):
+        shutil.copy(data_folder / "run-v1" / name, folder)
+    return folder
