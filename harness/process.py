@@ -111,7 +111,7 @@ class MeasuringProcess:
         self._release()
 
     def kill(self) -> None:
-        """End the process at once."""
+        """End the process at once; for one that ended already, release what it held here."""
         self._process.kill()
         self._process.wait()
         self._release()
@@ -119,5 +119,6 @@ class MeasuringProcess:
     def _release(self) -> None:
         if not self._errors.closed:
             self._selector.close()
+            self._to.close()
             self._from.close()
             self._errors.close()

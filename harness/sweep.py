@@ -119,6 +119,8 @@ class _Sweep:
         process = self.running.get(provider)
         if process is None or not process.alive():
             self.ready -= {c.id for c in self.cells if c.runs_in == provider}
+            if process is not None:
+                process.kill()
             process = self.start(provider)
             self.record_provider(process)
         return process
@@ -130,7 +132,7 @@ class _Sweep:
         self.peak_bytes = max(self.peak_bytes, now + own)
         for process in alive:
             process.close()
-        self.running.clear()
+        self.kill_processes()
         self.ready.clear()
 
     def kill_processes(self) -> None:
@@ -193,6 +195,8 @@ class _Sweep:
 
     def sample(self, cell: Cell) -> None:
         self.monitor.stage(f"sampling {cell.id}")
+        # Asked for first: where the process died meanwhile, nothing is ready in the fresh one.
+        self.serving(cell.runs_in)
         if cell.id not in self.ready:
             self.prepare(cell)
         if cell.id in self.lost:
@@ -315,7 +319,7 @@ class _Sweep:
             if process and not self.gate_fits():
                 return "budget"
             self.run_process()
-        return "complete"
+        return "complete" if self.live() else "failed"
 
 
 def run(spec: SweepSpec, plan: Plan, monitor: Monitor) -> Outcome:
