@@ -7,6 +7,7 @@ from functools import cache
 import numpy as np
 
 from harness import blas, registry
+from harness.errors import UnknownNameError
 from harness.problem import Array, Operands, Problem, make_aligned
 from harness.registry import Context, Implementation
 
@@ -88,6 +89,9 @@ def forward(
     UnavailableError where the provider is not on this machine.
     """
     found = registry.get(implementation)
+    if found.layer == "ceiling":
+        known = [i.id for i in registry.layers()]
+        raise UnknownNameError("implementation of a layer", implementation, known=known)
     problem = make_problem(found.layer, x, w_in, w_out)
     shape_in, shape_out = problem.weight_shapes()
     operands = Operands(
