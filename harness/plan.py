@@ -222,6 +222,14 @@ def _check_providers(spec: SweepSpec) -> None:
             blas.locate(name)
         except UnavailableError as error:
             raise UsageError(f"--blas: {error}") from None
+    called: dict[str, str] = {}
+    for name in spec.blas:
+        other = called.setdefault(_label(name), name)
+        if other != name:
+            raise UsageError(
+                f"--blas: {other} and {name} would both be called {_label(name)} in the run; "
+                "make a link of another name to one of them, or sweep them one at a time"
+            )
 
 
 def _layer_cells(
