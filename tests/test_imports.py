@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -64,9 +64,10 @@ def _name(path: Path) -> str:
     return path.relative_to(ROOT).parts[0].removesuffix(".py")
 
 
-def _trees() -> Iterator[tuple[str, Path, ast.Module]]:
-    for path in sorted(ROOT.rglob("*.py")):
-        yield _name(path), path, ast.parse(path.read_text(encoding="utf-8"))
+@cache
+def _trees() -> list[tuple[str, Path, ast.Module]]:
+    paths = sorted(ROOT.rglob("*.py"))
+    return [(_name(p), p, ast.parse(p.read_text(encoding="utf-8"))) for p in paths]
 
 
 def _is_type_checking(node: ast.AST) -> bool:
