@@ -74,6 +74,7 @@ def test_format_limit() -> None:
 
 def test_golden_markdown(golden_run: Path, data_folder: Path) -> None:
     """The hand-made run prints exactly the report that stands beside it."""
+    # Meant to change? `python -m harness table` on a copy of tests/data/run-v1 writes the new one.
     expected = (data_folder / "run-v1" / "table.md").read_text(encoding="utf-8")
     assert table.format_markdown(load_run(golden_run)) == expected
 
