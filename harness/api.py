@@ -7,6 +7,7 @@ from functools import cache
 import numpy as np
 
 from harness import blas, plugin, registry
+from harness.errors import UnknownNameError
 from harness.problem import Array, Operands, Problem, make_aligned
 from harness.registry import Context, Implementation
 
@@ -90,6 +91,9 @@ def forward(
     """
     plugin.load_installed()
     found = registry.get(implementation)
+    if found.layer == "ceiling":
+        known = [i.id for i in registry.layers()]
+        raise UnknownNameError("implementation of a layer", implementation, known=known)
     problem = make_problem(found.layer, x, w_in, w_out)
     shape_in, shape_out = problem.weight_shapes()
     operands = Operands(

@@ -326,11 +326,13 @@ def _check_providers(spec: SweepSpec) -> None:
             blas.locate(name)
         except UnavailableError as error:
             raise UsageError(f"--blas: {error}") from None
-    labels = [_label(name) for name in spec.blas]
-    for label in labels:
-        if labels.count(label) > 1:
+    called: dict[str, str] = {}
+    for name in spec.blas:
+        other = called.setdefault(_label(name), name)
+        if other != name:
             raise UsageError(
-                f"--blas: two libraries are named {label!r}; cells are told apart by that name"
+                f"--blas: {other} and {name} would both be called {_label(name)} in the run; "
+                "make a link of another name to one of them, or sweep them one at a time"
             )
 
 

@@ -214,8 +214,13 @@ def _rate_bars(axes: Any, streams: list[Speed]) -> None:
 
 
 def write_plots(run: Run) -> list[Path]:
-    """Write each figure as PNG and SVG into the run's folder and return the files."""
-    written = []
+    """Write each figure as PNG and SVG into the run's folder and return the files.
+
+    A run that was ended before its first cell has nothing to draw and gets no files.
+    """
+    written: list[Path] = []
+    if not view.points(run):
+        return written
     # Fixed ids and no date: the same samples give the same bytes.
     with mpl.rc_context({"svg.hashsalt": "fff-harness", "font.family": "DejaVu Sans"}):
         for name, draw in zip(FIGURES, (speedup_figure, time_figure, ceilings_figure), strict=True):

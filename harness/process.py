@@ -122,7 +122,7 @@ class MeasuringProcess:
         self._release()
 
     def kill(self) -> None:
-        """End the process at once."""
+        """End the process at once; for one that ended already, release what it held here."""
         self._process.kill()
         self._process.wait()
         self._to.close()

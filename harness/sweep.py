@@ -488,7 +488,7 @@ class _Sweep:
             if process > first and not self.tally.goal and not self.gate_fits():
                 return "budget"
             self.run_process()
-        return "complete"
+        return "complete" if self.live() else "failed"
 
     def finish(self, reason: EndReason) -> str:
         """Write the last record and release the folder; return why that failed, or an empty string."""

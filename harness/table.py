@@ -533,12 +533,21 @@ def format_markdown(run: Run) -> str:
     return "\n".join(lines) + "\n"
 
 
+_LATEX = str.maketrans(
+    {
+        "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
+        **{c: f"\\{c}" for c in "&%$#_{}"},
+    }
+)  # fmt: skip
+
+
 def _latex_table(frame: pd.DataFrame, caption: str) -> str:
     plain = frame.replace({_UNCONFIRMED: "*", _NONE: "--"}, regex=True)
     style = plain.style.hide(axis="index").format(escape="latex")
     style = style.format_index(escape="latex", axis=1)
     text: str = style.to_latex(
-        hrules=True, caption=caption, column_format="l" + "r" * (len(frame.columns) - 1),
+        hrules=True, caption=caption.translate(_LATEX),
+        column_format="l" + "r" * (len(frame.columns) - 1),
         position_float="centering",
     )  # fmt: skip
     return text

@@ -1,0 +1,165 @@
+"""Own the conformance verdict of one implementation on one problem: right, and nothing else touched."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cache
+
+import numpy as np
+
+from harness import blas, native, registry
+from harness.check import check, poison
+from harness.problem import ALIGNMENT, Array, Operands, Problem, make_aligned, make_operands
+from harness.registry import Context, Implementation, Prepared
+
+# A quiet NaN unlike the gate's poison: an element read from a guard row spoils what it is summed into.
+CANARY = np.uint32(0x7FC0BEEF)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Case:
+    """Name an implementation, the BLAS provider that serves it, and the instruction set of our own code."""
+
+    implementation: Implementation
+    provider: str
+    isa: str
+
+    def __str__(self) -> str:
+        """Return the name that the case has among the tests."""
+        return "-".join(p for p in (self.implementation.id, self.provider, self.isa) if p)
+
+
+@cache
+def load_provider(name: str) -> blas.Provider | None:
+    """Return a provider, loaded once; None for an implementation that needs none."""
+    return blas.load(name) if name else None
+
+
+def present_providers() -> list[str]:
+    """Return the providers that this machine has, SciPy's first."""
+    return [name for name, _, reason in blas.listing() if not reason]
+
+
+def cases() -> list[Case]:
+    """Return every available implementation under SciPy's BLAS with each instruction set, and those
+    built on BLAS under each further provider with the fastest one."""
+    found = []
+    for i in registry.all():
+        if i.unavailable():
+            continue
+        provider = blas.DEFAULT if i.needs_provider else ""
+        found += [Case(implementation=i, provider=provider, isa=isa) for isa in native.isas()]
+        if i.needs_provider:
+            found += [
+                Case(implementation=i, provider=name, isa=native.isas()[0])
+                for name in present_providers()
+                if name != blas.DEFAULT
+            ]
+    return found
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Guarded:
+    """Hold operands and a workspace that lie in one aligned allocation with canaries around each."""
+
+    operands: Operands
+    workspace: Array
+    memory: Array
+    outside: Array  # which words of `memory` belong to no array
+
+    def intact(self) -> bool:
+        """Say whether every canary survived."""
+        return bool((self.memory[self.outside] == CANARY).all())
+
+
+def guard(operands: Operands, workspace_bytes: int = 0) -> Guarded:
+    """Copy operands between rows of canaries; x and the workspace begin at multiples of 64 bytes.
+
+    Two rows of the widest operand stand before and behind each array, directly behind its last element.
+    """
+    arrays = {name: getattr(operands, name) for name in ("x", "w_in", "w_out", "y")}
+    row = 2 * max(a.shape[-1] for a in arrays.values())
+    unit = ALIGNMENT // 4
+    gap = -(-row // unit) * unit
+    spans: dict[str, slice] = {}
+    cursor = gap
+    for name, size in [
+        *((n, a.size) for n, a in arrays.items()),
+        ("workspace", -(-workspace_bytes // 4)),
+    ]:
+        spans[name] = slice(cursor, cursor + size)
+        cursor += -(-size // unit) * unit + gap
+    memory = make_aligned((cursor,), np.uint32)
+    memory.fill(CANARY)
+    outside = np.ones(cursor, bool)
+    for span in spans.values():
+        outside[span] = False
+    placed = {
+        name: memory[spans[name]].view(np.float32).reshape(a.shape) for name, a in arrays.items()
+    }
+    for name, a in arrays.items():
+        placed[name][...] = a
+    return Guarded(
+        operands=Operands(**placed),
+        workspace=memory[spans["workspace"]].view(np.uint8)[:workspace_bytes],
+        memory=memory, outside=outside,
+    )  # fmt: skip
+
+
+def prepare(
+    case: Case, problem: Problem, operands: Operands | None = None
+) -> tuple[Guarded, Prepared]:
+    """Guard the operands (the problem's own by default) and prepare the case on them."""
+    implementation = case.implementation
+    size = implementation.workspace_bytes(problem)
+    guarded = guard(make_operands(problem) if operands is None else operands, size)
+
+    def take(asked: int) -> Array:
+        if asked != size:
+            raise AssertionError(f"asked for {asked} bytes of workspace, announced {size}")
+        return guarded.workspace
+
+    context = Context(provider=load_provider(case.provider), workspace=take, isa=case.isa)
+    return guarded, implementation.prepare(problem, guarded.operands, context)
+
+
+def judge(case: Case, problem: Problem, operands: Operands | None = None) -> str:
+    """Return the first fault that a case shows on a problem, or an empty string.
+
+    Every pass is judged by the gate's own check on poisoned output: one, a second, one over the first's
+    output, and two inside `time`. All must leave the same bytes, the operands as they were and every
+    canary in place.
+    """
+    guarded, prepared = prepare(case, problem, operands)
+    inputs = [guarded.operands.x, guarded.operands.w_in, guarded.operands.w_out]
+    before = [a.tobytes() for a in inputs]
+    y = guarded.operands.y
+    outputs = set()
+
+    def time() -> None:
+        prepared.time(2)
+
+    passes: list[tuple[Callable[[], None], bool]] = [
+        (prepared.forward, True), (prepared.forward, True), (prepared.forward, False), (time, True),
+    ]  # fmt: skip
+    for run, poisoned in passes:
+        if poisoned:
+            poison(y)
+        run()
+        verdict = check(problem, guarded.operands)
+        if not verdict.ok:
+            return verdict.reason
+        outputs.add(y.tobytes())
+    if not guarded.intact():
+        return "something outside of the arrays was written"
+    if [a.tobytes() for a in inputs] != before:
+        return "an operand was changed"
+    if len(outputs) != 1:
+        return "passes over the same operands left different bytes"
+    return ""
+
+
+def with_x(operands: Operands, x: Array) -> Operands:
+    """Return the operands with another input."""
+    return replace(operands, x=x)

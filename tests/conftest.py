@@ -1,0 +1,76 @@
+"""Set the BLAS pools to one thread before any is loaded, and hand out what many tests need."""
+
+# The environment has to stand before the imports below it.
+# ruff: noqa: E402
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+# Libraries read these when they load, so they stand before the first import of NumPy.
+for _name in ("OMP", "OPENBLAS", "MKL", "BLIS"):
+    os.environ.setdefault(f"{_name}_NUM_THREADS", "1")
+os.environ.setdefault("MKL_THREADING_LAYER", "SEQUENTIAL")
+os.environ.setdefault("MKL_INTERFACE_LAYER", "LP64")
+
+import numpy as np
+import pytest
+
+from harness import blas
+from harness.problem import Array, Problem
+
+
+@pytest.fixture(scope="session")
+def scipy_provider() -> blas.Provider:
+    """Return SciPy's own BLAS, loaded once."""
+    return blas.load("scipy")
+
+
+@pytest.fixture
+def small_ff() -> Problem:
+    """Return an FF of odd, unequal extents."""
+    return Problem(layer="ff", batch=5, d_in=9, d_out=7, hidden=17, seed=1)
+
+
+@pytest.fixture
+def small_fff() -> Problem:
+    """Return an FFF of odd, unequal extents with two trees."""
+    return Problem(layer="fff", batch=5, d_in=9, d_out=7, depth=3, trees=2, seed=1)
+
+
+@pytest.fixture
+def draw() -> Callable[..., Array]:
+    """Return a maker of float32 standard normals; the same arguments give the same array."""
+
+    def normal(*shape: int, seed: int = 0) -> Array:
+        return np.random.default_rng(seed).standard_normal(shape, dtype=np.float32)
+
+    return normal
+
+
+@pytest.fixture
+def data_folder() -> Path:
+    """Return the folder of the golden files."""
+    return Path(__file__).parent / "data"
+
+
+@pytest.fixture
+def without_forcing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Take the variables that force a BLAS kernel out of the environment for one test."""
+    from harness.records import FORCING
+
+    for name in FORCING:
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def golden_run(data_folder: Path, tmp_path: Path) -> Path:
+    """Return a copy of the hand-made run of schema version 1."""
+    folder = tmp_path / "run-v1"
+    folder.mkdir()
+    for name in ("run.json", "records.jsonl"):
+        shutil.copy(data_folder / "run-v1" / name, folder)
+    return folder

@@ -1,0 +1,123 @@
+"""Own planted faults: the layers in plain NumPy, right or wrong in one named way."""
+
+from __future__ import annotations
+
+import time as clock
+from collections.abc import Callable
+
+import numpy as np
+from scipy.special import erf
+
+from harness.problem import Array, Operands, Problem
+from harness.registry import Context, Implementation, Prepared
+
+Pass = Callable[[Problem, Operands], None]
+
+
+def _gelu(z: Array, fault: str) -> Array:
+    z = z.astype(np.float64)
+    if fault == "scale_one":
+        return np.ones_like(z)
+    if fault == "tanh_gelu":
+        return z * 0.5 * (1 + np.tanh(np.sqrt(2 / np.pi) * (z + 0.044715 * z**3)))
+    return z * 0.5 * (1 + erf(z / np.sqrt(2)))
+
+
+def _neuron(w_in: Array, w_out: Array, y: Array, node: Array, fault: str) -> Array:
+    """Return the rows that are added for nodes of one tree, (tokens, d_out)."""
+    if fault == "adds_w_in":
+        return np.resize(w_in, (len(w_in), y.shape[1]))[node]
+    if fault == "adds_y":
+        return np.resize(y, (len(w_in), y.shape[1]))[node]
+    return w_out[node]
+
+
+def _fff(fault: str) -> Pass:
+    def run(p: Problem, o: Operands) -> None:
+        x = np.broadcast_to(o.x[:1], o.x.shape) if fault == "first_token" else o.x
+        x64 = x.astype(np.float64)
+        y = o.y.astype(np.float64) if fault == "accumulates" else np.zeros(o.y.shape)
+        for k in range(p.trees):
+            node = np.zeros(p.batch, np.int64)
+            for _ in range(p.depth + 1 - (fault == "one_short")):
+                z = np.einsum("bi,bi->b", x64, o.w_in[k, node].astype(np.float64))
+                added = _neuron(o.w_in[k], o.w_out[k], y, node, fault)
+                y += _gelu(z, fault)[:, None] * added
+                right = z > 0 if fault == "tie_left" else z >= 0
+                node = 2 * node + 1 + (~right if fault == "reversed" else right)
+        _store(p, o, y, fault)
+
+    return run
+
+
+def _ff(fault: str) -> Pass:
+    def run(p: Problem, o: Operands) -> None:
+        x = np.broadcast_to(o.x[:1], o.x.shape) if fault == "first_token" else o.x
+        used = slice(0, p.hidden - (fault == "one_short"))
+        a = _gelu(x.astype(np.float64) @ o.w_in[used].T.astype(np.float64), fault)
+        neurons = np.arange(p.hidden)[used]
+        y = a @ _neuron(o.w_in, o.w_out, o.y, neurons, fault).astype(np.float64)
+        _store(p, o, y + o.y if fault == "accumulates" else y, fault)
+
+    return run
+
+
+def _store(p: Problem, o: Operands, y: Array, fault: str) -> None:
+    """Write the output, with the faults that concern where and what is written."""
+    flat = o.y.reshape(-1)
+    result = y.astype(np.float32).reshape(-1)
+    if fault == "unwritten":
+        flat[:-1] = result[:-1]
+        return
+    flat[:] = result
+    if fault == "past_the_end":
+        np.lib.stride_tricks.as_strided(flat, (flat.size + 1,), flat.strides)[-1] = 0.0
+    if fault == "before_the_start":
+        before = np.ndarray((1,), np.float32, buffer=o.y.base, offset=_offset(o.y) - 4)
+        before[0] = 0.0
+    if fault == "changes_x":
+        o.x[0, 0] += 1.0
+    if fault == "row_swapped" and p.batch > 1:
+        o.y[[0, 1]] = o.y[[1, 0]]
+    if fault == "not_a_number":
+        flat[flat.size // 2] = np.nan
+
+
+def _offset(y: Array) -> int:
+    assert isinstance(y.base, np.ndarray)
+    return int(y.ctypes.data - y.base.ctypes.data)
+
+
+FAULTS = (
+    "adds_w_in", "adds_y", "first_token", "one_short", "past_the_end", "before_the_start", "unwritten",
+    "tanh_gelu", "scale_one", "accumulates", "changes_x", "row_swapped", "not_a_number",
+    "idle_time", "one_time_pass_off",
+)  # fmt: skip
+ROUTING_FAULTS = ("reversed",)
+TIE_FAULT = "tie_left"
+
+
+def make(layer: str, fault: str = "", *, name: str = "") -> Implementation:
+    """Return an implementation in NumPy, right or with one fault; it is not registered."""
+    run = _fff(fault) if layer == "fff" else _ff(fault)
+
+    def prepare(problem: Problem, operands: Operands, context: Context) -> Prepared:
+        def forward() -> None:
+            with np.errstate(all="ignore"):
+                run(problem, operands)
+
+        def time(loops: int) -> int:
+            began = clock.monotonic_ns()
+            for _ in range(0 if fault == "idle_time" else loops):
+                forward()
+            if fault == "one_time_pass_off":
+                operands.y[...] *= np.float32(1.5)
+            return clock.monotonic_ns() - began
+
+        return Prepared(forward=forward, time=time)
+
+    return Implementation(
+        id=name or f"{layer}_numpy_{fault or 'right'}", layer="fff" if layer == "fff" else "ff",
+        level=None, device="cpu", summary="NumPy, for the tests", prepare=prepare,
+        workspace_bytes=lambda problem: 0,
+    )  # fmt: skip

@@ -1,0 +1,111 @@
+"""Stand in for the interpreter of a measuring process: register planted implementations, then serve.
+
+The sweep starts `INTERPRETER -m harness.worker PROVIDER`; `stand_in` makes an interpreter that hands these
+words to this file.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import planted
+
+import harness
+from harness import registry
+from harness.problem import Operands, Problem
+from harness.registry import Context, Implementation, Prepared
+
+RIGHT, WRONG, KILLED, EXITS, RAISES, DIES_TIMED = (
+    "fff_numpy_right", "fff_numpy_wrong", "fff_numpy_killed", "fff_numpy_exits",
+    "fff_numpy_raises", "fff_numpy_dies_timed",
+)  # fmt: skip
+
+
+def _with_prepare(name: str, act: Callable[[], None]) -> Implementation:
+    def prepare(problem: Problem, operands: Operands, context: Context) -> Prepared:
+        act()
+        raise AssertionError("not reached")
+
+    return replace(planted.make("fff", name=name), prepare=prepare)
+
+
+def _kill() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _exit() -> None:
+    print("giving up", file=sys.stderr, flush=True)
+    os._exit(3)
+
+
+def _raise() -> None:
+    raise RuntimeError("no such luck")
+
+
+def _dies_timed() -> Implementation:
+    """Return an implementation that passes its gate and calibration, and dies in its second sample."""
+    right = planted.make("fff")
+
+    def prepare(problem: Problem, operands: Operands, context: Context) -> Prepared:
+        prepared = right.prepare(problem, operands, context)
+        calls = 0
+
+        def time(loops: int) -> int:
+            nonlocal calls
+            calls += 1
+            elapsed = prepared.time(1)
+            if calls > 3:  # the gate, one calibration, one sample
+                _kill()
+            return max(elapsed, 10**9)
+
+        return replace(prepared, time=time)
+
+    return replace(right, id=DIES_TIMED, prepare=prepare)
+
+
+IMPLEMENTATIONS = {
+    i.id: i
+    for i in (
+        planted.make("fff", name=RIGHT),
+        planted.make("fff", "scale_one", name=WRONG),
+        _with_prepare(KILLED, _kill),
+        _with_prepare(EXITS, _exit),
+        _with_prepare(RAISES, _raise),
+        _dies_timed(),
+    )
+}
+
+
+def stand_in(folder: Path) -> Path:
+    """Write an executable that starts a measuring process in which IMPLEMENTATIONS are registered."""
+    paths = (Path(__file__).parent, Path(harness.__file__).parent.parent)
+    script = folder / "python"
+    script.write_text(
+        "#!/bin/sh\n"
+        f"PYTHONPATH='{os.pathsep.join(map(str, paths))}' exec '{sys.executable}' '{__file__}' \"$@\"\n",
+        encoding="utf-8",
+    )
+    script.chmod(0o755)
+    return script
+
+
+def main() -> None:
+    """Serve as `harness.worker` does."""
+    from harness import worker
+
+    for implementation in IMPLEMENTATIONS.values():
+        registry.register(implementation)
+    words = sys.argv[1:]
+    if words[:2] != ["-m", "harness.worker"]:
+        sys.exit(f"not how a measuring process is started: {words}")
+    sys.argv = words[1:]
+    worker.main()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,162 @@
+"""The door for Python callers."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from conformance import cases
+
+import harness
+from harness import oracle
+from harness.errors import UnavailableError, UnknownNameError
+from harness.problem import Array
+
+IDS = sorted({c.implementation.id for c in cases() if c.implementation.layer != "ceiling"})
+
+
+def _weights(draw: Callable[..., Array], implementation: str) -> tuple[Array, Array]:
+    rows = (2, 7) if implementation.startswith("fff_") else (13,)
+    return draw(*rows, 5, seed=1), draw(*rows, 4, seed=2)
+
+
+@pytest.mark.parametrize("implementation", IDS)
+def test_forward(draw: Callable[..., Array], implementation: str) -> None:
+    """Any implementation runs on the caller's own arrays, which stay as they are."""
+    x = draw(9, 5)
+    w_in, w_out = _weights(draw, implementation)
+    kept = [a.copy() for a in (x, w_in, w_out)]
+    y = harness.forward(implementation, x, w_in, w_out)
+    assert y.dtype == np.float32
+    if implementation.startswith("fff_"):
+        truth = oracle.fff_oracle(x, w_in, w_out, 2)
+    else:
+        truth = oracle.ff_oracle(x, w_in, w_out)
+    np.testing.assert_allclose(y, truth.y, rtol=1e-5, atol=1e-6)
+    for array, before in zip((x, w_in, w_out), kept, strict=True):
+        np.testing.assert_array_equal(array, before)
+
+
+@pytest.mark.parametrize("implementation", [i for i in IDS if i.startswith("fff_")])
+def test_one_tree_needs_no_axis_of_trees(draw: Callable[..., Array], implementation: str) -> None:
+    """Weights (n_nodes, ...) are those of one tree, and the depth is inferred from their count."""
+    x = draw(9, 5)
+    for depth in range(4):
+        nodes = 2 ** (depth + 1) - 1
+        w_in, w_out = draw(nodes, 5, seed=1), draw(nodes, 4, seed=2)
+        flat = harness.forward(implementation, x, w_in, w_out)
+        np.testing.assert_array_equal(
+            flat, harness.forward(implementation, x, w_in[None], w_out[None])
+        )
+        truth = oracle.fff_oracle(x, w_in[None], w_out[None], depth)
+        np.testing.assert_allclose(flat, truth.y, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("nodes", [2, 4, 6, 8, 4094])
+def test_a_count_that_is_no_trees(draw: Callable[..., Array], nodes: int) -> None:
+    """A node count that is not 2**(depth + 1) - 1 is an error that says so."""
+    with pytest.raises(
+        ValueError, match=rf"^w_in: a tree has 2\*\*\(depth \+ 1\) - 1 nodes.*got {nodes}$"
+    ):
+        harness.forward("fff_l1_blas", draw(3, 5), draw(nodes, 5), draw(nodes, 4))
+
+
+_BAD: list[tuple[str, str, Callable[[Array], Any]]] = [
+    ("x", "float64", lambda a: a.astype(np.float64)),
+    ("x", r"\(9, 5, 1\)", lambda a: a[:, :, None]),
+    ("x", "contiguous=False", np.asfortranarray),
+    ("x", "list", lambda a: a.tolist()),
+    ("x", r"at least one element.*\(0, 5\)", lambda a: a[:0]),
+    ("w_in", "float16", lambda a: a.astype(np.float16)),
+    ("w_in", r"\(5,\)", lambda a: np.ascontiguousarray(a[0])),
+    ("w_in", "contiguous=False", lambda a: np.repeat(a, 2, axis=1)[:, ::2]),
+    ("w_in", "need the d_in of x, 5, got 4", lambda a: np.ascontiguousarray(a[:, :-1])),
+    ("w_out", "int32", lambda a: a.astype(np.int32)),
+    ("w_out", r"neurons of w_in, \(13,\), got \(12,\)", lambda a: a[:-1]),
+    ("w_out", "contiguous=False", np.asfortranarray),
+    ("w_out", "NoneType", lambda a: None),
+]
+
+
+@pytest.mark.parametrize(("name", "what", "spoil"), _BAD, ids=[f"{n}-{w}" for n, w, _ in _BAD])
+def test_unfit_arrays(
+    draw: Callable[..., Array], name: str, what: str, spoil: Callable[[Array], Any]
+) -> None:
+    """An array of wrong dtype, shape, order or kind is a ValueError that names it and what came."""
+    w_in, w_out = _weights(draw, "ff_l1_blas")
+    arrays: dict[str, Any] = {"x": draw(9, 5), "w_in": w_in, "w_out": w_out}
+    arrays[name] = spoil(arrays[name])
+    with pytest.raises(ValueError, match=rf"^{name}: .*{what}"):
+        harness.forward("ff_l1_blas", **arrays)
+
+
+def test_an_ff_takes_no_trees(draw: Callable[..., Array]) -> None:
+    """An FF's weights have two dimensions."""
+    with pytest.raises(ValueError, match=r"^w_in: .*with 2 dimensions"):
+        harness.forward("ff_l1_blas", draw(3, 5), draw(1, 7, 5), draw(1, 7, 4))
+
+
+def test_unknown_names(draw: Callable[..., Array]) -> None:
+    """Unknown implementations, providers and instruction sets are LookupErrors that list the known ones."""
+    x, w = draw(3, 5), draw(7, 5)
+    with pytest.raises(LookupError, match=r"unknown implementation 'ff_l9'; known: ff_l1_blas, "):
+        harness.forward("ff_l9", x, w, w)
+    with pytest.raises(
+        UnknownNameError, match=r"unknown BLAS provider 'abacus'; known: scipy, mkl, "
+    ):
+        harness.forward("ff_l1_blas", x, w, w, blas="abacus")
+    with pytest.raises(LookupError, match=r"'vax'; known: .*generic"):
+        harness.forward("ff_l1_blas", x, w, w, isa="vax")
+
+
+def test_a_library_that_is_not_there(draw: Callable[..., Array]) -> None:
+    """A path to no file is unavailable, by name."""
+    with pytest.raises(UnavailableError, match=r"there is no file '/nowhere/libblas\.so'"):
+        harness.forward(
+            "ff_l1_blas", draw(3, 5), draw(7, 5), draw(7, 5), blas="/nowhere/libblas.so"
+        )
+
+
+def test_a_ceiling_is_no_layer(draw: Callable[..., Array]) -> None:
+    """A ceiling can't be called as a layer; the error is the caller's, not a crash."""
+    with pytest.raises(
+        UnknownNameError, match=r"unknown implementation of a layer 'ceiling_sgemm'"
+    ):
+        harness.forward("ceiling_sgemm", draw(3, 5), draw(5, 5), draw(5, 4))
+
+
+def test_implementations() -> None:
+    """The list holds each implementation of FF and FFF once, and no ceiling, at the first call and later."""
+    code = (
+        "import harness; first = harness.implementations(); import harness.implementations as package\n"
+        "assert [i.id for i in harness.implementations()] == [i.id for i in first], package"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+    found = harness.implementations()
+    assert len({i.id for i in found}) == len(found)
+    assert {i.layer for i in found} == {"ff", "fff"}
+    assert {
+        "ff_l1_blas",
+        "ff_l2_blas",
+        "ff_l3_blas",
+        "ff_l3_tiled",
+        "fff_l1_blas",
+        "fff_l2_blas",
+    } <= {i.id for i in found}
+
+
+def test_unknown_attribute() -> None:
+    """A name that the package does not have is an AttributeError."""
+    with pytest.raises(AttributeError, match="no attribute 'backward'"):
+        _ = harness.backward
+
+
+def test_import_is_light() -> None:
+    """`import harness` alone loads neither NumPy nor pandas nor the compiled part."""
+    code = "import sys, harness; print(sorted({'numpy', 'pandas', 'harness._native'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"

@@ -1,0 +1,54 @@
+"""The protocol of a cell, with a clock that is made up."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import pairwise
+
+import pytest
+
+from harness import clock
+
+
+def _fake(pass_ns: float, asked: list[int]) -> Callable[[int], int]:
+    def time(loops: int) -> int:
+        asked.append(loops)
+        return int(loops * pass_ns)
+
+    return time
+
+
+@pytest.mark.parametrize("pass_ns", [0.5, 3, 100, 12_345, 1e6, 19e6, 25e6])
+def test_a_sample_is_long_enough(pass_ns: float) -> None:
+    """The loops make a sample at least as long as asked, and not many times longer."""
+    asked: list[int] = []
+    loops = clock.calibrate(_fake(pass_ns, asked), int(pass_ns), 20_000_000)
+    assert loops * pass_ns >= 20_000_000
+    assert loops == 1 or loops * pass_ns < 4 * 20_000_000
+    assert asked[0] == 1
+    assert all(later >= 2 * earlier for earlier, later in pairwise(asked))
+
+
+def test_a_long_pass_is_not_repeated() -> None:
+    """A pass that is much longer than a sample needs no further pass to be calibrated."""
+    asked: list[int] = []
+    assert clock.calibrate(_fake(1e9, asked), 10**9, 20_000_000) == 1
+    assert asked == []
+
+
+def test_a_clock_that_stands_still_ends() -> None:
+    """A pass that takes no time by the clock ends the calibration at its bound."""
+    assert clock.calibrate(lambda loops: 0, 0, 20_000_000) == 1 << 30
+
+
+def test_sample_counts_disturbances(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sample holds its loops, its time, and the differences of the counters around it."""
+    from harness.machine import Disturbance
+
+    readings = [
+        Disturbance(switches=5, faults=10, steal_ticks=100),
+        Disturbance(switches=7, faults=10, steal_ticks=103),
+    ]
+    monkeypatch.setattr(clock, "read_disturbance", lambda: readings.pop(0))
+    taken = clock.sample(_fake(10, []), 7)
+    assert taken == clock.Sample(loops=7, elapsed_ns=70, switches=2, faults=0, steal_ticks=3)

@@ -1,0 +1,180 @@
+"""The edges of the import graph, as the design draws them."""
+
+from __future__ import annotations
+
+import ast
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+import harness
+
+ROOT = Path(harness.__file__).parent
+
+# What each module may import of the package, at any depth of its code. `errors` is open to all.
+ALLOWED: dict[str, set[str]] = {
+    "__init__": {"api", "records"},
+    "__main__": {"entry"},
+    "api": {"blas", "problem", "registry"},
+    "axes": {"problem"},
+    "blas": {"native"},
+    "check": {"oracle", "problem"},
+    "cli": {
+        "axes", "blas", "console", "machine", "plan", "plot", "process", "records", "registry", "sweep",
+        "table",
+    },
+    "clock": {"machine"},
+    "console": {"axes", "records", "table"},
+    "data": set(),
+    "entry": {"cli"},
+    "errors": set(),
+    "implementations": {"blas", "native", "problem", "registry"},
+    "machine": {"native", "records"},
+    "native": {"_native", "problem"},
+    "oracle": {"problem"},
+    "plan": {"axes", "blas", "machine", "problem", "records", "registry"},
+    "plot": {"axes", "published", "records", "stats", "table", "view"},
+    "problem": set(),
+    "process": {"machine"},
+    "published": {"axes", "data"},
+    "records": set(),
+    "registry": {"implementations", "problem"},
+    "routing": {"problem"},
+    "stats": {"problem"},
+    "sweep": {"axes", "check", "clock", "machine", "plan", "process", "records", "registry"},
+    "table": {"axes", "plan", "published", "records", "stats", "view"},
+    "view": {"axes", "published", "records", "stats"},
+    "worker": {"blas", "check", "clock", "machine", "problem", "registry", "routing"},
+}  # fmt: skip
+
+# Packages that only these modules may import.
+RESERVED: dict[str, set[str]] = {
+    "torch": {"implementations"},
+    "triton": {"implementations"},
+    "matplotlib": {"plot"},
+    "typer": {"cli"},
+    "cffi": set(),
+}
+ENVIRONMENT_READERS = {"machine", "cli"}
+
+
+def _name(path: Path) -> str:
+    """Return the module's name below the package; all of a subpackage is one."""
+    return path.relative_to(ROOT).parts[0].removesuffix(".py")
+
+
+@cache
+def _trees() -> list[tuple[str, Path, ast.Module]]:
+    paths = sorted(ROOT.rglob("*.py"))
+    return [(_name(p), p, ast.parse(p.read_text(encoding="utf-8"))) for p in paths]
+
+
+def _is_type_checking(node: ast.AST) -> bool:
+    return (
+        isinstance(node, ast.If)
+        and isinstance(node.test, ast.Name)
+        and node.test.id == "TYPE_CHECKING"
+    )
+
+
+def _imported(tree: ast.Module) -> set[str]:
+    """Return the dotted names that a module imports, those for type checkers alone left out."""
+    names = set()
+    pending: list[ast.AST] = [tree]
+    while pending:
+        node = pending.pop()
+        if _is_type_checking(node):
+            continue
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are absolute"
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+        pending.extend(ast.iter_child_nodes(node))
+    return names
+
+
+def _own(names: set[str]) -> set[str]:
+    """Return the modules of the package among dotted names."""
+    return {n.split(".")[1] for n in names if n.startswith("harness.")}
+
+
+MODULES = sorted({name for name, _, _ in _trees()})
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_imports_point_one_way(module: str) -> None:
+    """Each module imports only what the table of edges allows it."""
+    assert module in ALLOWED, f"harness/{module}.py is not in the table of edges"
+    for name, path, tree in _trees():
+        if name == module:
+            extra = _own(_imported(tree)) - ALLOWED[module] - {"errors", module}
+            assert not extra, f"{path.relative_to(ROOT)} imports {', '.join(sorted(extra))}"
+
+
+def test_edges_have_no_cycle() -> None:
+    """The allowed edges form no cycle but the registry's, which loads the implementations on first use."""
+    edges = {m: set(to) for m, to in ALLOWED.items()}
+    edges["registry"] -= {"implementations"}
+    done: set[str] = set()
+
+    def visit(module: str, above: tuple[str, ...]) -> None:
+        assert module not in above, " -> ".join((*above, module))
+        if module not in done:
+            for other in sorted(edges.get(module, set())):
+                visit(other, (*above, module))
+            done.add(module)
+
+    for module in sorted(edges):
+        visit(module, ())
+
+
+def test_reports_never_reach_the_kernels() -> None:
+    """Tables and figures are made without sweep, registry or compiled part, however far one follows."""
+    reached: set[str] = set()
+    pending = ["view", "stats", "records", "published"]
+    while pending:
+        module = pending.pop()
+        if module not in reached:
+            reached.add(module)
+            pending.extend(ALLOWED[module])
+    assert not reached & {"sweep", "worker", "registry", "native", "blas", "implementations"}
+    for module in ("table", "plot"):
+        assert not ALLOWED[module] & {"sweep", "worker", "registry", "native", "blas"}
+
+
+def test_problem_imports_only_numpy() -> None:
+    """The problem needs NumPy and the standard library, nothing else."""
+    (tree,) = (tree for name, _, tree in _trees() if name == "problem")
+    tops = {name.split(".")[0] for name in _imported(tree)}
+    assert tops == {"__future__", "dataclasses", "typing", "numpy"}
+
+
+def test_only_native_touches_the_extension() -> None:
+    """The compiled extension is imported in one module."""
+    assert {name for name, _, tree in _trees() if "_native" in _own(_imported(tree))} == {"native"}
+
+
+@pytest.mark.parametrize("package", sorted(RESERVED))
+def test_reserved_packages(package: str) -> None:
+    """torch and Triton, the drawing and the command line's packages are imported where they belong."""
+    users = {n for n, _, t in _trees() if package in {i.split(".")[0] for i in _imported(t)}}
+    assert users <= RESERVED[package]
+
+
+def test_environment_is_read_in_one_place() -> None:
+    """Only the machine's facts and the command line read the process's environment."""
+    readers = set()
+    for name, _, tree in _trees():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Attribute) and node.attr in ("environ", "getenv", "environb"):
+                readers.add(name)
+            if isinstance(node, ast.ImportFrom) and node.module == "os":
+                assert not {a.name for a in node.names} & {"environ", "getenv"}
+    assert readers <= ENVIRONMENT_READERS
+
+
+def test_table_of_edges_is_current() -> None:
+    """The table names no module that is gone."""
+    assert set(ALLOWED) <= set(MODULES)

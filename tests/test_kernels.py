@@ -1,0 +1,292 @@
+"""The conformance suite: every implementation, as the registry knows them, against the float64 oracle."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import planted
+import pytest
+from conformance import Case, cases, guard, judge, prepare, with_x
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from scipy.special import erf
+
+from harness import blas, native
+from harness.check import choose_tokens, compare, find_truth, poison
+from harness.oracle import fff_oracle
+from harness.problem import Array, Operands, Problem, make_operands
+
+CASES = cases()
+LAYER_CASES = [c for c in CASES if c.implementation.layer != "ceiling"]
+FFF_CASES = [c for c in CASES if c.implementation.layer == "fff"]
+FF_CASES = [c for c in CASES if c.implementation.layer == "ff"]
+
+# Extents around the widths of vector registers (8 and 16 floats) and their unrolled multiples, and primes.
+WIDTHS = (1, 7, 8, 9, 31, 32, 33, 37, 61)
+UNEQUAL = ((1, 33), (33, 1), (31, 8), (9, 61))
+BATCHES = (1, 2, 3, 63, 64, 65, 130)  # odd, and around a block of 64 tokens
+
+
+def _problems(layer: str) -> list[Problem]:
+    """Return the problems that every implementation of a layer has to get right."""
+
+    def make(batch: int, d_in: int, d_out: int, **extents: int) -> Problem:
+        if layer == "fff":
+            shape = {"depth": extents.get("depth", 3), "trees": extents.get("trees", 1)}
+        elif layer == "ceiling":
+            shape = {"hidden": d_in}  # a bare product: the inner extent is x's own
+        else:
+            shape = {"hidden": extents.get("hidden", 17)}
+        return Problem(layer=layer, batch=batch, d_in=d_in, d_out=d_out, seed=d_in, **shape)  # type: ignore[arg-type]
+
+    found = [make(batch, d, d) for d in WIDTHS for batch in (1, 5)]
+    found += [make(3, d_in, d_out) for d_in, d_out in UNEQUAL]
+    found += [make(batch, 9, 7) for batch in BATCHES]
+    if layer == "fff":
+        found += [make(11, 16, 13, depth=d, trees=t) for d in range(6) for t in (1, 2, 5)]
+        found += [make(67, 17, 8, depth=12), make(5, 8, 9, depth=12, trees=2)]
+    elif layer == "ff":
+        found += [make(5, 16, 13, hidden=h) for h in (1, *WIDTHS, 127, 128, 129)]
+    return list(dict.fromkeys(found))
+
+
+def _name(problem: Problem) -> str:
+    inner = f"{problem.trees}x{problem.depth}" if problem.layer == "fff" else str(problem.hidden)
+    return f"b{problem.batch}-{problem.d_in}-{inner}-{problem.d_out}"
+
+
+_PROBLEMS = {layer: _problems(layer) for layer in ("ff", "fff", "ceiling")}
+
+
+@pytest.mark.parametrize(
+    ("case", "problem"),
+    [
+        pytest.param(case, problem, id=f"{case}-{_name(problem)}")
+        for case in CASES
+        for problem in _PROBLEMS[case.implementation.layer]
+    ],
+)
+def test_agrees_with_oracle(case: Case, problem: Problem) -> None:
+    """Every pass equals the oracle, leaves the same bytes, and touches its output and workspace only."""
+    assert judge(case, problem) == ""
+
+
+@pytest.mark.parametrize(
+    "case",
+    [c for c in FF_CASES if c.isa == native.isas()[0] and c.provider in ("", blas.DEFAULT)],
+    ids=str,
+)
+def test_hidden_beyond_a_tile(case: Case) -> None:
+    """An FF so wide that the tokens of its intermediate need several tiles is right in each of them."""
+    problem = Problem(layer="ff", batch=65, d_in=1, d_out=2, hidden=(1 << 16) + 1)
+    assert judge(case, problem) == ""
+
+
+@pytest.mark.parametrize("case", LAYER_CASES, ids=str)
+def test_same_seed_same_bytes(case: Case) -> None:
+    """Operands drawn twice from one seed, and the outputs from them, are the same bytes; another seed's
+    are not."""
+    layer = case.implementation.layer
+
+    def run(seed: int) -> list[bytes]:
+        shape = {"depth": 4, "trees": 2} if layer == "fff" else {"hidden": 33}
+        problem = Problem(layer=layer, batch=65, d_in=17, d_out=9, seed=seed, **shape)
+        guarded, prepared = prepare(case, problem)
+        prepared.forward()
+        o = guarded.operands
+        return [a.tobytes() for a in (o.x, o.w_in, o.w_out, o.y)]
+
+    first = run(3)
+    assert run(3) == first
+    assert all(a != b for a, b in zip(run(4), first, strict=True))
+
+
+# ---- ties ---------------------------------------------------------------------------------------
+
+
+def _tie_problem(trees: int = 2) -> tuple[Problem, Operands]:
+    """Return small integers, with which every pre-activation is exact and many are exactly 0."""
+    problem = Problem(layer="fff", batch=65, d_in=5, d_out=7, depth=4, trees=trees)
+    rng = np.random.default_rng(5)
+    o = make_operands(problem)
+    o.x[...] = rng.integers(-3, 4, o.x.shape)
+    o.w_in[...] = rng.integers(-2, 3, o.w_in.shape)
+    o.w_out[...] = rng.integers(1, 100, o.w_out.shape)
+    return problem, o
+
+
+def _judge_ties(case: Case) -> bool:
+    problem, operands = _tie_problem()
+    guarded, prepared = prepare(case, problem, operands)
+    poison(guarded.operands.y)
+    prepared.forward()
+    truth = find_truth(problem, operands, np.arange(problem.batch))
+    # The arithmetic is exact, so no token may be left out as a near-tie.
+    truth = replace(truth, margin=np.full(problem.batch, np.inf))
+    return compare(guarded.operands.y, truth, problem).ok
+
+
+def test_tie_problem_has_ties() -> None:
+    """The tie problem has many tokens that meet a pre-activation of exactly 0 and turn right there."""
+    problem, o = _tie_problem()
+    truth = fff_oracle(o.x, o.w_in, o.w_out, problem.depth)
+    ties = 0
+    for k in range(problem.trees):
+        z = np.einsum("bi,bdi->bd", o.x, o.w_in[k, truth.nodes[:, k]])
+        turned = truth.nodes[:, k, 1:] - 2 * truth.nodes[:, k, :-1] - 1
+        ties += int((z[:, :-1] == 0).sum())
+        assert (turned[z[:, :-1] == 0] == 1).all()
+    assert ties > 20
+    assert (truth.margin == 0).any()
+
+
+@pytest.mark.parametrize("case", FFF_CASES, ids=str)
+def test_exact_ties_turn_right(case: Case) -> None:
+    """A pre-activation of exactly 0 turns right."""
+    assert _judge_ties(case)
+
+
+# ---- values that are not finite -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("case", LAYER_CASES, ids=str)
+def test_not_finite_stays_in_its_rows(case: Case, value: float) -> None:
+    """A NaN or infinity in x makes its own rows not finite, as the oracle's, and touches no other."""
+    layer = case.implementation.layer
+    shape = {"depth": 3, "trees": 2} if layer == "fff" else {"hidden": 19}
+    problem = Problem(layer=layer, batch=67, d_in=17, d_out=9, **shape)
+    operands = make_operands(problem)
+    hit = np.array([0, 5, 63, 66])
+    x = operands.x.copy()
+    x[hit, [0, 8, 16, 3]] = value
+    assert judge(case, problem, with_x(operands, x)) == ""
+    guarded, prepared = prepare(case, problem, with_x(operands, x))
+    prepared.forward()
+    finite = np.isfinite(guarded.operands.y).all(axis=1)
+    assert not finite[hit].any()
+    assert np.delete(finite, hit).all()
+
+
+# ---- any shape ----------------------------------------------------------------------------------
+
+_extent = st.integers(1, 40)
+
+
+@st.composite
+def _any_problem(draw: st.DrawFn, layer: str) -> Problem:
+    d_in = draw(_extent)
+    if layer == "fff":
+        shape = {"depth": draw(st.integers(0, 6)), "trees": draw(st.integers(1, 4))}
+    else:
+        shape = {"hidden": d_in if layer == "ceiling" else draw(st.integers(1, 70))}
+    return Problem(
+        layer=layer, batch=draw(st.integers(1, 70)), d_in=d_in, d_out=draw(_extent),  # type: ignore[arg-type]
+        seed=draw(st.integers(0, 2**32)), **shape,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+@settings(
+    max_examples=15, deadline=None, derandomize=True, database=None,
+    suppress_health_check=[HealthCheck.too_slow],
+)  # fmt: skip
+@given(data=st.data())
+def test_any_shape(case: Case, data: st.DataObject) -> None:
+    """Random extents and seeds are right too."""
+    assert judge(case, data.draw(_any_problem(case.implementation.layer))) == ""
+
+
+# ---- the activation -----------------------------------------------------------------------------
+
+
+def _activations() -> Array:
+    dense = np.linspace(-12, 12, 40_001)
+    large = np.geomspace(12, 3e38, 200)
+    tiny = np.geomspace(1e-45, 1e-3, 200)
+    edges = [0.0, 5.1999, 5.2, 5.2001, float(np.finfo(np.float32).max)]
+    positive = np.concatenate([large, tiny, edges])
+    return np.concatenate([dense, positive, -positive]).astype(np.float32)
+
+
+@pytest.mark.parametrize("case", FF_CASES, ids=str)
+def test_activation_is_the_erf_gelu(case: Case) -> None:
+    """gelu(z) is within 3e-7 of max(1, |z|) from z (1 + erf(z / sqrt 2)) / 2, for all finite z."""
+    z = _activations()
+    problem = Problem(layer="ff", batch=len(z), d_in=1, d_out=1, hidden=1)
+    one = np.ones((1, 1), np.float32)
+    y = np.zeros((len(z), 1), np.float32)
+    guarded, prepared = prepare(case, problem, Operands(x=z[:, None], w_in=one, w_out=one, y=y))
+    prepared.forward()
+    exact = z.astype(np.float64)
+    truth = exact * 0.5 * (1 + erf(exact / np.sqrt(2)))
+    got = guarded.operands.y[:, 0]
+    assert np.isfinite(got).all(), z[~np.isfinite(got)]
+    error = np.abs(got - truth) / np.maximum(1, np.abs(exact))
+    assert error.max() < 3e-7, z[error.argmax()]
+
+
+# ---- planted faults -----------------------------------------------------------------------------
+
+_FAULT_PROBLEMS = {
+    "ff": [
+        Problem(layer="ff", batch=5, d_in=9, d_out=9, hidden=17),
+        Problem(layer="ff", batch=64, d_in=64, d_out=64, hidden=1023),
+    ],
+    "fff": [
+        Problem(layer="fff", batch=5, d_in=9, d_out=9, depth=3, trees=1),
+        Problem(layer="fff", batch=64, d_in=64, d_out=64, depth=9, trees=2),
+    ],
+}
+
+
+def _numpy_case(layer: str, fault: str = "") -> Case:
+    return Case(implementation=planted.make(layer, fault), provider="", isa="")
+
+
+@pytest.mark.parametrize("layer", ["ff", "fff"])
+@pytest.mark.parametrize("size", [0, 1], ids=["small", "large"])
+def test_right_numpy_passes(layer: str, size: int) -> None:
+    """The implementation that the faults are planted in passes without them."""
+    assert judge(_numpy_case(layer), _FAULT_PROBLEMS[layer][size]) == ""
+
+
+@pytest.mark.parametrize(
+    ("layer", "fault"),
+    [
+        *((layer, fault) for layer in ("ff", "fff") for fault in planted.FAULTS),
+        *(("fff", fault) for fault in planted.ROUTING_FAULTS),
+    ],
+)
+@pytest.mark.parametrize("size", [0, 1], ids=["small", "large"])
+def test_planted_fault_is_caught(layer: str, fault: str, size: int) -> None:
+    """The suite's own judgement rejects each planted fault."""
+    assert judge(_numpy_case(layer, fault), _FAULT_PROBLEMS[layer][size]) != ""
+
+
+def test_planted_tie_rule_is_caught() -> None:
+    """Turning left on a tie fails the tie test, and nothing but it: elsewhere the two rules agree."""
+    assert _judge_ties(_numpy_case("fff"))
+    assert not _judge_ties(_numpy_case("fff", planted.TIE_FAULT))
+    assert judge(_numpy_case("fff", planted.TIE_FAULT), _FAULT_PROBLEMS["fff"][0]) == ""
+
+
+@pytest.mark.parametrize("name", ["x", "w_in", "w_out", "y", "workspace"])
+@pytest.mark.parametrize("end", ["before", "behind"])
+def test_guard_sees_one_byte(name: str, end: str, small_fff: Problem) -> None:
+    """One byte written directly before or behind any array breaks its guard."""
+    guarded = guard(make_operands(small_fff), 128)
+    assert guarded.intact()
+    array = guarded.workspace if name == "workspace" else getattr(guarded.operands, name)
+    memory = guarded.memory.view(np.uint8)
+    start = array.ctypes.data - memory.ctypes.data
+    assert array.ctypes.data % 64 == 0
+    memory[start - 1 if end == "before" else start + array.nbytes] ^= 1
+    assert not guarded.intact()
+
+
+def test_every_token_is_compared(small_fff: Problem) -> None:
+    """The problems of this suite are small enough that no token is left to chance."""
+    problems = [p for group in (_PROBLEMS, _FAULT_PROBLEMS) for ps in group.values() for p in ps]
+    assert all(len(choose_tokens(p, 0)) == p.batch for p in problems)

@@ -1,0 +1,134 @@
+"""The facts of the machine and the environment of a measuring process."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from harness import machine
+from harness.records import FORCING, MachineRecord
+
+
+@pytest.fixture
+def _forced(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in FORCING:
+        monkeypatch.setenv(name, "Haswell")
+    monkeypatch.setenv("OMP_NUM_THREADS", "17")
+    monkeypatch.setenv("UNRELATED", "kept")
+
+
+@pytest.mark.usefixtures("_forced")
+def test_forcing_variables_are_dropped() -> None:
+    """Variables that force a BLAS kernel are taken out and named; the pools' sizes are set."""
+    environment, dropped = machine.worker_environment(2, keep_blas_env=False)
+    assert dropped == list(FORCING)
+    assert not set(FORCING) & set(environment)
+    for pool in ("OMP", "OPENBLAS", "MKL", "BLIS"):
+        assert environment[f"{pool}_NUM_THREADS"] == "2"
+    assert environment["UNRELATED"] == "kept"
+
+
+@pytest.mark.usefixtures("_forced")
+def test_forcing_variables_are_kept_on_demand() -> None:
+    """With keep_blas_env nothing is taken out."""
+    environment, dropped = machine.worker_environment(1, keep_blas_env=True)
+    assert dropped == []
+    assert {environment[name] for name in FORCING} == {"Haswell"}
+
+
+@pytest.mark.usefixtures("without_forcing")
+def test_nothing_to_drop() -> None:
+    """An environment without them has nothing taken out, and this process's own is left alone."""
+    import os
+
+    before = dict(os.environ)
+    _, dropped = machine.worker_environment(1, keep_blas_env=False)
+    assert dropped == []
+    assert dict(os.environ) == before
+
+
+@pytest.mark.parametrize(("threads", "layer"), [(1, "SEQUENTIAL"), (2, "GNU")])
+def test_mkl_layer(threads: int, layer: str) -> None:
+    """One thread has no OpenMP pool in MKL at all."""
+    environment, _ = machine.worker_environment(threads, keep_blas_env=False)
+    assert environment["MKL_THREADING_LAYER"] == layer
+
+
+def test_relevant_variables() -> None:
+    """The record keeps what can change a BLAS, its threads or the allocator, and nothing private."""
+    found = machine.relevant_variables(
+        {
+            "OPENBLAS_CORETYPE": "a", "OMP_NUM_THREADS": "1", "MKL_X": "b", "LD_PRELOAD": "c",
+            "MALLOC_ARENA_MAX": "2", "HOME": "/home", "TOKEN": "secret", "MY_OMP_THING": "d",
+            "LD_PRELOAD_X": "e",
+        }
+    )  # fmt: skip
+    assert list(found) == [
+        "LD_PRELOAD",
+        "MALLOC_ARENA_MAX",
+        "MKL_X",
+        "OMP_NUM_THREADS",
+        "OPENBLAS_CORETYPE",
+    ]
+
+
+def _git(folder: Path, *words: str) -> None:
+    identity = ("-c", "user.name=a", "-c", "user.email=a@b.c", "-c", "commit.gpgsign=false")
+    subprocess.run(["git", "-C", str(folder), *identity, *words], check=True, capture_output=True)
+
+
+@pytest.fixture
+def source_tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return a source tree whose harness/machine.py is where the module believes itself to be."""
+    (tmp_path / "harness").mkdir()
+    (tmp_path / "harness" / "machine.py").write_text("", encoding="utf-8")
+    monkeypatch.setattr(machine, "__file__", str(tmp_path / "harness" / "machine.py"))
+    return tmp_path
+
+
+def test_commit_label(source_tree: Path) -> None:
+    """The label is the release outside of a repository, else the commit, `-dirty` where files changed."""
+    assert machine.git_commit() == ("", False)
+    assert machine.commit_label().startswith("v")
+    _git(source_tree, "init", "-q")
+    _git(source_tree, "add", "-A")
+    _git(source_tree, "commit", "-q", "-m", "first")
+    commit, dirty = machine.git_commit()
+    assert not dirty
+    assert len(commit) == 10
+    assert machine.commit_label() == commit
+    (source_tree / "results" / "run").mkdir(parents=True)
+    (source_tree / "results" / "run" / "table.md").write_text("", encoding="utf-8")
+    assert machine.commit_label() == commit, "a run's own folder is no change of the code"
+    (source_tree / "harness" / "machine.py").write_text("x = 1\n", encoding="utf-8")
+    assert machine.commit_label() == f"{commit}-dirty"
+
+
+def test_host_is_safe_for_a_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the host is called, its name can stand in a folder's."""
+    for name, safe in (("a.b.c", "a"), ("x/y z", "x_y_z"), ("", "host"), ("n-1", "n_1")):
+        monkeypatch.setattr("socket.gethostname", lambda name=name: name)
+        assert machine.host() == safe
+
+
+def test_record() -> None:
+    """The machine record is complete, and survives being written and read."""
+    record = machine.make_record()
+    assert record.cores >= 1
+    assert record.memory_bytes > 1 << 28
+    assert record.microarchitecture
+    assert record.packages["numpy"]
+    assert record.build["compiler"]
+    assert MachineRecord.model_validate_json(record.model_dump_json()) == record
+
+
+def test_disturbance_counts_up() -> None:
+    """The counters never run backwards, and their difference is what happened between."""
+    first = machine.read_disturbance()
+    bytearray(1 << 24)
+    second = machine.read_disturbance()
+    between = second.since(first)
+    assert all(count >= 0 for count in between.values())
+    assert first.since(first) == {"switches": 0, "faults": 0, "steal_ticks": 0}

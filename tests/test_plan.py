@@ -1,0 +1,177 @@
+"""From what was asked for to the cells that will be measured."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness import axes, plan, registry
+from harness.errors import UnknownNameError, UsageError
+from harness.plan import SweepSpec, make_plan, make_twin
+from harness.problem import MAX_DEPTH
+
+
+def _spec(**changes: Any) -> SweepSpec:
+    models = axes.parse_models(changes.pop("models", ",".join(axes.PAPER_MODELS)))
+    base = SweepSpec(
+        levels=[1, 2, 3], device="cpu", models=models, batches=[64], widths=[32], only=[], skip=[],
+        blas=["scipy"], threads=1, seed=0, passes=0, budget_s=320.0, processes=3, quick=False,
+        keep_blas_env=False, out=None,
+    )  # fmt: skip
+    return replace(base, **changes)
+
+
+def _layer_cells(made: plan.Plan) -> list[plan.Cell]:
+    return [cell for cell in made.cells if cell.role == "layer"]
+
+
+def test_every_pair_once() -> None:
+    """Each implementation meets each model of its layer, batch, width and provider exactly once."""
+    made = make_plan(_spec(batches=[1, 64], widths=[16, 32]))
+    ids = [cell.id for cell in made.cells]
+    assert len(set(ids)) == len(ids)
+    pairs = {
+        (c.implementation, c.model, c.problem.batch, c.problem.d_in) for c in _layer_cells(made)
+    }
+    expected = {
+        (i.id, model, batch, width)
+        for i in registry.layers()
+        if i.device == "cpu" and not i.unavailable()
+        for model in axes.PAPER_MODELS
+        for batch in (1, 64)
+        for width in (16, 32)
+        if i.layer == axes.parse_model(model).layer
+    }
+    assert pairs == expected
+
+
+def test_levels_choose_implementations() -> None:
+    """A level leaves out implementations of other levels, and keeps those that have none."""
+    made = make_plan(_spec(levels=[1]))
+    assert {c.level for c in _layer_cells(made)} <= {1, None}
+    assert {"ff_l1_blas", "fff_l1_blas"} <= {c.implementation for c in made.cells}
+
+
+def test_level_against_only() -> None:
+    """An implementation that is named but of a level that was not asked for is an error."""
+    with pytest.raises(
+        UsageError, match=r"--only: ff_l3_blas is of level 3, and --levels asks for 1"
+    ):
+        make_plan(_spec(levels=[1], only=["ff_l3_blas"]))
+
+
+def test_ceilings_are_measured_with_whatever_was_asked_for() -> None:
+    """A ceiling needs no --only; --skip leaves it out."""
+    assert any(c.role == "ceiling" for c in make_plan(_spec(only=["ff_l1_blas"])).cells)
+    assert not any(c.role == "ceiling" for c in make_plan(_spec(skip=["ceiling*"])).cells)
+
+
+def test_the_baseline_is_added() -> None:
+    """A sweep with an FF but without the baseline measures it too, and says so."""
+    made = make_plan(_spec(models="1x11"))
+    assert axes.BASELINE in {c.model for c in made.cells}
+    assert made.notices == [f"{axes.BASELINE} is measured too: every speedup is over it"]
+    alone = make_plan(_spec(models="1x11", only=["fff*"]))
+    assert axes.BASELINE not in {c.model for c in alone.cells}
+    assert list(alone.notices) == []
+
+
+def test_nothing_left() -> None:
+    """A choice that leaves nothing to measure is an error."""
+    with pytest.raises(UsageError, match="nothing is left to measure"):
+        make_plan(_spec(models="ff-8", only=["fff*"]))
+
+
+def test_unknown_things() -> None:
+    """Unknown implementations, devices and providers are usage errors that list the known."""
+    with pytest.raises(
+        UnknownNameError, match=r"unknown implementation 'ff_l4\*'; known: ff_l1_blas"
+    ):
+        make_plan(_spec(only=["ff_l4*"]))
+    with pytest.raises(UsageError, match=r"--device: nothing here runs on 'abacus'.*cpu"):
+        make_plan(_spec(device="abacus"))
+    with pytest.raises(UsageError, match=r"unknown BLAS provider 'abacus'; known: scipy"):
+        make_plan(_spec(blas=["abacus"]))
+    with pytest.raises(UsageError, match=r"--blas: .*there is no file '/no/lib\.so'"):
+        make_plan(_spec(blas=["/no/lib.so"]))
+
+
+def test_unavailable_is_recorded_unless_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An implementation that can't run here keeps its place in the plan; naming it is an error."""
+    lacking = replace(registry.get("ff_l1_blas"), unavailable=lambda: "needs a package")
+    monkeypatch.setitem(registry._known, "ff_l1_blas", lacking)
+    made = make_plan(_spec())
+    assert "ff_l1_blas" not in {c.implementation for c in made.cells}
+    assert {(c.implementation, why) for c, why in made.unavailable} == {
+        ("ff_l1_blas", "needs a package")
+    }
+    assert len(made.unavailable) == 2
+    with pytest.raises(UsageError, match=r"--only: ff_l1_blas is unavailable: needs a package"):
+        make_plan(_spec(only=["ff_l1_blas"]))
+
+
+def test_too_large_for_memory() -> None:
+    """Trees too deep for memory are refused before anything is allocated, with what they need."""
+    with pytest.raises(
+        UsageError, match=r"the operands need [0-9.]+ GiB and [0-9.]+ GiB are available"
+    ) as e:
+        make_plan(_spec(models=f"64x{MAX_DEPTH}", widths=[12288]))
+    assert "the largest cell is " in str(e.value)
+    assert "\n" not in str(e.value)
+
+
+def test_memory_of_the_papers_problem() -> None:
+    """The default sweep is predicted to stay within 2 GiB."""
+    made = make_plan(_spec(batches=[plan.PAPER_BATCH], widths=[plan.PAPER_WIDTH]))
+    assert 2**28 < made.memory_bytes() < 2**31
+
+
+def test_prediction_fits_the_budget() -> None:
+    """With a budget the prediction stays near it; with passes it grows with them."""
+    spec = _spec(batches=[plan.PAPER_BATCH], widths=[plan.PAPER_WIDTH])
+    made = make_plan(spec)
+    assert made.blocks(spec) >= spec.processes
+    assert made.predicted_s(spec) <= 360
+    times = [made.predicted_s(replace(spec, passes=n)) for n in (1, 10)]
+    assert times[1] > times[0]
+    assert made.blocks(replace(spec, passes=7)) == 7
+
+
+def test_twin() -> None:
+    """The A/A twin is the same cell under a second name."""
+    cell = make_plan(_spec()).cells[0]
+    twin = make_twin(cell)
+    assert twin.id == f"{cell.id}/again"
+    assert twin.role == "aa"
+    assert replace(twin, id=cell.id, role=cell.role) == cell
+
+
+def test_a_provider_by_path_is_called_by_its_file(tmp_path: Path) -> None:
+    """A path's cells are named by its file, so that ids stay short; the path decides the process."""
+    library = tmp_path / "libmine.so"
+    library.write_text("", encoding="utf-8")
+    made = make_plan(_spec(blas=["scipy", str(library)]))
+    assert made.providers() == ["scipy", str(library)]
+    assert {c.provider for c in made.cells} == {"scipy", "libmine.so"}
+    assert all(str(tmp_path) not in c.id for c in made.cells)
+
+
+def test_two_providers_of_one_file_name(tmp_path: Path) -> None:
+    """Two paths with one file name would share their cells' ids: they are refused, none is dropped."""
+    paths = [tmp_path / name / "libmine.so" for name in ("a", "b")]
+    for path in paths:
+        path.parent.mkdir()
+        path.write_text("", encoding="utf-8")
+    with pytest.raises(UsageError, match=r"^--blas: .*a/libmine\.so and .*b/libmine\.so"):
+        make_plan(_spec(blas=[str(p) for p in paths]))
+
+
+def test_spec_record() -> None:
+    """What was asked for stands in the run, models by name."""
+    record = _spec(models="family", quick=True).record()
+    assert record.models == [f"ultrafastbert-{name}" for name in axes.FAMILY]
+    assert record.quick
+    assert record.budget_s == 320.0

@@ -1,0 +1,70 @@
+"""The figures of a run."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+
+from harness import plot
+from harness.records import load_run
+
+
+def test_files_are_written_and_deterministic(golden_run: Path) -> None:
+    """Each figure is written as PNG and SVG, and the same samples give the same bytes."""
+    run = load_run(golden_run)
+    first = {p.name: p.read_bytes() for p in plot.write_plots(run)}
+    assert set(first) == {"speedup.png", "speedup.svg", "time_per_token.png", "time_per_token.svg"}
+    for name, data in first.items():
+        if name.endswith(".png"):
+            assert data.startswith(b"\x89PNG")
+        else:
+            assert ElementTree.fromstring(data).tag.endswith("svg")
+    again = {p.name: p.read_bytes() for p in plot.write_plots(run)}
+    assert {n for n in first if first[n] != again[n]} == set()
+
+
+def test_speedups_drawn(golden_run: Path) -> None:
+    """The speedup figure has a bar a measured figure, the published one beside it, on a log axis."""
+    figure = plot.speedup_figure(load_run(golden_run))
+    (axes,) = figure.axes
+    assert axes.get_xscale() == "log"
+    # Two speedups of BERT-base-3072, one of the tree over its level, one over the fastest FF.
+    assert len(axes.get_yticks()) == 4
+    assert len(axes.patches) == 8
+    widths = sorted(round(p.get_width(), 2) for p in axes.patches)
+    assert widths == sorted([1.33, 1.55, 1.33, 1.39, 200.0, 130.7, 40.0, 48.0])
+
+
+def test_time_bars_and_lines(golden_run: Path) -> None:
+    """One batch is drawn as bars; several batches as lines over the batch."""
+    figure = plot.time_figure(load_run(golden_run))
+    assert len(figure.axes[0].patches) == 6
+    path = golden_run / "records.jsonl"
+    text = path.read_text(encoding="utf-8")
+    smaller = []
+    for line in text.splitlines():
+        data = json.loads(line)
+        if data["kind"] in ("cell", "sample") and not data["cell"].startswith("ceiling"):
+            data["cell"] = data["cell"].replace("/b64/", "/b32/")
+            if data["kind"] == "cell":
+                data["batch"] = 32
+            smaller.append(json.dumps(data))
+    path.write_text(text + "\n".join(smaller) + "\n", encoding="utf-8")
+    lines = plot.time_figure(load_run(golden_run)).axes[0].get_lines()
+    assert len(lines) == 6
+    assert all(list(line.get_xdata()) == [32, 64] for line in lines)
+
+
+@pytest.mark.parametrize(("kinds", "files"), [(("provider",), 0), (("provider", "cell"), 2)])
+def test_a_run_without_samples(
+    golden_run: Path, monkeypatch: pytest.MonkeyPatch, kinds: tuple[str, ...], files: int
+) -> None:
+    """A run that was ended before its first sample is drawn empty, one without a cell not at all."""
+    monkeypatch.setattr(plot, "_FORMATS", ("svg",))
+    path = golden_run / "records.jsonl"
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    path.write_text("".join(x for x in lines if json.loads(x)["kind"] in kinds), encoding="utf-8")
+    assert len(plot.write_plots(load_run(golden_run))) == files

@@ -1,0 +1,142 @@
+"""Ratios and their intervals."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from harness import stats
+from harness.stats import Ratio
+
+TRUE = 20.0
+
+
+def _frame(
+    rng: np.random.Generator, processes: int, blocks: int, *, noise: float, effect: float = 0.0,
+    drift: float = 0.0, repeats: int = 1,
+) -> pd.DataFrame:  # fmt: skip
+    """Return samples of `slow` and `fast`, whose true ratio is TRUE.
+
+    noise: of each sample. effect: of each process on the ratio. drift: of each block, for both cells alike.
+    """
+    index = pd.MultiIndex.from_product(
+        [range(processes), range(blocks), ("slow", "fast"), range(repeats)],
+        names=["process", "within", "cell", "repeat"],
+    )
+    frame = index.to_frame(index=False)
+    frame["block"] = frame["process"] * blocks + frame["within"]
+    slow = frame["cell"] == "slow"
+    log = np.where(slow, np.log(TRUE), 0.0)
+    log += np.where(slow, rng.normal(0, effect, processes)[frame["process"]], 0.0)
+    log += rng.normal(0, drift, processes * blocks)[frame["block"]]
+    log += rng.normal(0, noise, len(frame))
+    frame["pass_ns"] = 1e6 * np.exp(log)
+    return frame
+
+
+@pytest.mark.parametrize("blocks", [2, 5])
+def test_interval_covers_the_truth(blocks: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The 95 % interval from 3 processes of few blocks holds the true ratio in 90 to 99.5 % of runs."""
+    monkeypatch.setattr(
+        stats, "_RESAMPLES", 1000
+    )  # enough for the coverage, in a quarter of the time
+    rng = np.random.default_rng(1)
+    runs = 300
+    held = 0
+    for _ in range(runs):
+        frame = _frame(rng, 3, blocks, noise=0.03, effect=0.01, drift=0.3)
+        found = stats.ratio(frame, "slow", "fast")
+        assert found is not None
+        held += found.includes(TRUE)
+    assert 0.90 <= held / runs <= 0.995
+
+
+def test_drift_of_the_machine_cancels() -> None:
+    """A machine that slows down five-fold for half of the blocks changes neither ratio nor interval."""
+    calm = _frame(np.random.default_rng(2), 3, 4, noise=0.01)
+    loaded = calm.copy()
+    loaded.loc[loaded["block"] >= 6, "pass_ns"] *= 5
+    before, after = stats.ratio(calm, "slow", "fast"), stats.ratio(loaded, "slow", "fast")
+    assert before is not None
+    assert after is not None
+    for name in ("value", "low", "high"):
+        assert getattr(after, name) == pytest.approx(getattr(before, name), rel=1e-12)
+
+
+def test_estimate_is_the_geometric_mean_over_blocks() -> None:
+    """The estimate is the geometric mean of the blocks' ratios, samples of a block averaged first."""
+    rows = [
+        ("slow", 0, 10.0),
+        ("slow", 0, 30.0),
+        ("fast", 0, 10.0),
+        ("slow", 1, 80.0),
+        ("fast", 1, 10.0),
+    ]
+    frame = pd.DataFrame(rows, columns=["cell", "block", "pass_ns"]).assign(process=0)
+    found = stats.ratio(frame, "slow", "fast")
+    assert found is not None
+    assert found.value == pytest.approx(4.0)  # sqrt(2 * 8)
+    assert found.blocks == 2
+    assert found.low <= found.value <= found.high
+
+
+def test_inverse_ratio_is_the_inverse() -> None:
+    """Swapping the cells inverts the estimate and the interval."""
+    frame = _frame(np.random.default_rng(3), 3, 5, noise=0.05)
+    there, back = stats.ratio(frame, "slow", "fast"), stats.ratio(frame, "fast", "slow")
+    assert there is not None
+    assert back is not None
+    assert back.value == pytest.approx(1 / there.value)
+    assert back.low == pytest.approx(1 / there.high, rel=0.02)
+    assert back.high == pytest.approx(1 / there.low, rel=0.02)
+
+
+def test_same_samples_same_interval() -> None:
+    """The interval is a function of the samples: reading a run twice prints the same figures."""
+    frame = _frame(np.random.default_rng(4), 2, 3, noise=0.05)
+    assert stats.ratio(frame, "slow", "fast") == stats.ratio(frame.iloc[::-1], "slow", "fast")
+
+
+def test_one_block_gives_no_interval() -> None:
+    """One block gives an estimate whose interval is unknown and includes nothing."""
+    found = stats.ratio(_frame(np.random.default_rng(5), 1, 1, noise=0.1), "slow", "fast")
+    assert found is not None
+    assert not found.known
+    assert not found.includes(found.value)
+    assert found.blocks == 1
+
+
+def test_no_common_block_gives_no_ratio() -> None:
+    """Cells that were never sampled in one block have no ratio."""
+    frame = _frame(np.random.default_rng(6), 1, 2, noise=0.1)
+    apart = frame[(frame["cell"] == "slow") == (frame["block"] == 0)]
+    assert stats.ratio(apart, "slow", "fast") is None
+    assert stats.ratio(frame, "slow", "nothing") is None
+
+
+def test_more_blocks_narrow_the_interval() -> None:
+    """Four times the blocks give an interval about half as wide."""
+
+    def width(blocks: int) -> float:
+        found = stats.ratio(_frame(np.random.default_rng(7), 3, blocks, noise=0.1), "slow", "fast")
+        assert found is not None
+        return float(np.log(found.high / found.low))
+
+    assert 0.3 < width(40) / width(10) < 0.8
+
+
+def test_known_ratio_includes_its_ends() -> None:
+    """An interval includes its ends and nothing beyond them."""
+    ratio = Ratio(value=2.0, low=1.5, high=2.5, blocks=4)
+    assert ratio.includes(1.5)
+    assert ratio.includes(2.5)
+    assert not ratio.includes(1.49)
+    assert not ratio.includes(2.51)
+
+
+def test_pass_time_is_the_median() -> None:
+    """A cell's absolute figure is the median of its samples, NaN where it has none."""
+    frame = pd.DataFrame({"cell": ["a"] * 3, "pass_ns": [1.0, 100.0, 2.0]})
+    assert stats.pass_ns(frame, "a") == 2.0
+    assert np.isnan(stats.pass_ns(frame, "b"))

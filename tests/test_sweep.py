@@ -1,0 +1,223 @@
+"""Sweeps from end to end, tiny but real, through the command line."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import planted_worker
+import pytest
+from planted_worker import DIES_TIMED, EXITS, KILLED, RAISES, RIGHT, WRONG
+
+from harness import cli, registry, sweep
+from harness.problem import Problem
+from harness.records import Run, SampleRecord, load_run
+
+TINY = ["--batch", "9", "--width", "16", "--models", "bert-base-4095,2x3", "--skip", "ceiling*"]
+NUMPY_CELL = "/ultrafastbert-2x3/b9/w16"
+FILES = {
+    "run.json", "records.jsonl", "table.md", "table.csv", "speeds.csv", "table.tex", "speedup.png",
+    "speedup.svg", "time_per_token.png", "time_per_token.svg",
+}  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def _short_samples(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Shorten the samples: what is tested is what happens, not how long it takes."""
+    monkeypatch.setattr("harness.clock.MIN_SAMPLE_NS", 1000)
+    monkeypatch.setattr("harness.plot.write_plots", lambda run: [])
+
+
+@pytest.fixture
+def planted_processes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Know the planted implementations here and in every measuring process."""
+    registry.all()
+    known = dict(registry._known) | planted_worker.IMPLEMENTATIONS
+    monkeypatch.setattr(registry, "_known", known)
+    monkeypatch.setattr(sys, "executable", str(planted_worker.stand_in(tmp_path)))
+
+
+def _sweep(out: Path, *words: str, passes: int = 2, processes: int = 1) -> int:
+    return cli.run(
+        ["sweep", *TINY, "--passes", str(passes), "--processes", str(processes), "--out", str(out), *words]
+    )  # fmt: skip
+
+
+def _statuses(run: Run) -> dict[str, str]:
+    return dict(zip(run.cells["implementation"], run.cells["status"], strict=True))
+
+
+def test_whole_sweep(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A sweep over all implementations ends with status 0, every file, every cell sampled alike, and
+    tables that `table` regenerates byte for byte."""
+    monkeypatch.undo()  # the figures too, once
+    out = tmp_path / "run"
+    assert _sweep(out, "--quick", passes=3, processes=2) == 0
+    printed = capsys.readouterr().out
+    assert {p.name for p in out.iterdir()} == FILES
+    run = load_run(out)
+    assert run.warnings == []
+    assert run.end is not None
+    assert run.end.reason == "complete"
+    assert set(run.cells["status"]) == {"ok"}
+    ids = {i.id for i in registry.layers() if i.device == "cpu" and not i.unavailable()}
+    assert set(run.cells["implementation"]) == ids
+    assert set(run.samples["block"]) == {0, 1, 2}
+    assert set(run.samples["process"]) == {0, 1}
+    per_block = run.samples.groupby(["cell", "block"]).size().unstack()
+    assert per_block.notna().all().all()  # every cell in every block
+    assert run.samples["order"].tolist() == list(range(len(run.samples)))
+    assert (run.samples["elapsed_ns"] > 0).all()
+    (twin,) = run.cells.loc[run.cells["role"] == "aa", "cell"]
+    assert twin.removesuffix("/again") in set(run.cells["cell"])
+    assert len(run.providers) == 2
+    assert run.providers[0].threads == 1
+    text = (out / "table.md").read_text(encoding="utf-8")
+    assert text in printed
+    tables = {n: (out / n).read_bytes() for n in FILES if n.startswith(("table", "speeds"))}
+    for name in tables:
+        (out / name).unlink()
+    assert cli.run(["table", str(out)]) == 0
+    assert text in capsys.readouterr().out
+    assert {n: (out / n).read_bytes() for n in tables} == tables
+
+
+def test_order_is_interleaved(tmp_path: Path) -> None:
+    """Every block samples all cells, in an order that differs from block to block."""
+    _sweep(tmp_path / "run", "--only", "ff_l*,fff_l*", passes=3)
+    samples = load_run(tmp_path / "run").samples.sort_values("order")
+    # A short cell is sampled several times a block, by measured times; first occurrences show enough.
+    blocks = [tuple(dict.fromkeys(group["cell"])) for _, group in samples.groupby("block")]
+    assert len(blocks) == 3
+    assert len(set(blocks)) > 1
+    assert len({frozenset(block) for block in blocks}) == 1
+    assert len(blocks[0]) == 7  # six implementations and the A/A twin
+
+
+def test_wrong_is_never_timed(
+    tmp_path: Path, planted_processes: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A wrong implementation is reported as wrong with its error, has no sample, and the exit status is 1."""
+    assert _sweep(tmp_path / "run", "--only", f"ff_l1_blas,{RIGHT},{WRONG}") == 1
+    run = load_run(tmp_path / "run")
+    assert _statuses(run) == {"ff_l1_blas": "ok", RIGHT: "ok", WRONG: "wrong"}
+    cell = run.cells.set_index("implementation").loc[WRONG]
+    assert "times the tolerance" in cell["reason"]
+    assert cell["worst_error"] > 1
+    assert WRONG not in set(run.samples["implementation"])
+    assert RIGHT in set(run.samples["implementation"])
+    captured = capsys.readouterr()
+    assert "WRONG" in captured.out
+    assert f"WRONG: {WRONG}" in captured.err.replace("\n", " ")
+
+
+def test_crashes_cost_their_cells_only(tmp_path: Path, planted_processes: None) -> None:
+    """Implementations that kill their measuring process, exit or raise fail with what is known of it;
+    all others are sampled in every block."""
+    words = f"ff_l1_blas,fff_l1_blas,{RIGHT},{KILLED},{EXITS},{RAISES}"
+    assert _sweep(tmp_path / "run", "--only", words) == 1
+    run = load_run(tmp_path / "run")
+    lost = {KILLED: "failed", EXITS: "failed", RAISES: "failed"}
+    assert _statuses(run) == {"ff_l1_blas": "ok", "fff_l1_blas": "ok", RIGHT: "ok"} | lost
+    reasons = run.cells.set_index("implementation")["reason"]
+    assert reasons[KILLED] == "the measuring process ended with signal SIGKILL"
+    assert reasons[EXITS] == "the measuring process ended with exit status 3: giving up"
+    assert reasons[RAISES] == "RuntimeError: no such luck"
+    assert run.end is not None
+    assert run.end.reason == "complete"
+    sampled = run.samples.groupby("implementation")["block"].nunique()
+    assert sampled.to_dict() == {"ff_l1_blas": 2, "fff_l1_blas": 2, RIGHT: 2}
+
+
+def test_crash_while_sampled(tmp_path: Path, planted_processes: None) -> None:
+    """An implementation that dies in a sample keeps its finished ones, and the others go on."""
+    assert _sweep(tmp_path / "run", "--only", f"ff_l1_blas,{RIGHT},{DIES_TIMED}", passes=4) == 1
+    run = load_run(tmp_path / "run")
+    assert _statuses(run) == {"ff_l1_blas": "ok", RIGHT: "ok", DIES_TIMED: "failed"}
+    sampled = run.samples.groupby("implementation")["block"].nunique()
+    assert sampled["ff_l1_blas"] == sampled[RIGHT] == 4
+    assert sampled[DIES_TIMED] < 4
+
+
+def test_everything_fails(tmp_path: Path, planted_processes: None) -> None:
+    """A sweep whose every cell is lost ends as failed, with status 1 and a table."""
+    assert _sweep(tmp_path / "run", "--only", RAISES) == 1
+    run = load_run(tmp_path / "run")
+    assert run.end is not None
+    assert run.end.reason == "failed"
+    assert run.samples.empty
+    assert "FAILED" in (tmp_path / "run" / "table.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("when", ["before a cell", "gate", "sample"])
+def test_interrupt_keeps_what_is_finished(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], when: str
+) -> None:
+    """Ctrl-C ends a sweep with status 130; finished samples, an end record and the table are there."""
+    from harness.console import Display
+
+    samples = 0
+
+    def sampled(self: Display, record: SampleRecord) -> None:
+        nonlocal samples
+        samples += 1
+        if samples == 5:
+            raise KeyboardInterrupt
+
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    if when == "sample":
+        monkeypatch.setattr(Display, "sample", sampled)
+    elif when == "gate":
+        monkeypatch.setattr(Display, "cell", interrupt)
+    else:
+        monkeypatch.setattr(sweep._Sweep, "run_process", interrupt)
+    assert _sweep(tmp_path / "run", "--only", "ff_l1_blas,fff_l1_blas", passes=50) == 130
+    run = load_run(tmp_path / "run")
+    assert run.warnings == []
+    assert run.end is not None
+    assert run.end.reason == "interrupted"
+    assert len(run.samples) == {"before a cell": 0, "gate": 0, "sample": 5}[when]
+    assert len(run.cells) == {"before a cell": 0, "gate": 1, "sample": 3}[when]
+    assert "The run ended early (interrupted)" in capsys.readouterr().out
+
+
+def test_another_runs_folder(tmp_path: Path) -> None:
+    """A sweep into a folder that holds a run is refused, and leaves that run as it is."""
+    from harness.errors import UsageError
+
+    out = tmp_path / "run"
+    out.mkdir()
+    (out / "run.json").write_text("{}", encoding="utf-8")
+    with pytest.raises(UsageError, match="holds a run already"):
+        _sweep(out, "--only", "fff_l1_blas")
+    assert (out / "run.json").read_text(encoding="utf-8") == "{}"
+    assert not (out / "records.jsonl").exists()
+
+
+def test_several_batches_share_a_run(tmp_path: Path) -> None:
+    """Each batch is a cell of its own, and has its own A/A pair."""
+    words = ("--only", "ff_l3_blas,fff_l1_blas", "--batch", "1,2^2..2^2")
+    assert _sweep(tmp_path / "run", *words, passes=1) == 0
+    cells = load_run(tmp_path / "run").cells
+    assert sorted(cells.loc[cells["role"] == "aa", "batch"]) == [1, 4]
+    assert sorted(cells.loc[cells["implementation"] == "fff_l1_blas", "batch"]) == [1, 4]
+
+
+def test_records_are_plain_json(tmp_path: Path) -> None:
+    """Every line of a run is one JSON object of a known kind, and the cells state their problem."""
+    assert _sweep(tmp_path / "run", "--only", "fff_l2_blas", passes=1) == 0
+    text = (tmp_path / "run" / "records.jsonl").read_text(encoding="utf-8")
+    lines = [json.loads(line) for line in text.splitlines()]
+    assert [x["kind"] for x in lines] == ["provider", "cell", "sample", "end"]
+    cell = lines[1]
+    problem = Problem(layer="fff", batch=9, d_in=16, d_out=16, depth=3, trees=2)
+    assert cell["flops"] == problem.flops()
+    assert cell["checked_tokens"] == 9
+    assert 1 <= cell["nodes_touched"] <= problem.neurons
+    assert cell["notes"]["batched_gemv"] == "loop"
