@@ -15,6 +15,7 @@ from harness.errors import UnknownNameError, UsageError
 from harness.problem import MAX_DEPTH, MAX_TREES, Problem
 
 BASELINE = "bert-base-4095"
+PAPER_BATCH, PAPER_WIDTH = 16384, 768
 PAPER_MODELS = (BASELINE, "bert-base-3072", "ultrafastbert-1x11")
 FAMILY = (
     "3072x0", "1536x1", "512x2", "256x3", "128x4", "64x5", "32x6", "16x7", "8x8", "4x9", "2x10", "1x11",

@@ -127,9 +127,8 @@ def _write_outputs(folder: Path) -> bool:
     print(table.format_markdown(run))
     if run.samples.empty:
         print(f"{folder}: nothing was sampled, so there are no figures", file=sys.stderr)
-        return True
     try:
-        files = [*table.write_tables(run), *plot.write_plots(run)]
+        files = [*table.write_tables(run), *([] if run.samples.empty else plot.write_plots(run))]
     except OSError as error:
         _print_error(f"can't write the tables and figures to {folder}: {error.strerror}; `python -m harness "
                      "table` and `plot` make them from the samples")  # fmt: skip

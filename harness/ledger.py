@@ -8,8 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Literal
 
 from harness import published, view
-from harness.axes import BASELINE
-from harness.plan import PAPER_BATCH, PAPER_WIDTH
+from harness.axes import BASELINE, PAPER_BATCH, PAPER_WIDTH
 from harness.published import FASTEST_FF, PublishedCell
 from harness.records import Run
 from harness.stats import Ratio

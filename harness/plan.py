@@ -25,7 +25,6 @@ from harness.problem import Problem
 from harness.records import Order, Role, SweepRecord
 from harness.registry import Implementation
 
-PAPER_BATCH, PAPER_WIDTH = 16384, 768
 QUICK_BATCH = 512
 BUDGET_S, QUICK_BUDGET_S = 320.0, 42.0
 PROCESSES = 3

@@ -383,7 +383,7 @@ def _parse_line(text: str, version: int) -> Line:
         raise ValueError(f"it has schema version {newest}, and the run is of version {version}")
     data = _migrated(data, version, _LINE_MIGRATIONS)
     kind = data.get("kind")
-    if kind not in _KINDS:
+    if not isinstance(kind, str) or kind not in _KINDS:
         raise ValueError(
             f"kind {kind!r} is not known here; a newer fff-harness may have written it"
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -50,5 +51,30 @@ def test_sample_counts_disturbances(monkeypatch: pytest.MonkeyPatch) -> None:
         Disturbance(switches=7, faults=10, steal_ticks=103),
     ]
     monkeypatch.setattr(clock, "read_disturbance", lambda: readings.pop(0))
-    taken = clock.sample(_fake(10, []), 7)
-    assert taken == clock.Sample(loops=7, elapsed_ns=70, switches=2, faults=0, steal_ticks=3)
+    calls: list[int] = []
+    taken = clock.sample(_fake(10, calls), 7, expected_ns=10)
+    assert calls == [1, 7]  # a short pass is run once before, untimed
+    assert taken.call_ns > -70
+    found = replace(taken, call_ns=0)
+    assert found == clock.Sample(
+        loops=7, elapsed_ns=70, switches=2, faults=0, steal_ticks=3, call_ns=0
+    )
+
+
+def test_a_long_pass_is_not_run_before_its_sample(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half a second and more is worth no second pass to bring back what the caches lost."""
+    calls: list[int] = []
+    clock.sample(_fake(10, calls), 3, expected_ns=6e8)
+    assert calls == [3]
+
+
+@pytest.mark.parametrize(
+    ("batch", "block", "pass_ns", "slices"),
+    [
+        (16384, 1, 14_000_000_000, 16), (16384, 64, 7_300_000_000, 8), (16384, 0, 9_000_000_000, 1),
+        (16384, 1, 900_000_000, 1), (100, 64, 9_000_000_000, 1), (96, 1, 10**12, 32),
+    ],
+)  # fmt: skip
+def test_slices_hold_whole_blocks(batch: int, block: int, pass_ns: int, slices: int) -> None:
+    """A long pass is cut in halves until a slice lasts a second, never through a block of tokens."""
+    assert clock.count_slices(batch, block, pass_ns) == slices

@@ -446,7 +446,7 @@ def _make_run(record: MachineRecord, architecture: str, variables: dict[str, str
     head = RunHead(schema_version=1, started_utc="t", machine=record, sweep=sweep)
     return Run(samples=pd.DataFrame(columns=list(SampleRecord.model_fields)),
                cells=pd.DataFrame(columns=list(CellRecord.model_fields)), head=head, providers=[provider],
-               end=None, folder=Path(), warnings=[])  # fmt: skip
+               end=None, folder=Path(), warnings=[], blocks=[], resumes=[])  # fmt: skip
 
 
 def test_table_head_flags_narrow_kernels_from_the_records_alone() -> None:

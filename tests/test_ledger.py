@@ -24,7 +24,7 @@ TIMES = {
 
 def by_table(implementation: str, _protocol: str) -> float:
     """Return the table's time."""
-    return TIMES[implementation]
+    return TIMES.get(implementation, 0.1)  # the ceilings are of no meaning here
 
 
 def make_run(folder: Path, monkeypatch: pytest.MonkeyPatch, script: scripted.Script = by_table,
@@ -177,9 +177,15 @@ def test_ledger_stands_in_table_and_json(swept: Run) -> None:
     text = files["table.md"].read_text(encoding="utf-8")
     section = text.split("## Ledger of the published cells")[1]
     rows = [line for line in section.splitlines() if line.startswith("| ")][1:]
-    assert len(rows) == len(published.table2())
+    judged = [
+        e for e in ledger.make_ledger(swept) if e.device == "cpu" and e.provenance != "arithmetic"
+    ]
+    assert len(rows) == len(
+        judged
+    )  # what follows by arithmetic or is a GPU's stands in the JSON alone
+    assert all(f"| {e.finding} " in row for e, row in zip(judged, rows, strict=True))
     data = json.loads(files["ledger.json"].read_text(encoding="utf-8"))
     assert data["band"] == ledger.BAND
     assert [c["finding"] for c in data["cells"]] == [e.finding for e in ledger.make_ledger(swept)]
-    assert data["counts"]["reproduced"] == sum("| reproduced " in row for row in rows)
+    assert len(data["cells"]) == len(published.table2())
     assert all(c["provenance"] for c in data["cells"])

@@ -155,7 +155,7 @@ def test_a_provider_by_path_is_called_by_its_file(tmp_path: Path) -> None:
     library.write_text("", encoding="utf-8")
     made = make_plan(_spec(blas=["scipy", str(library)]))
     assert made.providers() == ["scipy", str(library)]
-    assert {c.provider for c in made.cells} == {"scipy", "libmine.so"}
+    assert {c.provider for c in made.cells if c.provider} == {"scipy", "libmine.so"}
     assert all(str(tmp_path) not in c.id for c in made.cells)
 
 

@@ -16,7 +16,7 @@ def test_files_are_written_and_deterministic(golden_run: Path) -> None:
     """Each figure is written as PNG and SVG, and the same samples give the same bytes."""
     run = load_run(golden_run)
     first = {p.name: p.read_bytes() for p in plot.write_plots(run)}
-    assert set(first) == {"speedup.png", "speedup.svg", "time_per_token.png", "time_per_token.svg"}
+    assert set(first) == {f"{name}.{kind}" for name in plot.FIGURES for kind in ("png", "svg")}
     for name, data in first.items():
         if name.endswith(".png"):
             assert data.startswith(b"\x89PNG")
@@ -58,7 +58,9 @@ def test_time_bars_and_lines(golden_run: Path) -> None:
     assert all(list(line.get_xdata()) == [32, 64] for line in lines)
 
 
-@pytest.mark.parametrize(("kinds", "files"), [(("provider",), 0), (("provider", "cell"), 2)])
+@pytest.mark.parametrize(
+    ("kinds", "files"), [(("provider",), 0), (("provider", "cell"), len(plot.FIGURES))]
+)
 def test_a_run_without_samples(
     golden_run: Path, monkeypatch: pytest.MonkeyPatch, kinds: tuple[str, ...], files: int
 ) -> None:

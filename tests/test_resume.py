@@ -558,6 +558,8 @@ def test_resumed_spec_is_the_runs_own(tmp_path):
     spec = kill.make_spec(tmp_path / "run")
     run = Fake().run()
     head = run.head.model_copy(update={"sweep": spec.record()})
-    assert resume.find_spec(run._replace(head=head, folder=tmp_path / "run")) == spec
+    found = resume.find_spec(run._replace(head=head, folder=tmp_path / "run"))
+    assert found.record() == spec.record()
+    assert (found.models, found.out) == (spec.models, spec.out)
     assert len(make_plan(spec).cells) == 2
     assert sweep.run_folder(spec) == tmp_path / "run"

@@ -19,7 +19,8 @@ TINY = ["--batch", "9", "--width", "16", "--models", "bert-base-4095,2x3", "--sk
 NUMPY_CELL = "/ultrafastbert-2x3/b9/w16"
 FILES = {
     "run.json", "records.jsonl", "table.md", "table.csv", "speeds.csv", "table.tex", "speedup.png",
-    "speedup.svg", "time_per_token.png", "time_per_token.svg",
+    "speedup.svg", "time_per_token.png", "time_per_token.svg", "ceilings.png", "ceilings.svg",
+    "ledger.json",
 }  # fmt: skip
 
 
@@ -214,7 +215,7 @@ def test_records_are_plain_json(tmp_path: Path) -> None:
     assert _sweep(tmp_path / "run", "--only", "fff_l2_blas", passes=1) == 0
     text = (tmp_path / "run" / "records.jsonl").read_text(encoding="utf-8")
     lines = [json.loads(line) for line in text.splitlines()]
-    assert [x["kind"] for x in lines] == ["provider", "cell", "sample", "end"]
+    assert [x["kind"] for x in lines] == ["provider", "cell", "blocks", "sample", "end"]
     cell = lines[1]
     problem = Problem(layer="fff", batch=9, d_in=16, d_out=16, depth=3, trees=2)
     assert cell["flops"] == problem.flops()
