@@ -76,7 +76,7 @@ def _make_spec(
         raise UsageError(
             "--passes and --budget: give one of them; each decides when the sweep ends"
         )
-    default_batch = str(plan.QUICK_BATCH if quick else plan.PAPER_BATCH)
+    default_batch = str(plan.QUICK_BATCH if quick else axes.PAPER_BATCH)
     default_budget = plan.QUICK_BUDGET_S if quick else plan.BUDGET_S
     names = list(dict.fromkeys(name for text in blas_names for name in text.split(",") if name))
     return SweepSpec(
@@ -199,10 +199,10 @@ def sweep_command(
         str | None,
         typer.Option(
             help="Batches (tokens): a list with ranges, such as 1,16,2^4..2^14. "
-            f"[default: {plan.PAPER_BATCH}; with --quick {plan.QUICK_BATCH}]"
+            f"[default: {axes.PAPER_BATCH}; with --quick {plan.QUICK_BATCH}]"
         ),
     ] = None,
-    width: Annotated[str, typer.Option(help="d_in = d_out, a list.")] = str(plan.PAPER_WIDTH),
+    width: Annotated[str, typer.Option(help="d_in = d_out, a list.")] = str(axes.PAPER_WIDTH),
     only: Annotated[
         list[str] | None,
         typer.Option(help="Implementations to measure, ids or globs: 'fff*'. Repeatable."),
@@ -360,10 +360,10 @@ def explain_command(
     batch: Annotated[
         str | None,
         typer.Option(
-            help=f"Batch (tokens). [default: {plan.PAPER_BATCH}; with --quick {ladder.QUICK_BATCH}]"
+            help=f"Batch (tokens). [default: {axes.PAPER_BATCH}; with --quick {ladder.QUICK_BATCH}]"
         ),
     ] = None,
-    width: Annotated[str, typer.Option(help="d_in = d_out.")] = str(plan.PAPER_WIDTH),
+    width: Annotated[str, typer.Option(help="d_in = d_out.")] = str(axes.PAPER_WIDTH),
     seed: Annotated[int, typer.Option(help="Seed of the operands and of the order.")] = 0,
     passes: Annotated[
         int | None, typer.Option(help="Interleaved blocks to sample, instead of --budget.")

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from harness import cli, plan, sweep
+from harness import axes, cli, sweep
 from harness.console import Display
 from harness.plan import Plan, SweepSpec
 from harness.records import Run, load_run
@@ -87,7 +87,7 @@ def make_spec(out: Path, **changes: Any) -> SweepSpec:
     """Return what was asked for: the paper's problem, six blocks over two processes."""
     asked: dict[str, Any] = {
         "levels": "1,2,3", "device": "cpu", "models": "bert-base-4095,ultrafastbert-1x11",
-        "batch": str(plan.PAPER_BATCH), "width": str(plan.PAPER_WIDTH), "only": [], "skip": [],
+        "batch": str(axes.PAPER_BATCH), "width": str(axes.PAPER_WIDTH), "only": [], "skip": [],
         "blas_names": ["scipy"], "threads": 1, "seed": 0, "passes": 6, "budget": None,
         "processes": 2, "quick": False, "keep_blas_env": False, "out": out,
     }  # fmt: skip

@@ -125,13 +125,13 @@ def test_too_large_for_memory() -> None:
 
 def test_memory_of_the_papers_problem() -> None:
     """The default sweep is predicted to stay within 2 GiB."""
-    made = make_plan(_spec(batches=[plan.PAPER_BATCH], widths=[plan.PAPER_WIDTH]))
+    made = make_plan(_spec(batches=[axes.PAPER_BATCH], widths=[axes.PAPER_WIDTH]))
     assert 2**28 < made.memory_bytes() < 2**31
 
 
 def test_prediction_fits_the_budget() -> None:
     """With a budget the prediction stays near it; with passes it grows with them."""
-    spec = _spec(batches=[plan.PAPER_BATCH], widths=[plan.PAPER_WIDTH])
+    spec = _spec(batches=[axes.PAPER_BATCH], widths=[axes.PAPER_WIDTH])
     made = make_plan(spec)
     assert made.blocks(spec) >= spec.processes
     assert made.predicted_s(spec) <= 360
