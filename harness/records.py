@@ -6,14 +6,16 @@ import json
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-import pandas as pd
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from harness.errors import UsageError
 from harness.facts import Finding, MachineFacts
 from harness.lock import FolderLock, LockedError
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 SCHEMA_VERSION = 1
 HEAD, LINES, LOCK = "run.json", "records.jsonl", "run.lock"
@@ -413,6 +415,8 @@ _RANK = {"wrong": 0, "failed": 1, "unavailable": 2, "ok": 3}
 
 def _cell_frame(cells: list[CellRecord]) -> pd.DataFrame:
     """Return one row a cell: its first record, with the worst status of any process."""
+    import pandas as pd  # half a second: measuring processes, which only write, go without it
+
     rows: dict[str, dict[str, Any]] = {}
     for cell in cells:
         known = rows.setdefault(cell.cell, cell.model_dump(exclude={"kind"}))
@@ -429,6 +433,8 @@ def load_run(path: str | os.PathLike[str]) -> Run:
 
     Raises UsageError where the folder is no run, or its schema is newer than this harness.
     """
+    import pandas as pd
+
     folder = Path(path)
     head, version = _read_head(folder)
     warnings: list[str] = []
