@@ -77,17 +77,26 @@ def check(
     seed: int = 0,
     implementation: str = "ceiling_sgemm",
     most: int = _MAX_TOKENS,
+    known: dict[object, oracle.Truth] | None = None,
+    key: object = None,
 ) -> Verdict:
     """Compare ``operands.y``, poisoned before the pass, with the oracle on the chosen tokens.
 
     Every element of y must have been written; on the chosen tokens each must be finite where the truth
     is and lie within the tolerance. Tokens whose path hangs on a near-tie are left out; more than
     MAX_LEFT_OUT of them is a failure, since too little would be proved.
+
+    known: truths found before, by `key`, which names the operands: several implementations of a layer are
+    compared with one. An implementation that spoils its operands thus fails those that come after it.
     """
     tokens = choose_tokens(problem, seed, most)
     unwritten = int(np.count_nonzero(operands.y.view(np.uint32) == _POISON_BITS))
     with np.errstate(all="ignore"):
-        truth = find_truth(problem, operands, tokens, implementation)
+        truth = known.get(key) if known is not None else None
+        if truth is None:
+            truth = find_truth(problem, operands, tokens, implementation)
+            if known is not None:
+                known[key] = truth
         return compare(operands.y[tokens], truth, problem, unwritten=unwritten)
 
 

@@ -25,8 +25,8 @@ from harness.problem import Problem
 from harness.records import Order, Role, SweepRecord
 from harness.registry import Implementation
 
-QUICK_BATCH = 512
-BUDGET_S, QUICK_BUDGET_S = 320.0, 42.0
+QUICK_BATCH = 256
+BUDGET_S, QUICK_BUDGET_S = 320.0, 38.0
 PROCESSES = 3
 
 # What a core of 2020 or later does, in GFLOP/s; used for the prediction and nothing else.
@@ -41,7 +41,7 @@ _SET_S = 0.08  # drawing a further set of weights and the oracle on it
 _FLUSHES_S = 0.1  # the walks of one sample
 _PROCESS_BYTES = 160 << 20
 # In a second and later process a pass this long is not run whole before it is timed: see worker.py.
-LONG_PASS_S = 1.0
+LONG_PASS_S = 0.3
 _CEILING_EXTENT = 2048
 # The published protocol times 250 passes as one mean; here a mean of this long is taken instead, twice in
 # each fresh process, so that it has an interval.

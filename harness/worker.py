@@ -17,7 +17,18 @@ from typing import Any, TextIO, TypeVar
 import numpy as np
 import threadpoolctl
 
-from harness import blas, clock, faulty, locality, machine, native, plugin, registry, routing
+from harness import (
+    blas,
+    clock,
+    faulty,
+    locality,
+    machine,
+    native,
+    oracle,
+    plugin,
+    registry,
+    routing,
+)  # fmt: skip
 from harness.check import Verdict, check, poison
 from harness.errors import UnavailableError, UsageError
 from harness.problem import Array, Operands, Problem, make_aligned, make_weights, make_x
@@ -47,6 +58,7 @@ class Piece:
 
     implementation: str
     problem: Problem
+    first: int  # token of the batch
     operands: Operands
     prepared: Prepared
 
@@ -61,6 +73,7 @@ class Worker:
         self.inputs: dict[tuple[Any, ...], Array] = {}
         self.weights: dict[tuple[Any, ...], tuple[Array, Array]] = {}
         self.nodes: dict[Problem, routing.Touched] = {}
+        self.truths: dict[object, oracle.Truth] = {}
         self.flusher: locality.Flusher | None = None
         self.cells: dict[str, list[Piece]] = {}  # by cell, a piece for each slice of the batch
         self.proved: dict[str, list[bool]] = {}  # by cell and slice: its output has been checked
@@ -108,6 +121,12 @@ class Worker:
             piece.operands,
             seed=piece.problem.seed,
             implementation=piece.implementation,
+            known=self.truths,
+            key=(
+                piece.problem,
+                piece.first,
+                piece.implementation if piece.problem.layer == "ceiling" else "",
+            ),
         )
         return result, verdict
 
@@ -120,6 +139,7 @@ class Worker:
         return Piece(
             implementation=implementation.id,
             problem=part,
+            first=tokens.start,
             operands=own,
             prepared=implementation.prepare(part, own, context),
         )
@@ -208,7 +228,11 @@ class Worker:
             prepared, gate_ns, verdict = self.run_rotated(implementation, problem, request["sets"])
             own = self.operands(problem)
             made = Piece(
-                implementation=implementation.id, problem=problem, operands=own, prepared=prepared
+                implementation=implementation.id,
+                problem=problem,
+                first=0,
+                operands=own,
+                prepared=prepared,
             )
             return made, gate_ns, verdict
         tokens = min(problem.batch, _HEAD_TOKENS) if request["head_only"] else problem.batch

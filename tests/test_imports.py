@@ -82,8 +82,8 @@ ALLOWED: dict[str, set[str]] = {
     "vector_width": set(),
     "view": {"axes", "ceilings", "conditions", "published", "records", "roofline", "stability", "stats"},
     "worker": {
-        "blas", "check", "clock", "faulty", "locality", "machine", "native", "plugin", "problem", "registry",
-        "routing",
+        "blas", "check", "clock", "faulty", "locality", "machine", "native", "oracle", "plugin", "problem",
+        "registry", "routing",
     },
 }  # fmt: skip
 
