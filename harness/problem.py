@@ -107,7 +107,17 @@ class Problem:
         """Return what x depends on beside the batch: problems of one key share it."""
         router = self.router()
         shape = (router.trees, router.depth) if router is not None else ()
-        return (self.d_in, self.dtype, self.data, self.rows, self.routing, *shape, self.seed)
+        is_ceiling = self.layer == "ceiling"  # these repeat a stretch
+        return (
+            is_ceiling,
+            self.d_in,
+            self.dtype,
+            self.data,
+            self.rows,
+            self.routing,
+            *shape,
+            self.seed,
+        )
 
     @property
     def n_nodes(self) -> int:

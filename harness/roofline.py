@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -31,11 +31,13 @@ class Ceilings:
     Both are the fastest sample of any ceiling of the kind: a ceiling is what was seen to be possible, and a
     disturbance only ever slows. bandwidth is the highest of read, write, copy and gather: a pass mixes reads
     with writes, and what can be read and written at once is more than what can be read.
+    typical: the same of the median samples: what this run could count on, its neighbours included.
     """
 
     flops: float
     bandwidth: dict[str, float]
     capacity: dict[str, int]
+    typical: dict[str, float] = field(default_factory=dict)
 
     def place_of(self, size: int) -> str:
         """Return the fastest place that holds a set of `size` bytes."""
@@ -52,10 +54,17 @@ class Ceilings:
         """Return the next slower place, the memory for itself."""
         return self._order()[min(self._order().index(place) + 1, len(self.capacity))]
 
+    def _at(self, place: str, known: dict[str, float]) -> float:
+        slower = self._order()[self._order().index(place) :]
+        return next((known[p] for p in slower if p in known), math.nan)
+
     def bandwidth_at(self, place: str) -> float:
         """Return the bandwidth of a place, that of the next slower one where it was not measured."""
-        slower = self._order()[self._order().index(place) :]
-        return next((self.bandwidth[p] for p in slower if p in self.bandwidth), math.nan)
+        return self._at(place, self.bandwidth)
+
+    def typical_at(self, place: str) -> float:
+        """Return the typical bandwidth of a place, that of the next slower one where it was not measured."""
+        return self._at(place, self.typical or self.bandwidth)
 
 
 def _fastest_ns(run: Run, cell: str) -> float:
@@ -75,7 +84,7 @@ def is_stream(cell: Any) -> bool:
 def measure(run: Run) -> Ceilings:
     """Return the ceilings that a run measured, per thread."""
     found = run.cells[(run.cells["role"] == "ceiling") & (run.cells["status"] == "ok")]
-    peak, bandwidth = math.nan, dict[str, float]()
+    peak, bandwidth, typical = math.nan, dict[str, float](), dict[str, float]()
     for _, cell in found.iterrows():
         time = _fastest_ns(run, cell["cell"])
         if not math.isfinite(time):
@@ -83,6 +92,8 @@ def measure(run: Run) -> Ceilings:
         if is_stream(cell):
             place, rate = place_name(cell), cell["bytes_moved"] / time
             bandwidth[place] = max(bandwidth.get(place, 0.0), rate)
+            median = cell["bytes_moved"] / stats.pass_ns(run.samples, cell["cell"])
+            typical[place] = max(typical.get(place, 0.0), median)
         else:
             # Our own loops run on one thread; a provider's product on all of them.
             threads = cell["threads"] if cell["provider"] else 1
@@ -92,7 +103,7 @@ def measure(run: Run) -> Ceilings:
     for place in reversed([*capacity, MEMORY]):
         if place in bandwidth:
             below = bandwidth[place] = max(below, bandwidth[place])
-    return Ceilings(flops=float(peak), bandwidth=bandwidth, capacity=capacity)
+    return Ceilings(flops=float(peak), bandwidth=bandwidth, capacity=capacity, typical=typical)
 
 
 # ---- the least time of a pass -------------------------------------------------------------------
@@ -176,7 +187,7 @@ def _streaming_bound(ceilings: Ceilings, base: Any, time: float) -> str:
     """Return how the baseline is bound by streaming its weights, an empty string if it is not.
 
     It is where it streams at no less than half and no more than all of the bandwidth measured at the place
-    that holds its weights. Weights that fill more than half of a cache may in part be pushed out of it:
+    that holds its weights (half of the typical one, all of the fastest sample's). Weights that fill more than half of a cache may in part be pushed out of it:
     then half of the next slower place's bandwidth is enough.
     """
     if base["layer"] != "ff":
@@ -184,10 +195,10 @@ def _streaming_bound(ceilings: Ceilings, base: Any, time: float) -> str:
     size, threads = touched_bytes(base), max(1, int(base["threads"]))
     place = ceilings.place_of(size)
     most = ceilings.bandwidth_at(place) * threads
-    least, measured = most, f"{most:.3g} GB/s measured there"
+    least, measured = ceilings.typical_at(place) * threads, f"{most:.3g} GB/s measured there"
     if _is_crowded(ceilings, size):
         next_place = ceilings.slower(place)
-        least = ceilings.bandwidth_at(next_place) * threads
+        least = ceilings.typical_at(next_place) * threads
         filled = size / ceilings.capacity[place]
         measured += f", {least:.3g} in {next_place}; they fill {100 * filled:.0f} % of {place}"
     rate = _streamed_bytes(base) / time

@@ -97,3 +97,25 @@ def test_make_aligned(shape: tuple[int, ...], dtype: Any) -> None:
     assert array.flags.writeable
     assert array.size == 0 or array.ctypes.data % ALIGNMENT == 0
     assert not array.any()
+
+
+def test_problems_of_one_input_key_share_their_rows() -> None:
+    """Where two problems' inputs have one key, the smaller batch is the head of the larger one."""
+    small = {"d_in": 1024, "d_out": 4, "seed": 3}
+    problems = [
+        Problem(layer="ff", batch=1100, hidden=2, **small),
+        Problem(layer="fff", batch=1030, depth=1, trees=1, **small),
+        Problem(layer="ceiling", batch=2100, hidden=1024, **small),
+        Problem(layer="ceiling", batch=1100, hidden=1024, **small),
+    ]
+    drawn = [make_x(p) for p in problems]
+    pairs = [
+        (a, b)
+        for i, a in enumerate(drawn)
+        for j, b in enumerate(drawn)
+        if i < j and problems[i].input_key() == problems[j].input_key()
+    ]
+    assert len(pairs) == 2  # the layers with each other, the ceilings with each other
+    for a, b in pairs:
+        rows = min(len(a), len(b))
+        assert a[:rows].tobytes() == b[:rows].tobytes()
