@@ -187,8 +187,9 @@ def _streaming_bound(ceilings: Ceilings, base: Any, time: float) -> str:
     """Return how the baseline is bound by streaming its weights, an empty string if it is not.
 
     It is where it streams at no less than half and no more than all of the bandwidth measured at the place
-    that holds its weights (half of the typical one, all of the fastest sample's). Weights that fill more than half of a cache may in part be pushed out of it:
-    then half of the next slower place's bandwidth is enough.
+    that holds its weights: half of the median sample's, all of the fastest sample's. Weights that fill more
+    than half of a cache may in part be pushed out of it: then half of the next slower place's bandwidth is
+    enough.
     """
     if base["layer"] != "ff":
         return ""
