@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import importlib.metadata
 import os
+import sys
 from collections.abc import Callable, Iterable
 from ctypes.util import find_library
 from dataclasses import dataclass
@@ -74,6 +75,16 @@ def _file_of(address: int) -> str:
     if not dladdr(address, ctypes.byref(info)) or not info.file:
         return ""
     return os.path.realpath(os.fsdecode(info.file))
+
+
+def portable_path(path: str) -> str:
+    """Return a path for the record: below the Python environment's own folder it begins with `{prefix}`.
+
+    Where the environment stands says nothing of the library, and who made it is nobody's business.
+    """
+    prefix = os.path.realpath(sys.prefix)
+    inside = os.path.realpath(path).startswith(prefix + os.sep)
+    return "{prefix}" + os.path.realpath(path)[len(prefix) :] if inside else path
 
 
 def _address(library: ctypes.CDLL, symbol: str) -> int:

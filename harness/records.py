@@ -108,7 +108,7 @@ class ProviderRecord(_Record):
     kind: Literal["provider"] = "provider"
     process: int
     name: str
-    path: str
+    path: str = Field(description="{prefix} stands for the Python environment's folder")
     version: str
     architecture: str
     threads: int

@@ -82,13 +82,17 @@ class Worker:
     def hello(self) -> dict[str, Any]:
         """Return what this process really loaded."""
         pools = [
-            {k: v for k, v in pool.items() if k != "prefix"}
+            {
+                **{k: v for k, v in pool.items() if k != "prefix"},
+                "filepath": blas.portable_path(pool["filepath"]),
+            }
             for pool in threadpoolctl.threadpool_info()
         ]
         shared = {"pools": pools, "flush_to_zero": native.flush_to_zero()}
         if self.provider is None:
             return {"provider": None, **shared}
         facts = {k: getattr(self.provider, k) for k in self.provider.__slots__ if k != "table"}
+        facts["path"] = blas.portable_path(facts["path"])
         return {"provider": facts, **shared, "variables": machine.relevant_variables()}
 
     def operands(self, problem: Problem, turn: int = 0) -> Operands:

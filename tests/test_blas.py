@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -175,3 +176,10 @@ def test_decorations_and_widths(tmp_path: Path, decoration: str, integer: str, b
         y = harness.forward(implementation, x, w_in, w_out, blas=path)
         expected = harness.forward(implementation, x, w_in, w_out)
         np.testing.assert_allclose(y, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_recorded_paths_tell_nothing_of_the_environments_place(tmp_path: Path) -> None:
+    """A library inside the environment is recorded below {prefix}, any other by its own path."""
+    inside = Path(sys.prefix).resolve() / "lib" / "libx.so"
+    assert blas.portable_path(str(inside)) == "{prefix}/lib/libx.so"
+    assert blas.portable_path(str(tmp_path / "libx.so")) == str(tmp_path / "libx.so")
