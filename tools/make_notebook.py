@@ -22,6 +22,7 @@ CELLS = (
     ),
     new_code_cell('RUN = "../results/SHIPPED"', id="run"),
     new_code_cell(
+        "%matplotlib inline\n"
         "from IPython.display import Markdown\n\n"
         "import harness\nfrom harness import plot, table\n\n"
         "run = harness.load_run(RUN)\nMarkdown(table.format_markdown(run))",
