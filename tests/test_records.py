@@ -229,9 +229,9 @@ def test_folder_in_use(golden_run: Path, tmp_path: Path) -> None:
     """A folder that another process writes to is refused; a dead process holds no lock."""
     folder = tmp_path / "run"
     script = (
-        "import sys, filelock, pathlib\n"
+        "import sys, pathlib\nfrom harness.lock import FolderLock\n"
         f"folder = pathlib.Path({str(folder)!r}); folder.mkdir()\n"
-        f"lock = filelock.FileLock(folder / {LOCK!r}); lock.acquire()\n"
+        f"lock = FolderLock(folder / {LOCK!r})\n"
         "print('held', flush=True); sys.stdin.read()\n"
     )
     with subprocess.Popen(
