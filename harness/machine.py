@@ -147,10 +147,6 @@ def host() -> str:
 
 def caches() -> dict[str, int]:
     """Return the bytes of each cache as one core sees it; empty where the system does not tell."""
-    return _caches()
-
-
-def _caches() -> dict[str, int]:
     found: dict[str, int] = {}
     for index in sorted(Path("/sys/devices/system/cpu/cpu0/cache").glob("index*")):
         facts = {n: (index / n).read_text().strip() for n in ("level", "type", "size")}
@@ -163,7 +159,7 @@ def _caches() -> dict[str, int]:
 
 def last_level_bytes() -> int:
     """Return the size of the last-level cache, 0 where the system does not tell."""
-    return max(_caches().values(), default=0)
+    return max(caches().values(), default=0)
 
 
 def _cpuinfo(field: str) -> str:
@@ -212,7 +208,7 @@ def make_record() -> MachineRecord:
         microarchitecture=target.name,
         isa=features,
         cores=cores(),
-        caches=_caches(),
+        caches=caches(),
         memory_bytes=int(psutil.virtual_memory().total),
         virtual_machine=_virtual_machine(),
         python=platform.python_version(),

@@ -509,7 +509,7 @@ def test_a_sweep_measures_and_prints_the_ceilings(
 ) -> None:
     """In a real sweep every ceiling passes its gate and is sampled once a block, by place."""
     # Small caches make small sets: nothing here depends on what the figures are.
-    monkeypatch.setattr(machine, "_caches", lambda: {"L1d": 32 * KIB, "L2": 128 * KIB})
+    monkeypatch.setattr(machine, "caches", lambda: {"L1d": 32 * KIB, "L2": 128 * KIB})
     spec = make_spec(out=tmp_path / "run", only=["ff_l1_blas"], widths=[64], passes=2)
     outcome = sweep.run(spec, plan.make_plan(spec), Silent())
     assert (outcome.reason, outcome.wrong, outcome.failed) == ("complete", 0, 0)
