@@ -560,7 +560,9 @@ def list_command(plugins: Annotated[list[Path] | None, _PLUGIN] = None) -> int:
     table = Table("implementation", "layer", "level", "device", "what it is", "available")
     for i in registry.all():
         level = str(i.level) if i.level else "–"
-        table.add_row(i.id, i.layer, level, i.device, i.summary, i.unavailable() or "yes")
+        table.add_row(
+            i.id, i.layer, level, ", ".join(i.devices), i.summary, i.unavailable() or "yes"
+        )
     console.print(table)
     providers = Table("BLAS provider", "available", "what it is, or why not")
     for name, _, reason in blas.listing():

@@ -277,7 +277,7 @@ def make_twin(cell: Cell) -> Cell:
 
 
 def _check_device(device: str) -> None:
-    devices = sorted({i.device for i in registry.all()})
+    devices = sorted({device for i in registry.all() for device in i.devices})
     if device not in devices:
         raise UsageError(
             f"--device: nothing here runs on {device!r}; this harness has implementations for "
@@ -286,7 +286,7 @@ def _check_device(device: str) -> None:
 
 
 def _choose(spec: SweepSpec) -> list[Implementation]:
-    known = [i for i in registry.all() if i.device == spec.device]
+    known = [i for i in registry.all() if spec.device in i.devices]
     chosen = axes.select([i.id for i in known], spec.only, spec.skip)
     found = []
     for implementation in known:

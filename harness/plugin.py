@@ -93,7 +93,7 @@ def register_c(
     notes = {"library": f"{path.name} sha256:{_digest(path)}", "timed_by": "C clock and loop"}
     return register(
         Implementation(
-            id=id, layer=layer, level=None, device="cpu",
+            id=id, layer=layer, level=None, devices=("cpu",),
             summary=summary or f"{symbol} of {path.name}",
             prepare=partial(_prepare_c, kernel, notes, workspace_bytes),
             workspace_bytes=workspace_bytes, token_block=token_block,
@@ -140,7 +140,7 @@ def register_python(
     notes = {"plugin": f"{path.name} sha256:{_digest(path)}"} if path.is_file() else {}
     return register(
         Implementation(
-            id=id, layer=layer, level=None, device="cpu", summary=summary or "Python function",
+            id=id, layer=layer, level=None, devices=("cpu",), summary=summary or "Python function",
             prepare=partial(_prepare_python, function, notes), workspace_bytes=lambda problem: 0,
         )
     )  # fmt: skip

@@ -16,12 +16,14 @@ class Context:
 
     provider: a loaded BLAS provider (``blas.Provider``), or None where none is needed.
     isa: name of the instruction set of our own vector code; empty for the fastest that the processor has.
+    device: where the pass runs, one of the implementation's devices.
     workspace: returns an aligned, touched byte array of at least the size asked for.
     """
 
     provider: Any
     workspace: Callable[[int], Array]
     isa: str = ""
+    device: str = "cpu"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +46,7 @@ class Implementation:
     """Describe one way of computing a layer.
 
     level: the BLAS level it is restricted to, None where it is not built on BLAS.
+    devices: where it can run; the context says where it is prepared for.
     prepare: does all untimed work for operands that stay where they are.
     workspace_bytes: what prepare will ask of the context's workspace.
     unavailable: returns the reason why it can't run on this machine, or an empty string.
@@ -54,7 +57,7 @@ class Implementation:
     id: str
     layer: Layer
     level: int | None
-    device: str
+    devices: tuple[str, ...]
     summary: str
     prepare: Callable[[Problem, Operands, Context], Prepared]
     workspace_bytes: Callable[[Problem], int]

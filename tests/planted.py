@@ -118,6 +118,6 @@ def make(layer: str, fault: str = "", *, name: str = "") -> Implementation:
 
     return Implementation(
         id=name or f"{layer}_numpy_{fault or 'right'}", layer="fff" if layer == "fff" else "ff",
-        level=None, device="cpu", summary="NumPy, for the tests", prepare=prepare,
+        level=None, devices=("cpu",), summary="NumPy, for the tests", prepare=prepare,
         workspace_bytes=lambda problem: 0,
     )  # fmt: skip

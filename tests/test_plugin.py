@@ -360,7 +360,7 @@ def test_patience_ends_a_hang_while_its_user_waits() -> None:
 GOOD = 'register_c(id="fff_cpu_x", layer="fff", library="kernels.so", symbol="good")'
 
 UNASKABLE = """from harness.plugin import Implementation, register
-register(Implementation(id="fff_x", layer="fff", level=None, device="cpu", summary="", prepare=None,
+register(Implementation(id="fff_x", layer="fff", level=None, devices=("cpu",), summary="", prepare=None,
     workspace_bytes=lambda p: 0, unavailable=lambda: 1 / 0))
 """
 

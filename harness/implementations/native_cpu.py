@@ -46,7 +46,7 @@ for _kernel in native.KERNELS.values():
             id=_kernel.id,
             layer=cast(Layer, _kernel.layer),
             level=_kernel.level,
-            device="cpu",
+            devices=("cpu",),
             summary=_summary(_kernel),
             prepare=partial(_prepare, _kernel),
             workspace_bytes=partial(native.workspace_bytes, _kernel.id),
