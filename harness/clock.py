@@ -84,8 +84,9 @@ def sample(time: TimePasses, loops: int, expected_ns: float) -> Sample:
     return Sample(loops=loops, elapsed_ns=elapsed, call_ns=call_ns, **disturbed)
 
 
-def make_python_timer(forward: Callable[[], object]) -> TimePasses:
-    """Return a timer of passes that are Python calls; the loop is Python's too."""
+def make_python_timer(*passes: Callable[[], object]) -> TimePasses:
+    """Return a timer of passes that are Python calls; the loop is Python's too. Several come in turn."""
+    forward = passes[0]
 
     def time(loops: int) -> int:
         start = perf_counter_ns()
@@ -93,7 +94,13 @@ def make_python_timer(forward: Callable[[], object]) -> TimePasses:
             forward()
         return perf_counter_ns() - start
 
-    return time
+    def time_in_turn(loops: int) -> int:
+        start = perf_counter_ns()
+        for i in range(loops):
+            passes[i % len(passes)]()
+        return perf_counter_ns() - start
+
+    return time if len(passes) == 1 else time_in_turn
 
 
 def _nothing() -> None:

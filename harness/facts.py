@@ -27,6 +27,21 @@ class GpuFacts(_Fact):
     throttle_reasons: str = Field(default="", description="bit mask, hexadecimal; idle is 0x1")
 
 
+class DeviceFacts(_Fact):
+    """What the device that a run measures on is; empty or 0 where it does not tell."""
+
+    name: str
+    capability: str = Field(default="", description="compute capability, such as 8.6")
+    memory_bytes: int = 0
+    free_bytes: int = Field(default=0, description="before the run")
+    l2_bytes: int = 0
+    multiprocessors: int = 0
+    uuid: str = ""
+    driver: str = Field(default="", description="newest CUDA that the driver knows")
+    torch: str = ""
+    cuda: str = Field(default="", description="that torch was built with")
+
+
 class MachineFacts(_Fact):
     """What a machine's settings and its state of the moment are.
 

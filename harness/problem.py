@@ -14,6 +14,7 @@ Array = npt.NDArray[Any]
 Layer = Literal["ff", "fff", "ceiling"]
 
 DTYPES = ("float32",)
+MATHS = ("ieee", "tf32")
 ALIGNMENT = 64
 MAX_DEPTH = 20
 MAX_TREES = 1 << 20
@@ -29,6 +30,7 @@ class Problem:
     depth 0 and whose leaves are at ``depth``; ``depth + 1`` neurons of each tree are computed per token.
     A ceiling is a bare product ``y = x w_out`` of extent ``hidden``.
 
+    math: how products of float32 operands are computed: `ieee`, or `tf32`, rounded to 10 bits for them.
     data, rows, routing: what the operands hold (recipes.py). routed_trees and routed_depth name, for an
     FF whose routing is not uniform, the FFF that x is steered through: both layers then get the same x.
 
@@ -43,6 +45,7 @@ class Problem:
     depth: int = 0
     trees: int = 0
     dtype: str = "float32"
+    math: str = "ieee"
     data: str = "random"
     rows: str = "distinct"
     routing: str = "uniform"
@@ -55,9 +58,13 @@ class Problem:
         for name in ("batch", "d_in", "d_out"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        for name, known in (("dtype", DTYPES), ("data", recipes.DATA), ("rows", recipes.ROWS)):
+        for name, known in (
+            ("dtype", DTYPES), ("math", MATHS), ("data", recipes.DATA), ("rows", recipes.ROWS),
+        ):  # fmt: skip
             if getattr(self, name) not in known:
                 raise ValueError(f"{name} must be one of {known}, got {getattr(self, name)!r}")
+        if self.math != "ieee" and self.dtype != "float32":
+            raise ValueError(f"math {self.math} is of float32 operands, got dtype {self.dtype}")
         if self.layer == "fff":
             self._check_tree()
         elif self.hidden < 1:

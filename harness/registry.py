@@ -6,8 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from harness import clock
+from harness.device import DEVICES
 from harness.errors import UnknownNameError
-from harness.problem import Array, Layer, Operands, Problem
+from harness.problem import Layer, Operands, Problem
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -16,14 +18,19 @@ class Context:
 
     provider: a loaded BLAS provider (``blas.Provider``), or None where none is needed.
     isa: name of the instruction set of our own vector code; empty for the fastest that the processor has.
-    device: where the pass runs, one of the implementation's devices.
+    device: where the pass runs, one of the implementation's devices. On "cuda" the operands are torch
+    tensors there, and so is the workspace.
     workspace: returns an aligned, touched byte array of at least the size asked for.
+    timer: makes the `time` of passes that are Python calls. Several passes are taken in turn: one for each
+    set of weights. On "cuda" it times with events on the stream that is current when a pass is called, so a
+    pass launches there, does not wait, and has compiled what it needs before.
     """
 
     provider: Any
-    workspace: Callable[[int], Array]
+    workspace: Callable[[int], Any]
     isa: str = ""
     device: str = "cpu"
+    timer: Callable[..., clock.TimePasses] = clock.make_python_timer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,6 +38,7 @@ class Prepared:
     """Hold a prepared pass over fixed operands.
 
     forward: one pass. time: runs n passes and returns their wall time in ns as one interval.
+    On "cuda" it is one that the context's `timer` made: no implementation brings a clock of its own.
     notes: what the record should say of this preparation. sets: how many sets of weights `time` takes in
     turn, one a pass; an implementation that can rotate sets it to `1 + len(operands.rotation)`.
     """
@@ -50,6 +58,8 @@ class Implementation:
     prepare: does all untimed work for operands that stay where they are.
     workspace_bytes: what prepare will ask of the context's workspace.
     unavailable: returns the reason why it can't run on this machine, or an empty string.
+    capturable: on "cuda", whether its passes can be captured as a CUDA graph; they then run from one too.
+    tf32: on "cuda", whether its float32 products run as TF32 on tensor cores where `Problem.math` says so.
     token_block: tokens that are computed together and apart from all others, so that a pass over the batch
     is one over its parts of whole blocks; 0 where the whole batch is one piece of work.
     """
@@ -63,10 +73,14 @@ class Implementation:
     workspace_bytes: Callable[[Problem], int]
     needs_provider: bool = False
     token_block: int = 0
+    capturable: bool = True
+    tf32: bool = False
     unavailable: Callable[[], str] = lambda: ""
 
     def __post_init__(self) -> None:
-        """Refuse an id that does not begin with its layer."""
+        """Refuse an id that does not begin with its layer, and devices that are not known."""
+        if unknown := sorted({*self.devices} - {*DEVICES}):
+            raise ValueError(f"devices must be of {', '.join(DEVICES)}, got {', '.join(unknown)}")
         if not self.id.startswith(f"{self.layer}_"):
             raise ValueError(f"id must begin with its layer: '{self.layer}_...', got {self.id!r}")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from itertools import pairwise
 
 import pytest
@@ -66,6 +67,14 @@ def test_a_long_pass_is_not_run_before_its_sample(monkeypatch: pytest.MonkeyPatc
     calls: list[int] = []
     clock.sample(_fake(10, calls), 3, expected_ns=6e8)
     assert calls == [3]
+
+
+def test_python_passes_come_in_turn() -> None:
+    """Several passes, one for each set of weights, are taken one after the other from the first on."""
+    called: list[int] = []
+    clock.make_python_timer(*(partial(called.append, i) for i in range(3)))(4)
+    clock.make_python_timer(partial(called.append, 9))(2)
+    assert called == [0, 1, 2, 0, 9, 9]
 
 
 @pytest.mark.parametrize(

@@ -32,7 +32,9 @@ ALLOWED: dict[str, set[str]] = {
     "compare_table": {"compare", "records", "stats", "table"},
     "conditions": {"problem", "recipes", "records", "stats"},
     "console": {"axes", "conditions", "records", "table"},
+    "cuda_clock": {"device"},
     "data": set(),
+    "device": {"facts", "problem"},
     "doctor": {
         "blas", "facts", "inspection", "judge_blas", "judge_processor", "judge_system", "machine", "process",
         "records",
@@ -68,7 +70,7 @@ ALLOWED: dict[str, set[str]] = {
     "published": {"axes", "data"},
     "recipes": set(),
     "records": {"facts", "lock"},
-    "registry": {"implementations", "problem"},
+    "registry": {"clock", "device", "implementations", "problem"},
     "resume": {"axes", "plan", "records"},
     "roofline": {"ceilings", "records", "stats"},
     "routing": {"problem"},

@@ -1,0 +1,136 @@
+"""The clock of a CUDA device, on a device that keeps time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from fake_device import FLUSH_NS, LAUNCH_NS, SYNC_NS, FakeDevice
+
+from harness.cuda_clock import DeviceTimer, make_timer
+from harness.device import CaptureError
+
+HOT_NS, COLD_NS = 100_000, 300_000
+
+
+def _kernel(device: FakeDevice, name: str = "kernel", hot_ns: float = HOT_NS) -> Callable[[], None]:
+    return lambda: device.launch(name, hot_ns, 3 * hot_ns)
+
+
+def _timer(device: FakeDevice, hot_ns: float = HOT_NS, sets: int = 1) -> DeviceTimer:
+    timer = make_timer(device)(*(_kernel(device, f"set {i}", hot_ns) for i in range(sets)))
+    assert isinstance(timer, DeviceTimer)
+    return timer
+
+
+def test_order_of_events() -> None:
+    """A sample waits for the stream to be empty, marks, launches, marks, waits, and then reads."""
+    device = FakeDevice()
+    _timer(device)(3)
+    assert device.log == [
+        "synchronise", "record", "set 0", "set 0", "set 0", "record", "synchronise", "elapsed",
+    ]  # fmt: skip
+
+
+def test_only_the_passes_are_timed() -> None:
+    """What was queued before a sample is not in it; the wall time holds the launches and the last wait."""
+    device = FakeDevice(cold=False)
+    device.launch("older", 10 * HOT_NS, 10 * HOT_NS)
+    taken = _timer(device).measure(4)
+    assert taken.device_ns == 4 * HOT_NS + LAUNCH_NS  # the device waits for the first launch alone
+    assert taken.wall_ns == 4 * HOT_NS + LAUNCH_NS + SYNC_NS
+
+
+def test_launch_bound_passes_show_their_launches() -> None:
+    """Where a pass is shorter than its launch, the device's time of eager passes is that of the launches."""
+    device = FakeDevice(cold=False)
+    assert _timer(device, hot_ns=100)(50) == pytest.approx(50 * LAUNCH_NS, rel=0.05)
+
+
+def test_no_sample_without_a_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A clock that does not wait for the device gets an error from its events and no figure."""
+    device = FakeDevice()
+    monkeypatch.setattr(FakeDevice, "synchronise", lambda self: None)
+    for measure in (_timer(device).measure, _timer(device).measure_flushed):
+        with pytest.raises(RuntimeError, match="before the device had passed it"):
+            measure(1)
+
+
+def test_flush_is_outside_of_the_window() -> None:
+    """Each cold pass is timed alone between two marks, its flush before the first of them."""
+    device = FakeDevice()
+    taken = _timer(device).measure_flushed(2)
+    first = device.log[: device.log.index("elapsed")]
+    assert first[:9] == [
+        "synchronise", *["flush", "record", "set 0", "record"] * 2,
+    ]  # fmt: skip
+    assert taken.device_ns == 2 * COLD_NS
+    assert FLUSH_NS > LAUNCH_NS  # the launch hides behind the flush: no latency in the window
+    assert taken.wall_ns == 2 * (COLD_NS + LAUNCH_NS + SYNC_NS)
+
+
+def test_cold_is_slower_than_hot() -> None:
+    """Hot passes find what the last one left; a flush takes it away from every cold one."""
+    device = FakeDevice()
+    timer = _timer(device)
+    timer(1)
+    hot = timer(10)
+    assert timer.measure_flushed(10).device_ns == pytest.approx(3 * hot, rel=0.05)
+
+
+def test_sets_come_in_turn() -> None:
+    """Several passes are taken one after the other, from the first on, in every way of timing."""
+    device = FakeDevice()
+    timer = _timer(device, sets=3)
+    timer(6)
+    assert [name for name in device.log if name.startswith("set")] == [
+        "set 0",
+        "set 1",
+        "set 2",
+    ] * 2
+    device.log.clear()
+    timer.measure_flushed(3)
+    assert [n for n in device.log if n.startswith("set")] == ["set 0", "set 1", "set 2"] * 2
+
+
+def test_a_graph_hides_the_launches() -> None:
+    """Short passes share a graph of whole rounds: its replay costs one launch for all of them."""
+    device = FakeDevice(cold=False)
+    eager = _timer(device, hot_ns=1000, sets=3)
+    graph = eager.captured(pass_ns=1000)
+    assert graph.each == 63
+    per_pass = graph(630) / 630
+    assert per_pass < 1100 < eager(630) / 630
+    assert device.log.count("replay") == 10
+
+
+def test_a_long_pass_has_a_graph_of_its_own() -> None:
+    """A pass that is long against its launch is captured once; sets still come in turn."""
+    device = FakeDevice()
+    assert _timer(device).captured(pass_ns=1e7).each == 1
+    assert _timer(device, sets=2).captured(pass_ns=1e7).each == 2
+
+
+def test_cold_passes_are_replayed_alone() -> None:
+    """Under flushed caches each replay holds one pass, and all of it is cold."""
+    device = FakeDevice()
+    graph = _timer(device, hot_ns=1000, sets=2).captured(pass_ns=1000, alone=True)
+    assert graph.each == 1
+    assert graph.measure_flushed(4).device_ns == 4 * 3000
+
+
+def test_what_waits_can_not_be_captured() -> None:
+    """A pass that waits for the device is refused as a graph, with the reason."""
+    device = FakeDevice()
+    timer = make_timer(device)(device.synchronise)
+    with pytest.raises(CaptureError, match="can't be captured"):
+        timer.captured(pass_ns=1e6)
+
+
+@pytest.mark.parametrize("loops", [0, 5])
+def test_loops_are_whole_replays(loops: int) -> None:
+    """A number of passes that no whole number of replays makes is a caller's mistake."""
+    device = FakeDevice()
+    graph = _timer(device, sets=2).captured(pass_ns=1e7)
+    with pytest.raises(ValueError, match="multiple of 2"):
+        graph.measure(loops)
