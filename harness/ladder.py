@@ -9,10 +9,12 @@ import numpy as np
 import pandas as pd
 
 from harness import axes, machine, native, stats, view
+from harness.cell import Cell
 from harness.errors import UsageError
-from harness.plan import PUBLISHED_SAMPLE_S, Cell, Plan, SweepSpec, make_plan
+from harness.plan import PUBLISHED_SAMPLE_S, Plan, make_plan
 from harness.problem import Problem
 from harness.records import Run
+from harness.spec import SweepSpec
 from harness.stats import Ratio
 
 FFF_MODEL = "ultrafastbert-1x11"

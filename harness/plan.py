@@ -6,154 +6,26 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from itertools import product
-from pathlib import Path
 
-from harness import (
-    axes,
-    blas,
-    ceilings,
-    clock,
-    conditions,
-    locality,
-    machine,
-    plugin,
-    registry,
-)  # fmt: skip
+from harness import axes, blas, ceilings, locality, machine, registry
 from harness.axes import Model, Recipes
+from harness.cell import GATE_S, LONG_PASS_S, Cell, label, make_cell
 from harness.errors import UnavailableError, UsageError
 from harness.problem import Problem
-from harness.records import Order, Role, SweepRecord
 from harness.registry import Implementation
+from harness.spec import SweepSpec
 
 QUICK_BATCH = 256
 BUDGET_S, QUICK_BUDGET_S = 320.0, 38.0
 PROCESSES = 3
 
-# What a core of 2020 or later does, in GFLOP/s; used for the prediction and nothing else.
-_RATES = {
-    ("ff", 1): 15.0, ("ff", 2): 26.0, ("ff", 3): 90.0, ("fff", 1): 12.0, ("fff", 2): 9.0,
-}  # fmt: skip
-_RATE_UNKNOWN = 20.0
-_START_S = 2.0  # a measuring process: interpreter, libraries, drawing the operands
-_GATE_S = 0.6  # the float64 oracle on its subset
-_CEILING_GATE_S = 0.1
-_SET_S = 0.08  # drawing a further set of weights and the oracle on it
-_FLUSHES_S = 0.1  # the walks of one sample
+START_S = 2.0  # a measuring process: interpreter, libraries, drawing the operands
 _PROCESS_BYTES = 160 << 20
-# In a second and later process a pass this long is not run whole before it is timed: see worker.py.
-LONG_PASS_S = 0.3
 _CEILING_EXTENT = 2048
 # The published protocol times 250 passes as one mean; here a mean of this long is taken instead, twice in
 # each fresh process, so that it has an interval.
 PUBLISHED_PASSES, PUBLISHED_ROUNDS = 250, 2
 PUBLISHED_SAMPLE_S = 0.3
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SweepSpec:
-    """State what a sweep was asked for. passes: blocks to sample, 0 to fill budget_s instead.
-
-    timeout_s: how long a measuring process may take to answer, 0 to derive it from the prediction.
-    """
-
-    levels: Sequence[int]
-    device: str
-    models: Sequence[Model]
-    batches: Sequence[int]
-    widths: Sequence[int]
-    only: Sequence[str]
-    skip: Sequence[str]
-    blas: Sequence[str]
-    threads: int
-    seed: int
-    passes: int
-    budget_s: float
-    processes: int
-    quick: bool
-    keep_blas_env: bool
-    out: Path | None
-    plugins: Sequence[str] = ()
-    timeout_s: float = 0.0
-    strict: bool = False
-    data: Sequence[str] = ("random",)
-    rows: Sequence[str] = ("distinct",)
-    routing: Sequence[str] = ("uniform",)
-    weights: Sequence[str] = ("hot",)
-    order: Order = "interleaved"
-
-    def record(self) -> SweepRecord:
-        """Return what of it stands in the run."""
-        return SweepRecord(
-            levels=list(self.levels), device=self.device, models=[m.name for m in self.models],
-            batches=list(self.batches), widths=list(self.widths), only=list(self.only),
-            skip=list(self.skip), blas=list(self.blas), threads=self.threads, seed=self.seed,
-            passes=self.passes, budget_s=self.budget_s, processes=self.processes,
-            quick=self.quick, keep_blas_env=self.keep_blas_env, plugins=list(self.plugins),
-            timeout_s=self.timeout_s, data=list(self.data), rows=list(self.rows),
-            routing=list(self.routing), weights=list(self.weights), order=self.order,
-        )  # fmt: skip
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Cell:
-    """Describe one cell. model is empty for a ceiling; runs_in names the measuring process.
-
-    place: the part of the memory that a ceiling's set fits (`L2`, `memory`), empty for all others.
-    weights: where they stand as a pass begins (locality.py); sets: of weights, where they are rotated.
-    """
-
-    id: str
-    role: Role
-    implementation: str
-    level: int | None
-    model: str
-    provider: str
-    runs_in: str
-    problem: Problem
-    workspace_bytes: int
-    place: str = ""
-    weights: str = "hot"
-    sets: int = 1
-    unwritten: bool = False  # role ladder only: the buffers are zero pages that nothing ever wrote
-
-    def work(self) -> tuple[int, int]:
-        """Return the flops of one pass and the bytes that it has to move."""
-        if self.role == "ceiling":
-            return ceilings.count_work(self.implementation, self.problem)
-        return self.problem.flops(), self.problem.bytes_moved()
-
-    def check_s(self) -> float:
-        """Return a guess of what checking the output takes, in seconds."""
-        return _GATE_S if self.role != "ceiling" or self.provider else _CEILING_GATE_S
-
-    def slices(self) -> int:
-        """Return into how many slices a sample of the predicted pass would be cut."""
-        if self.weights != "hot":
-            return 1
-        block = registry.get(self.implementation).token_block
-        return clock.count_slices(self.problem.batch, block, int(1e9 * self.predicted_s()))
-
-    def predicted_s(self) -> float:
-        """Return a guess of one pass's time, in seconds."""
-        if self.role == "ceiling":
-            return ceilings.predict_s(self.implementation, self.problem)
-        layer = self.problem.layer
-        rate = _RATES.get((layer, self.level or 0), _RATE_UNKNOWN)
-        return self.problem.flops() / rate / 1e9
-
-    def weight_bytes(self) -> int:
-        """Return the bytes of all its sets of weights."""
-        return self.sets * self.problem.weight_bytes()
-
-    def gate_s(self) -> float:
-        """Return a guess of the checked passes' time: each set of weights alone, then all in turn."""
-        rotated = 2 * self.sets if self.weights == "rotated" else 1
-        return rotated * self.predicted_s() + _SET_S * (self.sets - 1)
-
-    def sample_s(self) -> float:
-        """Return a guess of what one sample takes."""
-        flushing = _FLUSHES_S if self.weights == "flushed" else 0.0
-        return max(self.sets * self.predicted_s() / self.slices(), 0.03) + flushing
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -169,7 +41,7 @@ class Plan:
     def published_s(self) -> float:
         """Return the predicted time of one process's rounds of the published protocol."""
         passes = sum(c.predicted_s() * self.published_loops(c) for c in self.published)
-        return PUBLISHED_ROUNDS * passes + _GATE_S * len(self.published)
+        return PUBLISHED_ROUNDS * passes + GATE_S * len(self.published)
 
     def published_loops(self, cell: Cell) -> int:
         """Return the passes behind one mean of the published protocol, 250 there, fewer where long."""
@@ -185,7 +57,7 @@ class Plan:
         passes = [cell.gate_s() for cell in self.cells]
         whole = sum(p for p in passes if process == 0 or p < LONG_PASS_S)
         checks = sum(cell.check_s() for cell in self.cells)
-        return whole + checks + _START_S * len(self.providers()) + self.published_s()
+        return whole + checks + START_S * len(self.providers()) + self.published_s()
 
     def gates_s(self, spec: SweepSpec) -> float:
         """Return the predicted time of the gates of all processes."""
@@ -224,56 +96,6 @@ class Plan:
     def predicted_s(self, spec: SweepSpec) -> float:
         """Return the predicted time of the whole sweep."""
         return self.gates_s(spec) + self.blocks(spec) * self.block_s()
-
-
-def _label(provider: str) -> str:
-    """Return how a provider is called in ids: its name, or its file's name where it is a path."""
-    return provider if provider in blas.names() else Path(provider).name
-
-
-def _workspace_bytes(implementation: Implementation, problem: Problem) -> int:
-    """Return what an implementation asks for; a plugin's declaration may raise."""
-    try:
-        return int(implementation.workspace_bytes(problem))
-    except Exception as error:
-        raise UsageError(
-            f"{implementation.id}: its workspace_bytes raised {type(error).__name__}: {error}"
-        ) from error
-
-
-def _make_cell(
-    implementation: Implementation, problem: Problem, model: str, provider: str, *,
-    place: str = "", weights: str = "hot", sets: int = 1,
-) -> Cell:  # fmt: skip
-    bound = provider if implementation.needs_provider else ""
-    parts = [
-        implementation.id,
-        *([model] if model else []),
-        *([place] if place else []),
-        f"b{problem.batch}",
-        f"w{problem.d_in}",
-    ]
-    if bound:
-        parts.append(_label(provider))
-    parts += conditions.suffix(problem, weights)
-    # A kernel that can't run here can't be asked for its workspace either.
-    size = 0 if implementation.unavailable() else _workspace_bytes(implementation, problem)
-    return Cell(
-        id="/".join(parts), role="ceiling" if problem.layer == "ceiling" else "layer",
-        implementation=implementation.id, level=implementation.level, model=model,
-        provider=_label(bound) if bound else "", problem=problem, workspace_bytes=size,
-        runs_in=plugin.seat(bound, implementation.id) or provider, place=place, weights=weights,
-        sets=sets,
-    )  # fmt: skip
-
-
-def make_twin(cell: Cell) -> Cell:
-    """Return the same cell under a second name: their ratio says what the machine resolves now."""
-    return Cell(
-        id=f"{cell.id}/again", role="aa", implementation=cell.implementation, level=cell.level,
-        model=cell.model, provider=cell.provider, runs_in=cell.runs_in, problem=cell.problem,
-        workspace_bytes=cell.workspace_bytes, weights=cell.weights, sets=cell.sets,
-    )  # fmt: skip
 
 
 def _check_device(device: str) -> None:
@@ -327,10 +149,10 @@ def _check_providers(spec: SweepSpec) -> None:
             raise UsageError(f"--blas: {error}") from None
     called: dict[str, str] = {}
     for name in spec.blas:
-        other = called.setdefault(_label(name), name)
+        other = called.setdefault(label(name), name)
         if other != name:
             raise UsageError(
-                f"--blas: {other} and {name} would both be called {_label(name)} in the run; "
+                f"--blas: {other} and {name} would both be called {label(name)} in the run; "
                 "make a link of another name to one of them, or sweep them one at a time"
             )
 
@@ -354,7 +176,7 @@ def _layer_cells(
                     problem = axes.apply_recipes(plain, recipe, spec.models)
                     sets, reason = locality.count_sets(problem, weights, cache_bytes)
                     for implementation, provider in product(fitting, spec.blas):
-                        cell = _make_cell(
+                        cell = make_cell(
                             implementation,
                             problem,
                             model.name,
@@ -377,7 +199,7 @@ def _ceiling_cells(
         layer="ceiling", batch=extent, d_in=extent, d_out=extent, hidden=extent, seed=spec.seed
     )
     cells = [
-        _make_cell(implementation, problem, "", provider)
+        make_cell(implementation, problem, "", provider)
         for implementation in chosen
         if implementation.layer == "ceiling" and implementation.needs_provider
         for provider in spec.blas
@@ -388,7 +210,7 @@ def _ceiling_cells(
     for extent_of in ceilings.place_all(sets, list(spec.widths), spec.seed):
         if implementation := own.get(extent_of.implementation):
             cells.append(
-                _make_cell(
+                make_cell(
                     implementation, extent_of.problem, "", spec.blas[0], place=extent_of.place
                 )
             )

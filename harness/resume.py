@@ -10,8 +10,9 @@ from typing import Any
 
 from harness import axes
 from harness.errors import UsageError
-from harness.plan import Plan, SweepSpec
+from harness.plan import Plan
 from harness.records import MachineRecord, ProviderRecord, Run, Status
+from harness.spec import SweepSpec
 
 _PAIRS_NEEDED = 2  # whole blocks below which a ratio has no interval
 _SAME_MEMORY = 0.01  # what a kernel keeps for itself changes the total a little from boot to boot

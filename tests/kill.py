@@ -16,8 +16,8 @@ from pathlib import Path
 import psutil
 
 from harness import axes, plan, resume, sweep
-from harness.plan import SweepSpec
 from harness.records import CellRecord, SampleRecord, load_run
+from harness.spec import SweepSpec
 
 ROOT = Path(__file__).resolve().parent.parent
 

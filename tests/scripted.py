@@ -9,10 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from harness import axes, cli, sweep
+from harness import axes, crew, sweep
+from harness.cli.asked import make_spec as ask
 from harness.console import Display
-from harness.plan import Plan, SweepSpec
+from harness.plan import Plan
 from harness.records import Run, load_run
+from harness.spec import SweepSpec
 
 Script = Callable[[str, str], float]  # implementation, protocol -> seconds a pass; below 0: wrong
 
@@ -91,11 +93,11 @@ def make_spec(out: Path, **changes: Any) -> SweepSpec:
         "blas_names": ["scipy"], "threads": 1, "seed": 0, "passes": 6, "budget": None,
         "processes": 2, "quick": False, "keep_blas_env": False, "out": out,
     }  # fmt: skip
-    return cli._make_spec(**{**asked, **changes})
+    return ask(**{**asked, **changes})
 
 
 def run(monkeypatch: pytest.MonkeyPatch, spec: SweepSpec, made: Plan, script: Script) -> Run:
     """Carry out a plan with scripted processes and return the run as it is read."""
     process = type("Process", (ScriptedProcess,), {"script": staticmethod(script)})
-    monkeypatch.setattr(sweep, "MeasuringProcess", process)
+    monkeypatch.setattr(crew, "MeasuringProcess", process)
     return load_run(sweep.run(spec, made, Display()).folder)

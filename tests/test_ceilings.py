@@ -30,6 +30,7 @@ from harness import (
 from harness.check import check, poison
 from harness.problem import Operands, Problem, make_operands
 from harness.registry import Context
+from harness.spec import SweepSpec
 
 OWN = ("ceiling_fma", "ceiling_read", "ceiling_write", "ceiling_copy", "ceiling_gather")
 SQUARE = ("ceiling_fma", "ceiling_copy")  # d_in = d_out
@@ -204,9 +205,9 @@ def test_extents_stay_within_their_sets(width: int) -> None:
     assert not [e for e in found if e.implementation == "ceiling_gather" and e.place == "L1"]
 
 
-def make_spec(**changes: Any) -> plan.SweepSpec:
+def make_spec(**changes: Any) -> SweepSpec:
     """Return a small sweep."""
-    spec = plan.SweepSpec(
+    spec = SweepSpec(
         levels=[1], device="cpu", models=axes.parse_models("ff-8"), batches=[4], widths=[16],
         only=[], skip=[], blas=["scipy"], threads=1, seed=0, passes=1, budget_s=1.0, processes=1,
         quick=True, keep_blas_env=False, out=None,

@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 
 from harness import cli, entry, sweep
+from harness.cli import here
 from harness.errors import UsageError
 
-ROOT = Path(cli.__file__).parent.parent
+ROOT = Path(entry.__file__).parent.parent
 
 
 def _run(
@@ -160,7 +161,7 @@ def test_dry_run_runs_nothing(
     def refuse(*_: object, **__: object) -> None:
         pytest.fail("a process was started")
 
-    monkeypatch.setattr("harness.sweep.MeasuringProcess", refuse)
+    monkeypatch.setattr("harness.crew.MeasuringProcess", refuse)
     monkeypatch.setattr(subprocess, "Popen", refuse)
     out = tmp_path / "run"
     words = ["sweep", "--dry-run", "--models", "1x11", "--out", str(out)]
@@ -176,7 +177,7 @@ def test_dry_run_runs_nothing(
 
 def test_list(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """The list has every implementation and provider, with a reason for one that is unavailable."""
-    monkeypatch.setattr(cli, "_describe", lambda name: (f"facts of {name}", ""))
+    monkeypatch.setattr(here, "_describe", lambda name: (f"facts of {name}", ""))
     monkeypatch.setattr(
         "harness.blas.listing", lambda: [("scipy", "", ""), ("aocl", "", "is not on this machine")]
     )
@@ -194,7 +195,7 @@ def test_list(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str
 
 def test_describe_asks_the_library() -> None:
     """What the list says of a provider comes from a process that loaded it."""
-    facts, why = cli._describe("scipy")
+    facts, why = here._describe("scipy")
     assert why == ""
     assert "32-bit" in facts
     assert ".so" in facts

@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 
 from harness import axes, cli, conditions, plan, sweep, table, view
+from harness.cell import Cell, make_twin
 from harness.errors import UsageError
-from harness.plan import Cell, SweepSpec
 from harness.problem import Problem
 from harness.records import CellRecord, SampleRecord, SweepRecord, load_run
+from harness.spec import SweepSpec
 
 SPEC = SweepSpec(
     levels=[1], device="cpu", models=axes.parse_models("ff-40,1x3"), batches=[20], widths=[24],
@@ -88,7 +89,7 @@ def test_ff_and_fff_share_their_input() -> None:
 def test_twins_keep_their_conditions() -> None:
     """The second name of a cell is measured under the first's conditions."""
     cell = own_cells(replace(SPEC, weights=["flushed"]))["/flushed"]
-    twin = plan.make_twin(cell)
+    twin = make_twin(cell)
     assert (twin.id, twin.role) == (f"{cell.id}/again", "aa")
     assert replace(twin, id=cell.id, role=cell.role) == cell
 

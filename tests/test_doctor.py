@@ -561,6 +561,7 @@ def test_a_strict_sweep_is_refused_before_it_begins(
     assert not out.exists()
 
 
+@pytest.mark.usefixtures("without_forcing")
 def test_a_sweep_records_facts_and_flags_a_forced_kernel(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -9,9 +9,11 @@ from typing import Any
 import pytest
 
 from harness import axes, plan, registry
+from harness.cell import Cell, make_twin
 from harness.errors import UnknownNameError, UsageError
-from harness.plan import SweepSpec, make_plan, make_twin
+from harness.plan import make_plan
 from harness.problem import MAX_DEPTH
+from harness.spec import SweepSpec
 
 
 def _spec(**changes: Any) -> SweepSpec:
@@ -24,7 +26,7 @@ def _spec(**changes: Any) -> SweepSpec:
     return replace(base, **changes)
 
 
-def _layer_cells(made: plan.Plan) -> list[plan.Cell]:
+def _layer_cells(made: plan.Plan) -> list[Cell]:
     return [cell for cell in made.cells if cell.role == "layer"]
 
 

@@ -16,11 +16,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from harness import api, axes, cli, clock, plan, plugin, registry, sweep
+from harness import api, axes, cli, clock, crew, plan, plugin, registry, sweep
+from harness.cell import make_cell
 from harness.errors import UsageError
-from harness.plan import SweepSpec
 from harness.problem import Problem, make_operands
 from harness.records import CellRecord, ProviderRecord, Run, SampleRecord, load_run
+from harness.spec import SweepSpec
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENT = ROOT / "docs" / "adding-an-implementation.md"
@@ -341,12 +342,12 @@ def test_table_has_a_row_for_a_plugin_and_the_reason_of_a_failed_one(swept: Swep
 def test_patience_ends_a_hang_while_its_user_waits() -> None:
     """A request may take 50 times its prediction, at least 30 s (quick: 20 s), or what --timeout says."""
     problem = Problem(layer="fff", batch=4, d_in=8, d_out=8, depth=1, trees=1)
-    cell = plan._make_cell(registry.get("fff_l1_blas"), problem, "ultrafastbert-1x1", "scipy")
+    cell = make_cell(registry.get("fff_l1_blas"), problem, "ultrafastbert-1x1", "scipy")
 
     def patience(predicted_s: float, **changes: object) -> float:
         spec = make_spec(Path("unused"), [], [])
         spec = SweepSpec(**{**{n: getattr(spec, n) for n in spec.__slots__}, **changes})
-        return sweep._Sweep(spec, plan.Plan(cells=[cell]), Silence()).patience_s(cell, predicted_s)
+        return crew.patience_s(spec, cell, predicted_s)
 
     assert patience(0.001) == 4.0
     assert patience(1000.0) == 4.0

@@ -1,0 +1,140 @@
+"""Own the cell: one implementation on one problem under one protocol, and what it is predicted to take."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness import blas, ceilings, clock, conditions, plugin, registry
+from harness.errors import UsageError
+from harness.problem import Problem
+from harness.records import Role
+from harness.registry import Implementation
+
+# What a core of 2020 or later does, in GFLOP/s; used for the prediction and nothing else.
+_RATES = {
+    ("ff", 1): 15.0, ("ff", 2): 26.0, ("ff", 3): 90.0, ("fff", 1): 12.0, ("fff", 2): 9.0,
+}  # fmt: skip
+_RATE_UNKNOWN = 20.0
+GATE_S = 0.6  # the float64 oracle on its subset
+_CEILING_GATE_S = 0.1
+_SET_S = 0.08  # drawing a further set of weights and the oracle on it
+_FLUSHES_S = 0.1  # the walks of one sample
+# In a second and later process a pass this long is not run whole before it is timed: see worker.py.
+LONG_PASS_S = 0.3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cell:
+    """Describe one cell. model is empty for a ceiling; runs_in names the measuring process.
+
+    place: the part of the memory that a ceiling's set fits (`L2`, `memory`), empty for all others.
+    weights: where they stand as a pass begins (locality.py); sets: of weights, where they are rotated.
+    """
+
+    id: str
+    role: Role
+    implementation: str
+    level: int | None
+    model: str
+    provider: str
+    runs_in: str
+    problem: Problem
+    workspace_bytes: int
+    place: str = ""
+    weights: str = "hot"
+    sets: int = 1
+    unwritten: bool = False  # role ladder only: the buffers are zero pages that nothing ever wrote
+
+    def work(self) -> tuple[int, int]:
+        """Return the flops of one pass and the bytes that it has to move."""
+        if self.role == "ceiling":
+            return ceilings.count_work(self.implementation, self.problem)
+        return self.problem.flops(), self.problem.bytes_moved()
+
+    def check_s(self) -> float:
+        """Return a guess of what checking the output takes, in seconds."""
+        return GATE_S if self.role != "ceiling" or self.provider else _CEILING_GATE_S
+
+    def slices(self) -> int:
+        """Return into how many slices a sample of the predicted pass would be cut."""
+        if self.weights != "hot":
+            return 1
+        block = registry.get(self.implementation).token_block
+        return clock.count_slices(self.problem.batch, block, int(1e9 * self.predicted_s()))
+
+    def predicted_s(self) -> float:
+        """Return a guess of one pass's time, in seconds."""
+        if self.role == "ceiling":
+            return ceilings.predict_s(self.implementation, self.problem)
+        layer = self.problem.layer
+        rate = _RATES.get((layer, self.level or 0), _RATE_UNKNOWN)
+        return self.problem.flops() / rate / 1e9
+
+    def weight_bytes(self) -> int:
+        """Return the bytes of all its sets of weights."""
+        return self.sets * self.problem.weight_bytes()
+
+    def gate_s(self) -> float:
+        """Return a guess of the checked passes' time: each set of weights alone, then all in turn."""
+        rotated = 2 * self.sets if self.weights == "rotated" else 1
+        return rotated * self.predicted_s() + _SET_S * (self.sets - 1)
+
+    def sample_s(self) -> float:
+        """Return a guess of what one sample takes."""
+        flushing = _FLUSHES_S if self.weights == "flushed" else 0.0
+        return max(self.sets * self.predicted_s() / self.slices(), 0.03) + flushing
+
+
+def label(provider: str) -> str:
+    """Return how a provider is called in ids: its name, or its file's name where it is a path."""
+    return provider if provider in blas.names() else Path(provider).name
+
+
+def _workspace_bytes(implementation: Implementation, problem: Problem) -> int:
+    """Return what an implementation asks for; a plugin's declaration may raise."""
+    try:
+        return int(implementation.workspace_bytes(problem))
+    except Exception as error:
+        raise UsageError(
+            f"{implementation.id}: its workspace_bytes raised {type(error).__name__}: {error}"
+        ) from error
+
+
+def make_cell(
+    implementation: Implementation, problem: Problem, model: str, provider: str, *,
+    place: str = "", weights: str = "hot", sets: int = 1,
+) -> Cell:  # fmt: skip
+    """Return the cell of an implementation on a problem, under a provider where it needs one.
+
+    Raises UsageError where a plugin's declaration raises.
+    """
+    bound = provider if implementation.needs_provider else ""
+    parts = [
+        implementation.id,
+        *([model] if model else []),
+        *([place] if place else []),
+        f"b{problem.batch}",
+        f"w{problem.d_in}",
+    ]
+    if bound:
+        parts.append(label(provider))
+    parts += conditions.suffix(problem, weights)
+    # A kernel that can't run here can't be asked for its workspace either.
+    size = 0 if implementation.unavailable() else _workspace_bytes(implementation, problem)
+    return Cell(
+        id="/".join(parts), role="ceiling" if problem.layer == "ceiling" else "layer",
+        implementation=implementation.id, level=implementation.level, model=model,
+        provider=label(bound) if bound else "", problem=problem, workspace_bytes=size,
+        runs_in=plugin.seat(bound, implementation.id) or provider, place=place, weights=weights,
+        sets=sets,
+    )  # fmt: skip
+
+
+def make_twin(cell: Cell) -> Cell:
+    """Return the same cell under a second name: their ratio says what the machine resolves now."""
+    return Cell(
+        id=f"{cell.id}/again", role="aa", implementation=cell.implementation, level=cell.level,
+        model=cell.model, provider=cell.provider, runs_in=cell.runs_in, problem=cell.problem,
+        workspace_bytes=cell.workspace_bytes, weights=cell.weights, sets=cell.sets,
+    )  # fmt: skip

@@ -1,0 +1,41 @@
+"""Own the command line: its words become dataclasses; nothing is measured or formatted here."""
+
+from __future__ import annotations
+
+import typer
+import typer.exceptions
+
+from harness.cli import explaining, here, report, sweeping
+from harness.errors import UsageError
+
+app = typer.Typer(
+    name="harness",
+    help="Measure conditional (FFF) against dense (FF) feedforward layers, honestly.\n\n"
+    "Begin with `python -m harness sweep --quick`.",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+app.command("sweep")(sweeping.sweep_command)
+app.command("explain")(explaining.explain_command)
+app.command("table")(report.table_command)
+app.command("plot")(report.plot_command)
+app.command("compare")(report.compare_command)
+app.command("merge")(report.merge_command)
+app.command("doctor")(here.doctor_command)
+app.command("list")(here.list_command)
+app.command("include-dir")(here.include_dir_command)
+
+
+def run(arguments: list[str]) -> int:
+    """Carry out a command line and return its exit status. Raises UsageError for a mistake in it."""
+    command = typer.main.get_command(app)
+    try:
+        status = command.main(
+            args=arguments or ["--help"], prog_name="python -m harness", standalone_mode=False
+        )
+    except typer.exceptions.TyperException as error:
+        raise UsageError(error.format_message()) from None
+    except typer.Abort:
+        return 130
+    return int(status or 0)

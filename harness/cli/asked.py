@@ -1,0 +1,53 @@
+"""Own the way from a command's words to what a sweep is asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from harness import axes, blas, locality, machine, plan, recipes
+from harness.cli.options import require_positive, split_patterns
+from harness.errors import UsageError
+from harness.spec import SweepSpec
+
+
+def make_spec(
+    *, levels: str = "1,2,3", device: str = "cpu", models: str, batch: str | None, width: str,
+    only: list[str] | None = None, skip: list[str] | None = None, blas_names: list[str] | None,
+    threads: int = 1, seed: int, passes: int | None, budget: float | None, processes: int,
+    quick: bool, keep_blas_env: bool = False, out: Path | None,
+    plugins: Sequence[Path] = (), timeout: float | None = None, strict: bool = False,
+    data: str = "random", rows: str = "distinct", routing: str = "uniform", weights: str = "hot",
+    order: str = "interleaved",
+) -> SweepSpec:  # fmt: skip
+    """Return the spec that the words of the command line ask for. Raises UsageError that names the option."""
+    for option, value in (("--threads", threads), ("--passes", passes), ("--budget", budget),
+                          ("--processes", processes), ("--timeout", timeout)):  # fmt: skip
+        require_positive(option, value)
+    if threads > machine.cores():
+        raise UsageError(
+            f"--threads: need 1 to {machine.cores()}, the processors here, got {threads}"
+        )
+    if seed < 0:
+        raise UsageError(f"--seed: need 0 or more, got {seed}")
+    if passes is not None and budget is not None:
+        raise UsageError(
+            "--passes and --budget: give one of them; each decides when the sweep ends"
+        )
+    default_batch = str(plan.QUICK_BATCH if quick else axes.PAPER_BATCH)
+    default_budget = plan.QUICK_BUDGET_S if quick else plan.BUDGET_S
+    return SweepSpec(
+        levels=axes.parse_levels(levels), device=device, models=axes.parse_models(models),
+        batches=axes.parse_extents("--batch", batch or default_batch),
+        widths=axes.parse_extents("--width", width), only=split_patterns(only),
+        skip=split_patterns(skip),
+        blas=list(dict.fromkeys(split_patterns(blas_names))) or [blas.DEFAULT],
+        threads=threads, seed=seed, passes=passes or 0, budget_s=budget or default_budget,
+        processes=min(processes, passes) if passes else processes,
+        quick=quick, keep_blas_env=keep_blas_env, out=out, strict=strict,
+        plugins=[str(path.resolve()) for path in plugins], timeout_s=timeout or 0.0,
+        data=axes.parse_choices("--data", data, recipes.DATA),
+        rows=axes.parse_choices("--rows", rows, recipes.ROWS), routing=axes.parse_routing(routing),
+        weights=axes.parse_choices("--weights", weights, locality.WEIGHTS),
+        order=axes.parse_order(order),
+    )  # fmt: skip

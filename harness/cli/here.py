@@ -1,0 +1,80 @@
+"""Own the commands that look at this machine: `doctor`, `list`, `include-dir`."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from harness import blas, doctor, plugin, registry
+from harness.cli import options
+from harness.errors import UsageError
+from harness.process import MeasuringProcess
+
+
+def doctor_command(
+    blas_names: Annotated[
+        list[str] | None,
+        typer.Option("--blas", help="BLAS provider that will be measured. [default: all here]"),
+    ] = None,
+    threads: Annotated[int, typer.Option(help="Threads that will be measured with.")] = 1,
+    keep_blas_env: Annotated[
+        bool, typer.Option("--keep-blas-env", help="Judge a sweep that is run with this option.")
+    ] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print facts, providers and findings as JSON.")
+    ] = False,
+) -> int:
+    """Say what is wrong for measuring here and what to do about it; nothing is changed.
+
+    Exit status: 0 nothing serious, 1 something is serious, 2 usage.
+    """
+    options.require_positive("--threads", threads)
+    names = list(dict.fromkeys(options.split_patterns(blas_names)))
+    seen = doctor.inspect(names, threads=threads, keep_blas_env=keep_blas_env or None)
+    findings = doctor.judge(seen)
+    if as_json:
+        print(doctor.format_json(seen, findings))
+    else:
+        doctor.print_report(findings, Console(width=None if sys.stdout.isatty() else 140))
+    return 1 if doctor.serious(findings) else 0
+
+
+def _describe(provider: str) -> tuple[str, str]:
+    """Return what a provider says of itself in a process of its own, or why it is unavailable."""
+    try:
+        process = MeasuringProcess(provider, threads=1, keep_blas_env=False)
+    except UsageError as error:
+        return "", str(error).removeprefix("--blas: ")
+    facts = process.hello["provider"]
+    process.close()
+    parts = (facts["version"], facts["architecture"], f"{facts['int_bits']}-bit", facts["path"])
+    return ", ".join(p for p in parts if p), ""
+
+
+def list_command(plugins: options.Plugins = None) -> int:
+    """Show the implementations and BLAS providers, with the reason where one is unavailable."""
+    plugin.load_all(plugins or [])
+    console = Console(width=None if sys.stdout.isatty() else 160)
+    table = Table("implementation", "layer", "level", "device", "what it is", "available")
+    for i in registry.all():
+        level = str(i.level) if i.level else "–"
+        table.add_row(
+            i.id, i.layer, level, ", ".join(i.devices), i.summary, i.unavailable() or "yes"
+        )
+    console.print(table)
+    providers = Table("BLAS provider", "available", "what it is, or why not")
+    for name, _, reason in blas.listing():
+        facts, why = ("", reason) if reason else _describe(name)
+        providers.add_row(name, "no" if why else "yes", why or facts)
+    console.print(providers)
+    return 0
+
+
+def include_dir_command() -> int:
+    """Print the folder of ffk.h, for compiling a kernel of your own."""
+    print(plugin.include_dir())
+    return 0

@@ -1,0 +1,81 @@
+"""Own the options that several commands take: one annotated type each."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from harness import axes
+from harness.errors import UsageError
+from harness.records import FORCING
+
+Blas = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--blas",
+        help="BLAS provider: scipy, mkl, openblas, blis, aocl, or a path to a .so. Repeatable; each "
+        "gets a measuring process of its own. [default: scipy]",
+    ),
+]
+Width = Annotated[str, typer.Option(help="d_in = d_out, a list.")]
+Seed = Annotated[int, typer.Option(help="Seed of the operands and of the order.")]
+Threads = Annotated[int, typer.Option(help="Threads of the provider's pool.")]
+Passes = Annotated[
+    int | None, typer.Option(help="Blocks to sample; each samples every cell at least once.")
+]
+Processes = Annotated[
+    int, typer.Option(help="Fresh measuring processes a provider, one after the other.")
+]
+Quick = Annotated[bool, typer.Option("--quick", help="A minute, a small batch; not for quoting.")]
+KeepBlasEnv = Annotated[
+    bool,
+    typer.Option(
+        "--keep-blas-env",
+        help=f"Keep variables that force a BLAS kernel ({', '.join(FORCING)}).",
+    ),
+]
+Out = Annotated[
+    Path | None,
+    typer.Option(help="Folder of the run. [default: results/<UTC time>-<host>-<commit>]"),
+]
+Plugins = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--plugin",
+        help="Python file that declares implementations of your own. Repeatable; see "
+        "docs/adding-an-implementation.md.",
+        metavar="FILE.py",
+    ),
+]
+RunFolder = Annotated[
+    Path, typer.Argument(help="Folder of a run, as a sweep prints it.", metavar="RUN")
+]
+
+
+def batch(quick: int) -> Any:
+    """Return the option --batch of a command whose batch with --quick is that."""
+    return typer.Option(
+        help="Batches (tokens): a list with ranges, such as 1,16,2^4..2^14. "
+        f"[default: {axes.PAPER_BATCH}; with --quick {quick}]"
+    )
+
+
+def budget(usual: float, quick: float) -> Any:
+    """Return the option --budget of a command with these defaults, in seconds."""
+    return typer.Option(
+        help="Seconds for the whole of it, instead of --passes. "
+        f"[default: {usual:g}; with --quick {quick:g}]"
+    )
+
+
+def require_positive(option: str, value: float | None) -> None:
+    """Raise UsageError where a number was given that is not above 0."""
+    if value is not None and value <= 0:
+        raise UsageError(f"{option}: need a number above 0, got {value:g}")
+
+
+def split_patterns(texts: list[str] | None) -> list[str]:
+    """Return the parts of a repeatable option whose values may be lists."""
+    return [part for text in texts or [] for part in text.split(",") if part]

@@ -1,0 +1,92 @@
+"""Own the gate of a sweep's cells: none is sampled in a process before its output passed there."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+
+from harness import clock
+from harness.cell import LONG_PASS_S, Cell
+from harness.crew import Crew
+from harness.errors import UsageError
+from harness.journal import Journal
+from harness.process import ProcessDiedError, RequestFailedError
+
+_QUICK_MIN_SAMPLE_NS = 10_000_000
+
+
+@dataclass(slots=True, kw_only=True)
+class Pace:
+    """Hold how a cell is sampled and how long that takes; 0 where it is not known yet.
+
+    pass_s: a pass over the whole batch, by its last sample. turn: samples taken, since slices come in turn.
+    untimed_s: of a sample, what stands between its timed passes.
+    """
+
+    loops: int = 0
+    slices: int = 0
+    pass_s: float = 0.0
+    untimed_s: float = 0.0
+    turn: int = 0
+
+    def slice_s(self) -> float:
+        """Return the time of a pass over one slice."""
+        return self.pass_s / self.slices
+
+    def sample_s(self) -> float:
+        """Return what a sample takes."""
+        return self.loops * self.slice_s() + self.untimed_s
+
+
+@dataclass(slots=True, kw_only=True)
+class Gate:
+    """Take cells through their gate, and remember what that told of them.
+
+    paces: of each cell that passed. gated: the cells that passed in any process.
+    """
+
+    journal: Journal
+    crew: Crew
+    paces: dict[str, Pace] = field(default_factory=dict)
+    gated: set[str] = field(default_factory=set)
+
+    def prepare(self, cell: Cell) -> None:
+        """Take a cell through its gate in the process that runs now, and record the outcome."""
+        journal = self.journal
+        journal.monitor.stage(f"checking {cell.id}")
+        pace = self.paces.get(cell.id, Pace())
+        least_ns = _QUICK_MIN_SAMPLE_NS if journal.spec.quick else clock.MIN_SAMPLE_NS
+        try:
+            answer = self.crew.ask(
+                "prepare", cell, cell.predicted_s(),
+                cell=cell.id, implementation=cell.implementation, problem=asdict(cell.problem),
+                loops=pace.loops, slices=pace.slices, count_nodes=cell.id not in self.gated,
+                head_only=self._by_head(cell), weights=cell.weights, sets=cell.sets,
+                min_sample_ns=least_ns,
+            )  # fmt: skip
+        # A fresh process that refuses what an earlier one accepted costs the cells that run in it.
+        except (ProcessDiedError, RequestFailedError, UsageError) as error:
+            journal.record_cell(cell, "failed", str(error), {})
+            return
+        if "unavailable" in answer:
+            journal.record_cell(cell, "unavailable", answer["unavailable"], {})
+            return
+        verdict = answer["verdict"]
+        journal.record_cell(cell, "ok" if verdict["ok"] else "wrong", verdict["reason"], answer)
+        if verdict["ok"]:
+            self.crew.ready[cell.id] = cell.runs_in
+            self.gated.add(cell.id)
+            pace.loops = pace.loops or answer["loops"]
+            pace.slices = pace.slices or answer["slices"]
+            pace.pass_s = pace.pass_s or answer["gate_ns"] / 1e9
+            self.paces[cell.id] = pace
+        journal.progress()
+
+    def _by_head(self, cell: Cell) -> bool:
+        """Say whether a cell that passed its gate before is too long to be run whole once more for it."""
+        long = self.paces.get(cell.id, Pace()).pass_s >= LONG_PASS_S
+        return cell.id in self.gated and long and cell.weights == "hot"
+
+    def again_s(self, cells: list[Cell]) -> float:
+        """Return what gating these cells in a further set of processes will take."""
+        passes = [self.paces[c.id].pass_s for c in cells]
+        return sum(p for p in passes if p < LONG_PASS_S) + 0.5 * sum(c.check_s() for c in cells)

@@ -1,0 +1,55 @@
+"""Own what a sweep was asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.axes import Model
+from harness.records import Order, SweepRecord
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SweepSpec:
+    """State what a sweep was asked for. passes: blocks to sample, 0 to fill budget_s instead.
+
+    timeout_s: how long a measuring process may take to answer, 0 to derive it from the prediction.
+    """
+
+    levels: Sequence[int]
+    device: str
+    models: Sequence[Model]
+    batches: Sequence[int]
+    widths: Sequence[int]
+    only: Sequence[str]
+    skip: Sequence[str]
+    blas: Sequence[str]
+    threads: int
+    seed: int
+    passes: int
+    budget_s: float
+    processes: int
+    quick: bool
+    keep_blas_env: bool
+    out: Path | None
+    plugins: Sequence[str] = ()
+    timeout_s: float = 0.0
+    strict: bool = False
+    data: Sequence[str] = ("random",)
+    rows: Sequence[str] = ("distinct",)
+    routing: Sequence[str] = ("uniform",)
+    weights: Sequence[str] = ("hot",)
+    order: Order = "interleaved"
+
+    def record(self) -> SweepRecord:
+        """Return what of it stands in the run."""
+        return SweepRecord(
+            levels=list(self.levels), device=self.device, models=[m.name for m in self.models],
+            batches=list(self.batches), widths=list(self.widths), only=list(self.only),
+            skip=list(self.skip), blas=list(self.blas), threads=self.threads, seed=self.seed,
+            passes=self.passes, budget_s=self.budget_s, processes=self.processes,
+            quick=self.quick, keep_blas_env=self.keep_blas_env, plugins=list(self.plugins),
+            timeout_s=self.timeout_s, data=list(self.data), rows=list(self.rows),
+            routing=list(self.routing), weights=list(self.weights), order=self.order,
+        )  # fmt: skip
