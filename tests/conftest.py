@@ -19,8 +19,23 @@ os.environ.setdefault("MKL_INTERFACE_LAYER", "LP64")
 import numpy as np
 import pytest
 
-from harness import blas
+from harness import blas, device_probe
 from harness.problem import Array, Problem
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Name the tests that need a real GPU in the report, for the ledger of skipped tests."""
+    for item in items:
+        if item.get_closest_marker("gpu"):
+            item.user_properties.append(("gpu", "needed"))
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip what needs a real GPU where there is none."""
+    if item.get_closest_marker("gpu"):
+        found = device_probe.find_cuda()
+        if found.reason:
+            pytest.skip(found.reason)
 
 
 @pytest.fixture(scope="session")

@@ -37,6 +37,7 @@ ALLOWED: dict[str, set[str]] = {
     "cuda_clock": {"device"},
     "data": set(),
     "device": {"facts", "problem"},
+    "device_probe": {"facts", "torch_device"},
     "doctor": {
         "blas", "facts", "inspection", "judge_blas", "judge_processor", "judge_system", "machine", "process",
         "records",
@@ -61,6 +62,7 @@ ALLOWED: dict[str, set[str]] = {
     "machine": {"native", "probe", "records"},
     "merge": {"records", "stats", "table", "view"},
     "native": {"_native", "problem"},
+    "nvml": {"device"},
     "oracle": {"problem"},
     "plan": {"axes", "blas", "cell", "ceilings", "locality", "machine", "problem", "registry", "spec"},
     "plot": {"axes", "conditions", "records", "stats", "table", "view"},
@@ -87,6 +89,7 @@ ALLOWED: dict[str, set[str]] = {
     "table": {
         "axes", "conditions", "ledger", "published", "records", "stability", "stats", "vector_width", "view",
     },
+    "torch_device": {"device", "facts", "nvml", "problem"},
     "vector_width": set(),
     "view": {"axes", "ceilings", "conditions", "published", "records", "roofline", "stability", "stats"},
     "worker": {
@@ -97,7 +100,8 @@ ALLOWED: dict[str, set[str]] = {
 
 # Packages that only these modules may import.
 RESERVED: dict[str, set[str]] = {
-    "torch": {"implementations"},
+    "torch": {"implementations", "torch_device"},
+    "pynvml": {"nvml"},
     "triton": {"implementations"},
     "matplotlib": {"plot", "explain"},
     "typer": {"cli"},

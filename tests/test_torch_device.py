@@ -1,0 +1,135 @@
+"""torch's CUDA device: what can be told of it without one, and marked `gpu` what can't."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+from harness.cuda_clock import make_timer
+from harness.device import CaptureError
+from harness.errors import UnavailableError
+
+torch = pytest.importorskip("torch")
+
+from harness import torch_device  # noqa: E402 - it imports torch
+
+MIB = 1 << 20
+
+
+@pytest.fixture
+def device() -> Iterator[torch_device.TorchDevice]:
+    """Return the real device, with ieee products before and after."""
+    opened = torch_device.TorchDevice()
+    yield opened
+    opened.set_math("ieee")
+
+
+def test_no_driver_call_before_torch_was_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where torch finds no device nothing else of CUDA is called: a driver call could hang."""
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise AssertionError("a driver call")
+
+    for name in ("current_device", "get_device_properties", "mem_get_info", "Event", "init"):
+        monkeypatch.setattr(torch.cuda, name, refuse)
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(UnavailableError, match="is_available"):
+        torch_device.TorchDevice()
+
+
+def test_a_build_without_cuda_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A torch that was built without CUDA is the reason, with what to do."""
+    monkeypatch.setattr(torch.version, "cuda", None)
+    with pytest.raises(UnavailableError, match="built without CUDA: install a build with it"):
+        torch_device.TorchDevice()
+
+
+def test_tensors_share_the_arrays_bytes() -> None:
+    """A tensor over an array sees what is written to it, in float32 and in bfloat16."""
+    bfloat16 = pytest.importorskip("ml_dtypes").bfloat16
+    for dtype, kind in ((np.float32, torch.float32), (bfloat16, torch.bfloat16)):
+        array = np.zeros((2, 3), dtype)
+        tensor = torch_device.as_tensor(array)
+        array[1, 2] = 1.5
+        assert tensor.dtype == kind
+        assert tensor.shape == (2, 3)
+        assert float(tensor[1, 2]) == 1.5
+
+
+@pytest.mark.gpu
+def test_bytes_go_there_and_back(device: torch_device.TorchDevice) -> None:
+    """What is written to the device is read back bit for bit, a NaN's payload included."""
+    array = np.arange(12, dtype=np.float32).reshape(3, 4)
+    array.view(np.uint32)[1, 1] = 0x7FC0DEAD
+    tensor, back = device.empty((3, 4), array.dtype), np.zeros_like(array)
+    device.write(tensor, array)
+    device.read(tensor, back)
+    assert (back.view(np.uint32) == array.view(np.uint32)).all()
+
+
+@pytest.mark.gpu
+def test_events_time_the_device(device: torch_device.TorchDevice) -> None:
+    """Many passes of a copy take the device longer than few, and the wall clock at least as long."""
+    a, b = (device.empty((64 * MIB,), np.dtype(np.uint8)) for _ in range(2))
+    timer = make_timer(device)(lambda: b.copy_(a))
+    timer(3)
+    few, many = timer.measure(5), timer.measure(100)
+    assert many.device_ns > 5 * few.device_ns
+    assert many.wall_ns >= many.device_ns
+
+
+@pytest.mark.gpu
+def test_a_flush_makes_a_small_set_cold(device: torch_device.TorchDevice) -> None:
+    """A pass over a set that fits the L2 is slower behind a flush than behind itself."""
+    size = max(MIB, device.facts.l2_bytes // 8)
+    a, b = (device.empty((size,), np.dtype(np.uint8)) for _ in range(2))
+    timer = make_timer(device)(lambda: b.copy_(a)).captured(1e9, alone=True)
+    timer(3)
+    hot = min(timer.measure(1).device_ns for _ in range(20))
+    cold = min(timer.measure_flushed(1).device_ns for _ in range(20))
+    assert cold > hot
+
+
+@pytest.mark.gpu
+def test_a_graph_replays_what_was_captured(device: torch_device.TorchDevice) -> None:
+    """A captured pass writes its output again at each replay."""
+    a, b = (device.empty((1000,), np.dtype(np.float32)) for _ in range(2))
+    a.fill_(2.0)
+    graph = make_timer(device)(lambda: torch.mul(a, 3.0, out=b)).captured(1e9)
+    b.zero_()
+    graph(graph.each)
+    assert (b == 6.0).all()
+
+
+@pytest.mark.gpu
+def test_a_wait_is_not_captured(device: torch_device.TorchDevice) -> None:
+    """A pass that reads back from the device is refused as a graph, and the device goes on working."""
+    a = device.empty((4,), np.dtype(np.float32))
+    with pytest.raises(CaptureError):
+        make_timer(device)(lambda: a.sum().item()).captured(1e9)
+    assert float(a.fill_(1.0).sum()) == 4.0
+
+
+@pytest.mark.gpu
+def test_tf32_is_off_until_asked_for(device: torch_device.TorchDevice) -> None:
+    """Products are float32's own by default; with tf32 their error is that of 10 bits."""
+    rng = torch.Generator(device="cuda").manual_seed(0)
+    a, b = (torch.rand(512, 512, generator=rng, device="cuda") for _ in range(2))
+    want = a.double() @ b.double()
+    exact = ((a @ b).double() - want).abs().max()
+    device.set_math("tf32")
+    rounded = ((a @ b).double() - want).abs().max()
+    if int(device.facts.capability.split(".")[0]) >= 8:
+        assert rounded > 10 * exact
+    assert exact < 1e-3
+
+
+@pytest.mark.gpu
+def test_too_much_memory_is_refused_with_the_figure(device: torch_device.TorchDevice) -> None:
+    """More memory than the device has is refused with what was asked for and what is free."""
+    with pytest.raises(MemoryError, match="GiB are free on"):
+        device.empty((device.facts.memory_bytes * 2,), np.dtype(np.uint8))

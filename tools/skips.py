@@ -1,0 +1,91 @@
+"""Keep the ledger of skipped tests over all environments of continuous integration.
+
+    python tools/skips.py ENVIRONMENT=JUNIT.xml...
+
+A test that ran in no environment fails the run: nothing proves what it claims. Tests with the marker `gpu`
+need a real GPU; they are counted and listed instead.
+"""
+
+from __future__ import annotations
+
+import sys
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """Hold what one environment says of one test. reason: why it was skipped, empty where it ran."""
+
+    environment: str
+    module: str
+    name: str
+    reason: str
+    gpu: bool
+
+    @property
+    def id(self) -> str:
+        """Return the test's name; empty behind the module for a module that was skipped whole."""
+        return f"{self.module}::{self.name}" if self.name else self.module
+
+
+def read(environment: str, path: Path) -> list[Outcome]:
+    """Return the outcomes of a JUnit file of pytest's."""
+    found = []
+    for case in ElementTree.parse(path).getroot().iter("testcase"):
+        skipped = case.find("skipped")
+        reason = ""
+        if skipped is not None:
+            # The text ends in the reason; the message of a module that was skipped names no more.
+            reason = (skipped.text or skipped.get("message") or "").rpartition(": ")[2].strip()
+            reason = reason.strip("()'") or "skipped"
+        module, name = case.get("classname", ""), case.get("name", "")
+        if not module:  # pytest's form of a module that skipped itself as it was collected
+            module, name = name, ""
+        marks = {p.get("name") for p in case.iter("property")}
+        found.append(
+            Outcome(
+                environment=environment, module=module, name=name, reason=reason, gpu="gpu" in marks
+            )
+        )  # fmt: skip
+    if not found:
+        sys.exit(f"{path} holds no test: the ledger of {environment} would be empty")
+    return found
+
+
+def never_ran(outcomes: Iterable[Outcome]) -> list[Outcome]:
+    """Return the tests, and modules skipped whole, that ran in no environment, each once."""
+    outcomes = list(outcomes)
+    ran = {o.id for o in outcomes if not o.reason}
+    seen = {o.module for o in outcomes if o.name}  # modules that were collected somewhere
+    lost = {
+        o.id: o for o in outcomes
+        if o.reason and o.id not in ran and (o.name or o.module not in seen)
+    }  # fmt: skip
+    return [lost[key] for key in sorted(lost)]
+
+
+def main(words: list[str]) -> int:
+    """Print the ledger; return 1 where a test that needs no GPU ran nowhere."""
+    outcomes: list[Outcome] = []
+    for word in words:
+        environment, _, path = word.partition("=")
+        own = read(environment, Path(path))
+        outcomes += own
+        skipped = sum(bool(o.reason) for o in own)
+        print(f"{environment}: {len(own) - skipped} ran, {skipped} skipped")
+    lost = never_ran(outcomes)
+    gpu = [o for o in lost if o.gpu]
+    unproved = [o for o in lost if not o.gpu]
+    print(f"{len(gpu)} need a real GPU and ran in no environment:")
+    for o in gpu:
+        print(f"  {o.id}")
+    for o in unproved:
+        print(f"error: {o.id} ran in no environment ({o.environment}: {o.reason})")
+    return 1 if unproved else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
