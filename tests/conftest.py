@@ -13,6 +13,8 @@ from pathlib import Path
 # Libraries read these when they load, so they stand before the first import of NumPy.
 for _name in ("OMP", "OPENBLAS", "MKL", "BLIS"):
     os.environ.setdefault(f"{_name}_NUM_THREADS", "1")
+# They have been heard; a pytest that a test starts must not write over this one's report.
+os.environ.pop("PYTEST_ADDOPTS", None)
 os.environ.setdefault("MKL_THREADING_LAYER", "SEQUENTIAL")
 os.environ.setdefault("MKL_INTERFACE_LAYER", "LP64")
 

@@ -102,6 +102,17 @@ def test_modules_that_skip_themselves(suite: Path) -> None:
     assert "error: tests.test_b ran in no environment" in done.stdout
 
 
+def test_files_to_run_again(suite: Path) -> None:
+    """The files that hold a skipped test, or were skipped whole, are named once each, and no others."""
+    (suite / "tests" / "test_b.py").write_text(WHOLE.format("only_in_full"))
+    (suite / "tests" / "test_c.py").write_text("def test_x(): pass\n")
+    done = subprocess.run(
+        [sys.executable, str(LEDGER), "--again", _report(suite, "core")], capture_output=True,
+        text=True, check=False,
+    )  # fmt: skip
+    assert done.stdout.split() == ["tests/test_a.py", "tests/test_b.py"]
+
+
 def test_an_empty_report_is_a_fault(tmp_path: Path) -> None:
     """A report without a test proves nothing and fails."""
     (tmp_path / "x.xml").write_text("<testsuites></testsuites>")
