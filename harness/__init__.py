@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from harness.api import forward, implementations
-    from harness.records import Run, load_run
+    from harness.reader import Run, load_run
 
 __all__ = ["Run", "forward", "implementations", "load_run"]
 
-_HOMES = {"forward": "api", "implementations": "api", "Run": "records", "load_run": "records"}
+_HOMES = {"forward": "api", "implementations": "api", "Run": "reader", "load_run": "reader"}
 
 
 def __getattr__(name: str) -> Any:

@@ -18,7 +18,7 @@ from scipy import stats as distributions
 from harness import axes, stats
 from harness.errors import UsageError
 from harness.problem import Array
-from harness.records import Run
+from harness.reader import Run
 from harness.stats import Ratio
 
 TOLERANCE = 0.02  # an interval wholly within 1 -+ this is "same"

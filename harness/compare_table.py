@@ -10,9 +10,10 @@ from typing import Any
 import pandas as pd
 
 from harness.compare import TOLERANCE, Comparison, Verdict
-from harness.records import Run
+from harness.notation import format_markdown_table, format_time
+from harness.reader import Run
 from harness.stats import Ratio
-from harness.table import format_machine, format_markdown_table, format_time
+from harness.table_head import format_machine
 
 _NONE = "–"
 

@@ -10,7 +10,7 @@ import pandas as pd
 
 from harness import recipes, stats
 from harness.problem import Problem
-from harness.records import Run
+from harness.reader import Run
 from harness.stats import Ratio
 
 COLUMNS = ("data", "rows", "routing", "weights")

@@ -15,8 +15,8 @@ from rich.table import Table
 
 from harness import conditions
 from harness.axes import BASELINE
+from harness.notation import format_time
 from harness.records import CellRecord, SampleRecord
-from harness.table import format_time
 
 _LINE_EVERY_S = 10.0
 

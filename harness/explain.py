@@ -14,13 +14,13 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from harness import axes, ladder, published, table
+from harness import axes, ladder, notation, published, table_head
 from harness.errors import UsageError
 from harness.ladder import LEVELS, Rung
 from harness.plan import PUBLISHED_ROUNDS
 from harness.plot import _COLOURS, _new_figure, _set_title
 from harness.published import PublishedCell
-from harness.records import Run
+from harness.reader import Run
 from harness.stats import Ratio
 
 Climbs = dict[int, list[Rung]]
@@ -110,7 +110,7 @@ def _claim(level: int) -> PublishedCell:
 
 
 def _speedup(rung: Rung) -> str:
-    return table.format_ratio(rung.speedup) if rung.speedup else _NOT_MEASURED
+    return notation.format_ratio(rung.speedup) if rung.speedup else _NOT_MEASURED
 
 
 def _factor(rung: Rung) -> str:
@@ -118,7 +118,7 @@ def _factor(rung: Rung) -> str:
         return ""
     if rung.same:
         return "1"
-    return table.format_ratio(rung.factor) if rung.factor else _NOT_MEASURED
+    return notation.format_ratio(rung.factor) if rung.factor else _NOT_MEASURED
 
 
 def _plain(value: float) -> str:
@@ -169,13 +169,13 @@ def _gap(climbs: Climbs, level: int) -> str:
     claim = _claim(level).speedup
     how = ladder.quotient(first, strict)
     if not how.known:
-        made = f"multiplies it by {table.format_ratio(how)} (one block, no interval)"
+        made = f"multiplies it by {notation.format_ratio(how)} (one block, no interval)"
     elif how.includes(1.0):
-        made = f"makes no difference that this run can see ({table.format_ratio(how)})"
+        made = f"makes no difference that this run can see ({notation.format_ratio(how)})"
     elif how.value > 1:
-        made = f"makes it larger by the factor {table.format_ratio(how)}"
+        made = f"makes it larger by the factor {notation.format_ratio(how)}"
     else:
-        made = f"makes it smaller: the factor is {table.format_ratio(how)}"
+        made = f"makes it smaller: the factor is {notation.format_ratio(how)}"
     return (
         f"At level {level} the published way of measuring {made} on this machine; the strict figure is "
         f"{_plain(100 * strict.value / claim)} % of the published {_claim(level).text}x."
@@ -202,7 +202,7 @@ def _text(run: Run, key: str, rungs: Sequence[Rung]) -> str:
         if cost is not None:
             text += (
                 " What it does to a comparison at level 1: the level-1 FF takes "
-                f"{table.format_ratio(cost)} as long with it (measured over {batch} tokens)."
+                f"{notation.format_ratio(cost)} as long with it (measured over {batch} tokens)."
             )
     if key == "baseline" and rung.ff:
         asked = ", ".join(run.head.sweep.blas)
@@ -273,7 +273,7 @@ def format_page(run: Run, climbs: Climbs | None = None) -> str:
     sweep, record = run.head.sweep, run.head.machine
     example = next(
         (_speedup(r) for rungs in climbs.values() for r in rungs if r.speedup and r.speedup.known),
-        table.format_ratio(Ratio(value=2.0, low=1.9, high=2.1, blocks=2)),
+        notation.format_ratio(Ratio(value=2.0, low=1.9, high=2.1, blocks=2)),
     )
     text: str = _environment().get_template("explain.md.j2").render(
         quick=sweep.quick, levels=LEVELS, used=tree.trees * (tree.depth + 1), neurons=base.hidden,
@@ -284,8 +284,8 @@ def format_page(run: Run, climbs: Climbs | None = None) -> str:
         strict={level: _speedup(_strict(climbs[level])) for level in LEVELS},
         gap={level: _gap(climbs, level) for level in LEVELS},
         rows=_rows(run, climbs), product={n: _product(rungs) for n, rungs in climbs.items()},
-        machine=table.format_machine(run),
-        providers=[table.format_provider(p) for p in providers],
+        machine=table_head.format_machine(run),
+        providers=[table_head.format_provider(p) for p in providers],
         first_provider=sweep.blas[0].rsplit("/", 1)[-1],
         batch=sweep.batches[0], width=sweep.widths[0], threads=sweep.threads,
         started=run.head.started_utc, code=f"{record.harness_version}, {record.commit}",

@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from harness.cell import Cell
-from harness.records import CellRecord, Line, SampleRecord, Status, Writer
+from harness.records import CellRecord, Line, SampleRecord, Status
 from harness.spec import SweepSpec
+from harness.writer import Writer
 
 
 class Monitor(Protocol):

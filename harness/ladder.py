@@ -13,7 +13,7 @@ from harness.cell import Cell
 from harness.errors import UsageError
 from harness.plan import PUBLISHED_SAMPLE_S, Plan, make_plan
 from harness.problem import Problem
-from harness.records import Run
+from harness.reader import Run
 from harness.spec import SweepSpec
 from harness.stats import Ratio
 

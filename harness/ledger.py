@@ -10,7 +10,7 @@ from typing import Literal
 from harness import published, view
 from harness.axes import BASELINE, PAPER_BATCH, PAPER_WIDTH
 from harness.published import FASTEST_FF, PublishedCell
-from harness.records import Run
+from harness.reader import Run
 from harness.stats import Ratio
 from harness.view import Point
 

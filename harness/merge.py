@@ -11,9 +11,10 @@ import pandas as pd
 
 from harness import view
 from harness.errors import UsageError
-from harness.records import Run
+from harness.frames import format_limit
+from harness.notation import format_markdown_table, format_ratio
+from harness.reader import Run
 from harness.stats import Ratio
-from harness.table import format_limit, format_markdown_table, format_ratio
 from harness.view import Point
 
 Row = dict[Any, Any]  # texts and numbers by name; ratios by (kind, level)

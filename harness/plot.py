@@ -14,9 +14,10 @@ from matplotlib.patches import Patch
 
 from harness import conditions, view
 from harness.axes import BASELINE
-from harness.records import Run
+from harness.notation import format_ratio, format_time
+from harness.reader import Run
 from harness.stats import Ratio
-from harness.table import format_place, format_ratio, format_time
+from harness.table import format_place
 from harness.view import Point, Speed
 
 FIGURES = ("speedup", "time_per_token", "ceilings")

@@ -11,7 +11,8 @@ from typing import Any
 from harness import axes
 from harness.errors import UsageError
 from harness.plan import Plan
-from harness.records import MachineRecord, ProviderRecord, Run, Status
+from harness.reader import Run
+from harness.records import MachineRecord, ProviderRecord, Status
 from harness.spec import SweepSpec
 
 _PAIRS_NEEDED = 2  # whole blocks below which a ratio has no interval

@@ -11,7 +11,7 @@ import pandas as pd
 
 from harness import stats
 from harness.ceilings import MEMORY, find_capacities
-from harness.records import Run
+from harness.reader import Run
 
 # A share or speedup may pass its bound by this much: ceilings are themselves measured.
 SLACK = 1.05

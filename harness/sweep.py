@@ -18,22 +18,20 @@ from harness.journal import Journal, Monitor
 from harness.plan import START_S, Plan
 from harness.process import ProcessDiedError
 from harness.published_protocol import run_published
+from harness.reader import Run, load_run
 from harness.records import (
     SCHEMA_VERSION,
     BlocksRecord,
     EndRecord,
     MachineRecord,
     ResumeRecord,
-    Run,
     RunHead,
     Status,
-    WriteError,
-    Writer,
-    load_run,
 )
 from harness.resume import Progress, Tally
 from harness.sampling import Sampling
 from harness.spec import SweepSpec
+from harness.writer import WriteError, Writer
 
 _MAX_BLOCKS = 60
 

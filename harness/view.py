@@ -12,7 +12,7 @@ import pandas as pd
 from harness import axes, conditions, published, roofline, stability, stats
 from harness.ceilings import find_capacities
 from harness.published import PublishedCell
-from harness.records import Run
+from harness.reader import Run
 from harness.stats import Ratio
 
 # The implementation behind each column of the paper's table: the level's plain form.

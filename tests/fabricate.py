@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from harness import axes
+from harness.reader import Run
 from harness.records import (
     SCHEMA_VERSION,
     BlocksRecord,
@@ -17,12 +18,11 @@ from harness.records import (
     EndRecord,
     MachineRecord,
     ProviderRecord,
-    Run,
     RunHead,
     SampleRecord,
     SweepRecord,
-    Writer,
 )
+from harness.writer import Writer
 
 # Pass times in ns of a machine like those that the design page tells of, scaled down.
 TIMES = {

@@ -16,7 +16,8 @@ from pathlib import Path
 import psutil
 
 from harness import axes, plan, resume, sweep
-from harness.records import CellRecord, SampleRecord, load_run
+from harness.reader import load_run
+from harness.records import CellRecord, SampleRecord
 from harness.spec import SweepSpec
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -112,7 +113,7 @@ def kill_and_complete(folder: Path, kills: int, longest_s: float, rng: random.Ra
 
 def form(folder: Path) -> list[tuple[str, ...]]:
     """Return a run's table without its figures: rows, columns and which places have a figure."""
-    from harness.table import csv_frame
+    from harness.frames import csv_frame
 
     frame = csv_frame(load_run(folder))
     columns = ["batch", "width", "provider", "model", "column", "status"]

@@ -13,7 +13,7 @@ from harness import axes, crew, sweep
 from harness.cli.asked import make_spec as ask
 from harness.console import Display
 from harness.plan import Plan
-from harness.records import Run, load_run
+from harness.reader import Run, load_run
 from harness.spec import SweepSpec
 
 Script = Callable[[str, str], float]  # implementation, protocol -> seconds a pass; below 0: wrong

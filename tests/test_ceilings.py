@@ -16,16 +16,19 @@ from hypothesis import strategies as st
 from harness import (
     axes,
     ceilings,
+    frames,
     machine,
     native,
     plan,
     plot,
+    reader,
     records,
     registry,
     roofline,
     sweep,
     table,
     view,
+    writer,
 )
 from harness.check import check, poison
 from harness.problem import Operands, Problem, make_operands
@@ -293,7 +296,7 @@ def ceiling_records() -> list[tuple[records.CellRecord, float]]:
 
 def make_run(
     folder: Path, cells: list[tuple[records.CellRecord, float]], blocks: int = 4
-) -> records.Run:
+) -> reader.Run:
     """Write a run of the given cells and times of a pass in ns, equal in every block, and read it."""
     machine = records.MachineRecord(
         host="h", system="s", processor="p", microarchitecture="m", isa=[], cores=2, caches=CACHES,
@@ -305,19 +308,19 @@ def make_run(
         schema_version=records.SCHEMA_VERSION, started_utc="2026-01-01T00:00:00+00:00",
         machine=machine, sweep=make_spec().record(),
     )  # fmt: skip
-    writer = records.Writer(folder, head)
+    made = writer.Writer(folder, head)
     for record, _ in cells:
-        writer.append(record)
+        made.append(record)
     for block in range(blocks):
         for order, (record, pass_ns) in enumerate(cells):
-            writer.append(
+            made.append(
                 records.SampleRecord(
                     cell=record.cell, process=0, block=block, order=order, started_ns=0, loops=1,
                     elapsed_ns=int(pass_ns), switches=0, faults=0, steal_ticks=0,
                 )
             )  # fmt: skip
-    writer.close()
-    return records.load_run(folder)
+    made.close()
+    return reader.load_run(folder)
 
 
 def row(record: records.CellRecord) -> pd.Series:
@@ -408,7 +411,7 @@ def test_locality_explains_a_speedup_above_the_limit(tmp_path: Path) -> None:
     assert not entry.impossible
     assert "above the limit of 341x" in entry.remark
     assert "streaming 25 MB of weights per token from L3" in entry.remark
-    assert table.format_entry(entry).endswith("]‡")
+    assert frames.format_entry(entry).endswith("]‡")
 
 
 @pytest.mark.parametrize(
@@ -425,7 +428,7 @@ def test_a_speedup_without_an_explanation_is_impossible(
     """A speedup above the limit that the measured bandwidths don't explain is flagged."""
     entry = judged(tmp_path, ff_ns, speedup)
     assert entry.impossible
-    assert "IMPOSSIBLE" in table.format_entry(entry)
+    assert "IMPOSSIBLE" in frames.format_entry(entry)
 
 
 def test_a_speedup_within_its_limit_has_no_remark(tmp_path: Path) -> None:
@@ -514,7 +517,7 @@ def test_a_sweep_measures_and_prints_the_ceilings(
     spec = make_spec(out=tmp_path / "run", only=["ff_l1_blas"], widths=[64], passes=2)
     outcome = sweep.run(spec, plan.make_plan(spec), Silent())
     assert (outcome.reason, outcome.wrong, outcome.failed) == ("complete", 0, 0)
-    run = records.load_run(outcome.folder)
+    run = reader.load_run(outcome.folder)
     own = run.cells[(run.cells["role"] == "ceiling") & (run.cells["provider"] == "")]
     places = {(c["implementation"], roofline.place_name(c)) for _, c in own.iterrows()}
     streams = {

@@ -12,7 +12,7 @@ from fabricate import Fake, make_cell
 from harness import cli, compare, compare_table
 from harness.compare import Comparison, judge
 from harness.errors import UsageError
-from harness.records import load_run
+from harness.reader import load_run
 from harness.stats import Ratio
 
 

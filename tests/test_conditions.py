@@ -9,11 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from harness import axes, cli, conditions, plan, sweep, table, view
+from harness import axes, cli, conditions, frames, plan, sweep, table, view
 from harness.cell import Cell, make_twin
 from harness.errors import UsageError
 from harness.problem import Problem
-from harness.records import CellRecord, SampleRecord, SweepRecord, load_run
+from harness.reader import load_run
+from harness.records import CellRecord, SampleRecord, SweepRecord
 from harness.spec import SweepSpec
 
 SPEC = SweepSpec(
@@ -235,11 +236,11 @@ def test_a_section_for_each_condition(folder: Path) -> None:
     assert len(headings) == len(set(headings)) == 8
     assert "- Order: blocked." in text
     assert "## What data and locality change" in text
-    frame = table.contrast_frame(run)
+    frame = frames.contrast_frame(run)
     assert len(frame) == 16
     assert (frame["times the first"] == "–").sum() == 2
     assert all(point.aa is not None for point in view.points(run))
-    assert set(table.csv_frame(run)["weights"]) == {"hot", "flushed"}
+    assert set(frames.csv_frame(run)["weights"]) == {"hot", "flushed"}
 
 
 def test_flushed_cells_say_how(folder: Path) -> None:

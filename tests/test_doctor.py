@@ -14,17 +14,17 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
-from harness import blas, cli, doctor, gpu, machine, native, probe, table, vector_width
+from harness import blas, cli, doctor, gpu, machine, native, probe, table_head, vector_width
 from harness.errors import UsageError
 from harness.facts import GpuFacts, MachineFacts
 from harness.inspection import Inspection, LoadedProvider
 from harness.probe import Files
+from harness.reader import Run
 from harness.records import (
     FORCING,
     CellRecord,
     MachineRecord,
     ProviderRecord,
-    Run,
     RunHead,
     SampleRecord,
     SweepRecord,
@@ -451,11 +451,11 @@ def _make_run(record: MachineRecord, architecture: str, variables: dict[str, str
 
 def test_table_head_flags_narrow_kernels_from_the_records_alone() -> None:
     """The head names a kernel narrower than the recorded processor, and stays silent about a right one."""
-    head = "\n".join(table._head_lines(_make_run(make_record(), "Haswell", {})))
+    head = "\n".join(table_head.head_lines(_make_run(make_record(), "Haswell", {})))
     assert "**scipy chose Haswell kernels on a processor with avx512" in head
-    right = "\n".join(table._head_lines(_make_run(make_record(), "SkylakeX", {})))
+    right = "\n".join(table_head.head_lines(_make_run(make_record(), "SkylakeX", {})))
     assert "on a processor with" not in right
-    veiled = table.format_narrow_kernels(_make_run(make_record(), "def", {}))
+    veiled = table_head.format_narrow_kernels(_make_run(make_record(), "def", {}))
     assert len(veiled) == 1
     assert not veiled[0].startswith("**")
 
@@ -464,7 +464,7 @@ def test_table_head_names_serious_findings() -> None:
     """What was serious when the run began stands in the table's head."""
     record = make_record(cpu_quota=0.5)
     judged_record = record.model_copy(update={"findings": doctor.judge(Inspection(machine=record))})
-    head = "\n".join(table._head_lines(_make_run(judged_record, "SkylakeX", {})))
+    head = "\n".join(table_head.head_lines(_make_run(judged_record, "SkylakeX", {})))
     assert "**Serious for measuring, when the run began: the cgroup allows 0.5" in head
 
 

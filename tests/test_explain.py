@@ -18,7 +18,7 @@ from harness import blas, cli, explain, faulty, ladder, native, plan, plot, regi
 from harness.check import compare
 from harness.errors import UsageError
 from harness.problem import Array, Operands, Problem, make_aligned, make_operands
-from harness.records import Run, load_run
+from harness.reader import Run, load_run
 from harness.stats import Ratio
 
 FAULTY = tuple(native.LADDER)

@@ -12,7 +12,7 @@ import scripted
 
 from harness import ledger, plan, published, table
 from harness.published import FASTEST_FF, PublishedCell
-from harness.records import Run
+from harness.reader import Run
 from harness.stats import Ratio
 
 # Seconds a pass at the paper's problem: level 2 is 78x over the fastest FF and 255x at its own level.

@@ -11,7 +11,7 @@ from fabricate import Fake
 
 from harness import cli, merge
 from harness.errors import UsageError
-from harness.records import load_run
+from harness.reader import load_run
 
 SMALL = {"processes": 2, "blocks": 2}
 OTHER = {"processor": "Example 9001", "host": "elsewhere"}

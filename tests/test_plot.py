@@ -9,7 +9,7 @@ from xml.etree import ElementTree
 import pytest
 
 from harness import plot
-from harness.records import load_run
+from harness.reader import load_run
 
 
 def test_files_are_written_and_deterministic(golden_run: Path) -> None:

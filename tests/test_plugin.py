@@ -20,7 +20,8 @@ from harness import api, axes, cli, clock, crew, plan, plugin, registry, sweep
 from harness.cell import make_cell
 from harness.errors import UsageError
 from harness.problem import Problem, make_operands
-from harness.records import CellRecord, ProviderRecord, Run, SampleRecord, load_run
+from harness.reader import Run, load_run
+from harness.records import CellRecord, ProviderRecord, SampleRecord
 from harness.spec import SweepSpec
 
 ROOT = Path(__file__).resolve().parent.parent

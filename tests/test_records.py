@@ -15,6 +15,7 @@ from pydantic import ValidationError
 
 import harness
 from harness.errors import UsageError
+from harness.reader import load_run
 from harness.records import (
     HEAD,
     LINES,
@@ -25,9 +26,8 @@ from harness.records import (
     ProviderRecord,
     RunHead,
     SampleRecord,
-    Writer,
-    load_run,
 )
+from harness.writer import Writer
 
 _KINDS = {"provider": ProviderRecord, "cell": CellRecord, "sample": SampleRecord, "end": EndRecord}
 

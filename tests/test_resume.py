@@ -16,12 +16,14 @@ import kill
 import pytest
 from fabricate import Fake, make_cell, make_machine, make_provider
 
-from harness import cli, records, resume, sweep
+from harness import cli, reader, records, resume, sweep
 from harness.errors import UsageError
 from harness.lock import FolderLock, LockedError
 from harness.plan import make_plan
-from harness.records import EndRecord, WriteError, Writer, load_run
+from harness.reader import load_run
+from harness.records import EndRecord
 from harness.resume import Tally
+from harness.writer import WriteError, Writer
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -137,7 +139,7 @@ def test_full_disk_ends_the_sweep_and_keeps_what_is_finished(whole, tmp_path, mo
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with monkeypatch.context() as patch:
-        patch.setattr(records.os, "write", full)
+        patch.setattr(os, "write", full)
         outcome = kill.carry_out(folder)
     assert outcome is not None
     assert outcome.reason == "failed"
@@ -441,14 +443,14 @@ def test_older_versions_are_migrated(tmp_path, monkeypatch):
     path.write_text(path.read_text(encoding="utf-8").replace('"switches"', '"interruptions"'),
                     encoding="utf-8")  # fmt: skip
 
-    def renamed(data: records.Json) -> records.Json:
+    def renamed(data: reader.Json) -> reader.Json:
         return {("switches" if k == "interruptions" else k): v for k, v in data.items()}
 
-    monkeypatch.setattr(records, "SCHEMA_VERSION", 3)
+    monkeypatch.setattr(reader, "SCHEMA_VERSION", 3)
     monkeypatch.setattr(
-        records, "_HEAD_MIGRATIONS", {1: dict, 2: lambda d: {**d, "schema_version": 3}}
+        reader, "_HEAD_MIGRATIONS", {1: dict, 2: lambda d: {**d, "schema_version": 3}}
     )
-    monkeypatch.setattr(records, "_LINE_MIGRATIONS", {1: renamed, 2: dict})
+    monkeypatch.setattr(reader, "_LINE_MIGRATIONS", {1: renamed, 2: dict})
     run = load_run(folder)
     assert run.warnings == []
     assert len(run.samples) == 8
@@ -458,8 +460,8 @@ def test_older_versions_are_migrated(tmp_path, monkeypatch):
 def test_every_older_version_has_a_migration():
     """No version below today's is without its step."""
     steps = list(range(1, records.SCHEMA_VERSION))
-    assert sorted(records._HEAD_MIGRATIONS) == steps
-    assert sorted(records._LINE_MIGRATIONS) == steps
+    assert sorted(reader._HEAD_MIGRATIONS) == steps
+    assert sorted(reader._LINE_MIGRATIONS) == steps
 
 
 def test_infinite_errors_are_read_back(tmp_path):
@@ -487,7 +489,7 @@ def test_a_line_that_was_not_written_leaves_no_part(tmp_path, monkeypatch):
         return write(file, data[:7])
 
     with monkeypatch.context() as patch:
-        patch.setattr(records.os, "write", full)
+        patch.setattr(os, "write", full)
         with pytest.raises(WriteError, match="No space left on device"):
             writer.append(make_provider(1))
     assert (tmp_path / "records.jsonl").read_bytes() == before

@@ -13,7 +13,8 @@ from planted_worker import DIES_TIMED, EXITS, KILLED, RAISES, RIGHT, WRONG
 
 from harness import cli, registry, sweep
 from harness.problem import Problem
-from harness.records import Run, SampleRecord, load_run
+from harness.reader import Run, load_run
+from harness.records import SampleRecord
 
 TINY = ["--batch", "9", "--width", "16", "--models", "bert-base-4095,2x3", "--skip", "ceiling*"]
 NUMPY_CELL = "/ultrafastbert-2x3/b9/w16"

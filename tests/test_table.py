@@ -11,8 +11,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from harness import table, view
-from harness.records import load_run
+from harness import frames, notation, table, view
+from harness.reader import load_run
 from harness.stats import Ratio
 
 
@@ -38,14 +38,14 @@ def _ratio(value: float, low: float, high: float) -> Ratio:
 )
 def test_format_ratio(ratio: Ratio | None, text: str) -> None:
     """Digits stop where the interval does; one block shows two digits and no interval."""
-    assert table.format_ratio(ratio) == text
+    assert notation.format_ratio(ratio) == text
 
 
 @pytest.mark.parametrize("scale", [0.01, 0.3, 1.0, 7.0, 42.0, 340.0, 12345.0])
 @pytest.mark.parametrize("half", [0.0004, 0.003, 0.02, 0.1, 0.4])
 def test_digits_stop_where_the_interval_does(scale: float, half: float) -> None:
     """The last digit printed is of the order of the interval's half width, and never below 0.001."""
-    text = table.format_ratio(_ratio(scale, scale * (1 - half), scale * (1 + half)))
+    text = notation.format_ratio(_ratio(scale, scale * (1 - half), scale * (1 + half)))
     number = text.split("x")[0]
     step = 10.0 ** -len(number.partition(".")[2]) if "." in number else 1.0
     width = scale * half
@@ -63,13 +63,13 @@ def test_digits_stop_where_the_interval_does(scale: float, half: float) -> None:
 )  # fmt: skip
 def test_format_time(ns: float, text: str) -> None:
     """A time has three digits and its unit."""
-    assert table.format_time(ns) == text
+    assert notation.format_time(ns) == text
 
 
 def test_format_limit() -> None:
     """Limits print as the paper prints them."""
     names = ("bert-base-4095", "bert-base-3072", "ultrafastbert-1x11")
-    assert [table.format_limit(name) for name in names] == ["1.00x", "1.33x", "341.25x"]
+    assert [frames.format_limit(name) for name in names] == ["1.00x", "1.33x", "341.25x"]
 
 
 def test_golden_markdown(golden_run: Path, data_folder: Path) -> None:
@@ -90,14 +90,14 @@ def test_every_status_is_shown(golden_run: Path) -> None:
     ):
         assert words in text
     entries = {(e.model, e.level): e for e in view.points(run)[0].entries["scipy"]}
-    assert table.format_entry(entries["ultrafastbert-1x11", 2]) == "WRONG"
-    assert table.format_entry(entries["bert-base-3072", 2]) == "FAILED"
-    assert table.format_entry(entries["ultrafastbert-1x11", 3]) == "–"
+    assert frames.format_entry(entries["ultrafastbert-1x11", 2]) == "WRONG"
+    assert frames.format_entry(entries["bert-base-3072", 2]) == "FAILED"
+    assert frames.format_entry(entries["ultrafastbert-1x11", 3]) == "–"
 
 
 def test_unconfirmed_figures_are_marked(golden_run: Path) -> None:
     """Published cells that no source confirms carry the mark, others do not."""
-    frame = table.paper_frame(run := load_run(golden_run), view.points(run)[0].entries["scipy"])
+    frame = frames.paper_frame(run := load_run(golden_run), view.points(run)[0].entries["scipy"])
     tree = frame.set_index("model").loc["UltraFastBERT-1x11"]
     assert tree["paper, level 1"] == "130.7x†"
     assert tree["paper, level 2"] == "255.1x"
@@ -121,7 +121,7 @@ def test_csv(golden_run: Path) -> None:
 
 def test_speeds_csv(golden_run: Path) -> None:
     """Every cell, the ceiling too, has its absolute figures as plain numbers."""
-    text = table.speeds_csv_frame(load_run(golden_run)).to_csv(index=False)
+    text = frames.speeds_csv_frame(load_run(golden_run)).to_csv(index=False)
     frame = pd.read_csv(io.StringIO(text)).set_index("cell")
     base = frame.loc["ff_l3_blas/bert-base-4095/b64/w768/scipy"]
     assert base["pass_ns"] == pytest.approx(20.1e6)

@@ -11,7 +11,7 @@ from harness import axes, ladder, plan, sweep
 from harness.cli import options
 from harness.cli.asked import make_spec
 from harness.console import Display
-from harness.records import load_run
+from harness.reader import load_run
 
 
 def explain_command(

@@ -10,7 +10,7 @@ import typer
 
 from harness.cli import options
 from harness.errors import UsageError
-from harness.records import load_run
+from harness.reader import load_run
 
 
 def print_error(text: str) -> None:

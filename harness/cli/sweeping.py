@@ -17,12 +17,12 @@ from harness.cli.report import print_error, write_outputs
 from harness.console import Display
 from harness.errors import UsageError
 from harness.plan import Plan
-from harness.records import Run, load_run
+from harness.reader import Run, load_run
 from harness.spec import SweepSpec
 
 
 def _print_plan(spec: SweepSpec, made: Plan) -> None:
-    from harness.table import format_time
+    from harness.notation import format_time
 
     table = Table("cell", "GFLOP", "a pass, predicted", "workspace MiB")
     for cell in made.cells:

@@ -1,0 +1,221 @@
+"""Own the frames of a run: what each of its tables shows, as texts, and all of it as plain numbers."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pandas as pd
+
+from harness import conditions, ledger, view
+from harness.axes import BASELINE
+from harness.notation import (
+    NONE,
+    format_published,
+    format_rate,
+    format_ratio,
+    format_share,
+    format_time,
+)
+from harness.published import FASTEST_FF, PublishedCell
+from harness.reader import Run
+from harness.stats import Ratio
+from harness.view import Entry, Point, Speed, Versus
+
+REMARKED = "‡"
+
+
+def format_limit(model: str) -> str:
+    """Return the limit of a model's speedup as the paper prints it: 1.00, 1.33, 341.25."""
+    return f"{view.limit(model):.2f}x"
+
+
+def format_entry(entry: Entry) -> str:
+    """Return the measured figure of a cell, or in capitals why there is none."""
+    if entry.status == "none":
+        return NONE
+    if entry.ratio is None:
+        return entry.status.upper()
+    if entry.model == BASELINE:
+        return "1"
+    return _format_judged(entry)
+
+
+def _format_judged(found: Entry | Versus) -> str:
+    """Return a ratio with what is to be said of it: not resolved, above its limit, impossible."""
+    text = format_ratio(found.ratio) + _mark(found.remark, found.impossible)
+    return text if found.resolved else f"no difference ({text})"
+
+
+def _mark(remark: str, impossible: bool) -> str:
+    """Return what stands behind a speedup above its limit."""
+    return " IMPOSSIBLE" if impossible else REMARKED if remark else ""
+
+
+def paper_frame(run: Run, entries: list[Entry]) -> pd.DataFrame:
+    """Return the table in the paper's form: a row a model, a measured and a published column a level."""
+    rows = []
+    for model in view.models(run):
+        row = {"model": view.title(model), "limit": format_limit(model)}
+        for entry in entries:
+            if entry.model == model:
+                row[f"level {entry.level}"] = format_entry(entry)
+                row[f"paper, level {entry.level}"] = format_published(entry.published)
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def versus_frame(point: Point) -> pd.DataFrame:
+    """Return each FFF against the fastest FF."""
+    return pd.DataFrame(
+        {
+            "model": view.title(v.model),
+            "FFF implementation": v.implementation,
+            "provider": v.provider or NONE,
+            "over the fastest FF": _format_judged(v),
+            "paper": format_published(v.published),
+            "limit": format_limit(v.model),
+        }
+        for v in point.versus
+    )
+
+
+def speed_frame(speeds: list[Speed]) -> pd.DataFrame:
+    """Return absolute figures: time, rate, share of the measured sgemm and of the ceiling, samples."""
+    return pd.DataFrame(
+        {
+            "implementation": s.implementation,
+            "model": view.title(s.model) if s.model else NONE,
+            "provider": s.provider or NONE,
+            "a pass": format_time(s.pass_ns),
+            "a token": format_time(s.token_ns) if s.model else NONE,
+            "GFLOP/s": format_rate(s.gflops),
+            "of sgemm": format_share(s.share),
+            "of its ceiling": format_share(s.of_ceiling),
+            "samples": s.samples,
+            "remarks": _remarks(s),
+        }
+        for s in speeds
+    )
+
+
+def _remarks(speed: Speed) -> str:
+    if speed.status != "ok":
+        return f"{speed.status.upper()}: {speed.reason}"
+    above = "IMPOSSIBLE: faster than its ceiling allows" if speed.impossible else ""
+    unstable = f"UNSTABLE: {', '.join(speed.unstable)}" if speed.unstable else ""
+    return ", ".join(part for part in (above, unstable, speed.note) if part)
+
+
+def ceiling_frame(speeds: list[Speed]) -> pd.DataFrame:
+    """Return the machine's ceilings: rates of the median sample and of the fastest, which counts."""
+    rows = []
+    for s in speeds:
+        rate, unit = (s.gbs, "GB/s") if math.isfinite(s.gbs) else (s.gflops, "GFLOP/s")
+        rows.append(
+            {
+                "ceiling": s.implementation.removeprefix("ceiling_"),
+                "set in": s.place or NONE,
+                "width": s.width,
+                "provider": s.provider or "own code",
+                "a pass": format_time(s.pass_ns),
+                "rate": f"{format_rate(rate)} {unit}",
+                "fastest sample": f"{format_rate(rate * s.pass_ns / s.fastest_ns)} {unit}",
+                "samples": s.samples,
+                "remarks": _remarks(s),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def _number(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None
+
+
+def _csv_row(point: Point, ratio: Ratio | None, cell: PublishedCell | None, **names: Any) -> Any:
+    return {
+        "batch": point.batch, "width": point.width, **names,
+        "speedup": _number(ratio.value if ratio else None),
+        "low": _number(ratio.low if ratio else None),
+        "high": _number(ratio.high if ratio else None),
+        "blocks": ratio.blocks if ratio else 0,
+        "published": cell.speedup if cell else None,
+        "provenance": cell.provenance if cell else None,
+        **dict(zip(conditions.COLUMNS, point.conditions, strict=True)),
+    }  # fmt: skip
+
+
+def csv_frame(run: Run) -> pd.DataFrame:
+    """Return every speedup as a row of plain numbers, for other programs."""
+    rows: list[Any] = []
+    for point in view.points(run):
+        for provider, entries in point.entries.items():
+            rows += [
+                _csv_row(
+                    point, e.ratio, e.published, provider=provider, model=e.model,
+                    column=f"level {e.level}", baseline=BASELINE, status=e.status,
+                    limit=view.limit(e.model),
+                )
+                for e in entries
+            ]  # fmt: skip
+        rows += [
+            _csv_row(
+                point, v.ratio, v.published, provider=v.provider, model=v.model,
+                column=v.implementation, baseline=point.fastest,
+                status="ok" if v.ratio else "no baseline", limit=view.limit(v.model),
+            )
+            for v in point.versus
+        ]  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def speeds_csv_frame(run: Run) -> pd.DataFrame:
+    """Return every cell's absolute figures as plain numbers, ceilings included."""
+    speeds = [s for point in view.points(run) for s in point.speeds] + view.ceilings(run)
+    names = ("cell", "implementation", "model", "provider", "status", "pass_ns", "token_ns", "gflops",
+             "share", "of_ceiling", "place", "gbs", "samples", "note")  # fmt: skip
+    return pd.DataFrame([{n: getattr(s, n) for n in names} for s in speeds])
+
+
+def contrast_frame(run: Run) -> pd.DataFrame:
+    """Return each cell that was measured under several conditions, beside its first ones."""
+    return pd.DataFrame(
+        {
+            "implementation": c.implementation,
+            "model": view.title(c.model),
+            "provider": c.provider or NONE,
+            "batch": c.batch,
+            "width": c.width,
+            "conditions": conditions.title(c.conditions) or "default",
+            "a pass": format_time(c.pass_ns) if c.status == "ok" else c.status.upper(),
+            "times the first": format_ratio(c.ratio),
+            "nodes touched": c.nodes_touched or NONE,
+            "leaf bits": f"{c.leaf_bits:.1f}" if math.isfinite(c.leaf_bits) else NONE,
+            "working set": f"{c.working_set_bytes / 2**20:.3g} MiB"
+            if c.working_set_bytes
+            else NONE,
+        }
+        for c in conditions.contrasts(run)
+    )
+
+
+def ledger_frame(entries: list[ledger.Entry]) -> pd.DataFrame:
+    """Return each published cell with what this run says of it."""
+    rows = []
+    for e in entries:
+        ratio = None
+        if e.measured is not None:
+            low, high = (e.low, e.high) if e.low is not None else (math.nan, math.nan)
+            ratio = Ratio(value=e.measured, low=low, high=high or math.nan, blocks=e.blocks)
+        over = e.baseline if e.baseline == FASTEST_FF else view.title(e.baseline)
+        rows.append(
+            {
+                "published cell": f"{view.title(e.model)}, {e.column}, over {over}",
+                "published": f"{e.published:g}x",
+                "provenance": e.provenance,
+                "measured here": format_ratio(ratio) + (f" ({e.provider})" if e.provider else ""),
+                "finding": e.finding,
+                "reason": e.reason,
+            }
+        )
+    return pd.DataFrame(rows)
