@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from functools import cache
+from typing import Any
 
 import numpy as np
 
 from harness import blas, plugin, registry
 from harness.errors import UnknownNameError
-from harness.problem import Array, Operands, Problem, make_aligned
+from harness.problem import DTYPES, Array, Operands, Problem, make_aligned
 from harness.registry import Context, Implementation
 
 
@@ -24,13 +25,14 @@ def _provider(name: str) -> blas.Provider:
 
 
 def _require(name: str, array: Array, ndim: tuple[int, ...]) -> None:
-    """Refuse anything but a C-contiguous float32 array of the right number of dimensions."""
+    """Refuse anything but a C-contiguous array of a known dtype and the right number of dimensions."""
     needed = " or ".join(str(n) for n in ndim)
     if not isinstance(array, np.ndarray):
-        raise ValueError(f"{name}: need a float32 NumPy array, got {type(array).__name__}")
-    if array.dtype != np.float32 or array.ndim not in ndim or not array.flags.c_contiguous:
+        raise ValueError(f"{name}: need a NumPy array, got {type(array).__name__}")
+    known = str(array.dtype) in DTYPES
+    if not known or array.ndim not in ndim or not array.flags.c_contiguous:
         raise ValueError(
-            f"{name}: need C-contiguous float32 with {needed} dimensions, got {array.dtype} "
+            f"{name}: need C-contiguous {' or '.join(DTYPES)} with {needed} dimensions, got {array.dtype} "
             f"{array.shape} (contiguous={array.flags.c_contiguous})"
         )
     if 0 in array.shape:
@@ -57,13 +59,18 @@ def make_problem(layer: str, x: Array, w_in: Array, w_out: Array) -> Problem:
     _require("x", x, (2,))
     _require("w_in", w_in, ndim)
     _require("w_out", w_out, ndim)
+    for name, array in (("w_in", w_in), ("w_out", w_out)):
+        if array.dtype != x.dtype:
+            raise ValueError(f"{name}: need the dtype of x, {x.dtype}, got {array.dtype}")
     if w_in.shape[:-1] != w_out.shape[:-1]:
         raise ValueError(
             f"w_out: need the neurons of w_in, {w_in.shape[:-1]}, got {w_out.shape[:-1]}"
         )
     if w_in.shape[-1] != x.shape[1]:
         raise ValueError(f"w_in: need the d_in of x, {x.shape[1]}, got {w_in.shape[-1]}")
-    extents = {"batch": x.shape[0], "d_in": x.shape[1], "d_out": w_out.shape[-1]}
+    extents: dict[str, Any] = {
+        "batch": x.shape[0], "d_in": x.shape[1], "d_out": w_out.shape[-1], "dtype": str(x.dtype),
+    }  # fmt: skip
     if layer == "fff":
         trees = w_in.shape[0] if w_in.ndim == 3 else 1
         return Problem(layer="fff", depth=_depth_of(w_in.shape[-2]), trees=trees, **extents)
@@ -79,14 +86,15 @@ def forward(
     blas: str = blas.DEFAULT,
     isa: str = "",
 ) -> Array:
-    """Run one pass of an implementation and return ``y (batch, d_out)``, float32.
+    """Run one pass of an implementation and return ``y (batch, d_out)``, in x's dtype.
 
     x (batch, d_in). FF: w_in (hidden, d_in), w_out (hidden, d_out). FFF: (n_nodes, ...) or
-    (trees, n_nodes, ...) with n_nodes = 2**(depth + 1) - 1. All C-contiguous float32.
+    (trees, n_nodes, ...) with n_nodes = 2**(depth + 1) - 1. All C-contiguous, float32 or bfloat16.
     blas: provider's name or path, where the implementation is built on BLAS. isa: instruction set of our
     own vector code, the fastest by default. For timing use the sweep: this call allocates.
 
-    Raises UnknownNameError (a LookupError) for an unknown id, ValueError for unfit arrays,
+    Raises UnknownNameError (a LookupError) for an unknown id, ValueError for unfit arrays or a dtype that
+    the implementation does not take,
     UnavailableError where the provider is not on this machine.
     """
     plugin.load_installed()
@@ -95,10 +103,12 @@ def forward(
         known = [i.id for i in registry.layers()]
         raise UnknownNameError("implementation of a layer", implementation, known=known)
     problem = make_problem(found.layer, x, w_in, w_out)
+    if problem.dtype not in found.dtypes:
+        raise ValueError(f"x: {found.id} takes {' or '.join(found.dtypes)}, got {problem.dtype}")
     shape_in, shape_out = problem.weight_shapes()
     operands = Operands(
         x=x, w_in=w_in.reshape(shape_in), w_out=w_out.reshape(shape_out),
-        y=make_aligned((problem.batch, problem.d_out)),
+        y=make_aligned((problem.batch, problem.d_out), problem.stored),
     )  # fmt: skip
     context = Context(
         provider=_provider(blas) if found.needs_provider else None,

@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple
 
 from harness import recipes
 from harness.errors import UnknownNameError, UsageError
-from harness.problem import MAX_DEPTH, MAX_TREES, Problem
+from harness.problem import DTYPES, MAX_DEPTH, MAX_TREES, Problem
 
 BASELINE = "bert-base-4095"
 PAPER_BATCH, PAPER_WIDTH = 16384, 768
@@ -121,6 +121,11 @@ def parse_choices(option: str, text: str, known: Sequence[str]) -> list[str]:
     if not words:
         raise UsageError(f"{option}: need at least one of {', '.join(known)}, got {text!r}")
     return words
+
+
+def parse_dtypes(text: str) -> list[str]:
+    """Return the dtypes of a list. Raises UsageError for an unknown one."""
+    return parse_choices("--dtype", text, DTYPES)
 
 
 def parse_order(text: str) -> Literal["interleaved", "blocked"]:

@@ -53,7 +53,7 @@ def _truth(y: Array, scale: Array, width: int) -> Truth:
     """Return the truth of an output whose `width` columns are equal or given."""
     shape = (len(y), width)
     return Truth(
-        y=np.broadcast_to(y, shape), scale=np.broadcast_to(scale, shape),
+        y=np.broadcast_to(y, shape), scale=np.broadcast_to(scale, shape), rounding=np.zeros(shape),
         margin=np.full(len(y), np.inf), nodes=np.empty((len(y), 0, 0), np.int64),
     )  # fmt: skip
 

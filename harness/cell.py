@@ -121,7 +121,8 @@ def make_cell(
         parts.append(label(provider))
     parts += conditions.suffix(problem, weights)
     # A kernel that can't run here can't be asked for its workspace either.
-    size = 0 if implementation.unavailable() else _workspace_bytes(implementation, problem)
+    barred = implementation.unavailable() or problem.dtype not in implementation.dtypes
+    size = 0 if barred else _workspace_bytes(implementation, problem)
     return Cell(
         id="/".join(parts), role="ceiling" if problem.layer == "ceiling" else "layer",
         implementation=implementation.id, level=implementation.level, model=model,

@@ -9,16 +9,34 @@ import numpy as np
 from harness import ceilings, oracle
 from harness.problem import Array, Operands, Problem
 
-# An element may miss the truth by FACTOR float32 roundings of the magnitudes that were summed into it.
+# An element may miss the truth by 2 float32 roundings of the magnitudes that were summed into it.
 # Serial summation of n terms drifts by about sqrt(n)/2 roundings of its partial sums, which stay a
 # factor of sqrt(n) below the sum of magnitudes: 2 covers every order of summation (correct kernels
 # reach 0.1 of it), while one wrong or missing neuron of 4095 stands out by an order of magnitude.
-TOLERANCE = {"float32": 2 * float(np.finfo(np.float32).eps)}
-# Below this relative pre-activation a float32 dot product may fall on either side of the turn.
-NEAR_TIE = {"float32": 4 * float(np.finfo(np.float32).eps)}
+# Products of bfloat16 are exact in float32 and are accumulated in it: the same holds for them.
+_ACCUMULATED = 2 * float(np.finfo(np.float32).eps)
+TOLERANCE = {"float32": _ACCUMULATED, "bfloat16": _ACCUMULATED}
+# What is stored with 8 bits is off by up to 2^-8 of itself. y is rounded once: that of |y|. z and gelu(z)
+# may be rounded too, once each: SPREAD times the root of the sum of squares of what each neuron's two
+# roundings make of y (oracle.Truth). Up to 9 neurons that is no less than their plain sum, the worst case.
+# Of more, roundings are independent and of zero mean, with 0.18 of the variance of the bound (a third for
+# errors spread evenly, about half since mantissas are): 3 is seven standard deviations. (The plain sum
+# over 4095 neurons would be 21 times as much, and let several be missing.) Correct passes reach half of
+# it; one missing neuron of 4095 is off by 2 to 4 of it, one of 12 by 40. What can't be told from
+# rounding is the tanh form of the GELU: it is off by less than 5e-4 where a hidden value may be by 4e-3.
+ROUNDED = {"float32": 0.0, "bfloat16": 2.0**-8}
+SPREAD = 3.0
+# Below this relative pre-activation a float32 sum may fall on either side of the turn. Whatever the dtype:
+# a turn is decided by the float32 sum of exact products, before any rounding to bfloat16.
+_SUM_NEAR_TIE = 4 * float(np.finfo(np.float32).eps)
+NEAR_TIE = {"float32": _SUM_NEAR_TIE, "bfloat16": _SUM_NEAR_TIE}
 MAX_LEFT_OUT = 0.1  # share of near-tie tokens above which nothing would be proved
 
-_POISON_BITS = np.uint32(0x7FC0DEAD)  # a quiet NaN that no arithmetic on our data makes
+# Quiet NaNs that no arithmetic on our data makes: the default NaN is 0x7FC00000, in bfloat16 0x7FC0.
+_POISON_BITS: dict[int, np.uint32 | np.uint16] = {
+    4: np.uint32(0x7FC0DEAD),
+    2: np.uint16(0x7FED),
+}
 _ORACLE_FLOPS = 3e9  # float64 work that a check may cost: a second or less
 _MIN_TOKENS, _MAX_TOKENS = 16, 512
 
@@ -40,8 +58,15 @@ class Verdict:
 
 
 def poison(y: Array) -> None:
-    """Fill a float32 output with a NaN of known bits, so that an element that is not written shows."""
-    y.view(np.uint32).fill(_POISON_BITS)
+    """Fill an output with a NaN of known bits, so that an element that is not written shows."""
+    bits = _POISON_BITS[y.itemsize]
+    y.view(bits.dtype).fill(bits)
+
+
+def count_unwritten(y: Array) -> int:
+    """Return the elements of an output that still hold the poison."""
+    bits = _POISON_BITS[y.itemsize]
+    return int(np.count_nonzero(y.view(bits.dtype) == bits))
 
 
 def choose_tokens(problem: Problem, seed: int, most: int = _MAX_TOKENS) -> Array:
@@ -90,7 +115,7 @@ def check(
     compared with one. An implementation that spoils its operands thus fails those that come after it.
     """
     tokens = choose_tokens(problem, seed, most)
-    unwritten = int(np.count_nonzero(operands.y.view(np.uint32) == _POISON_BITS))
+    unwritten = count_unwritten(operands.y)
     with np.errstate(all="ignore"):
         truth = known.get(key) if known is not None else None
         if truth is None:
@@ -109,6 +134,8 @@ def compare(y: Array, truth: oracle.Truth, problem: Problem, *, unwritten: int =
     misplaced = int(np.count_nonzero(np.isfinite(got) != finite))
     # The second term lets subnormal results round to zero.
     allowed = TOLERANCE[problem.dtype] * truth.scale[decided] + float(np.finfo(np.float32).tiny)
+    if unit := ROUNDED[problem.dtype]:
+        allowed += unit * (np.abs(want) + SPREAD * truth.rounding[decided])
     both = finite & np.isfinite(got)
     error = np.zeros_like(want)
     np.divide(np.abs(got - want), allowed, out=error, where=both)

@@ -1,4 +1,4 @@
-"""Own the conditions of a cell, its data, rows, routing and weights: their names and their contrasts."""
+"""Own the conditions of a cell, its dtype, data, rows, routing and weights: names and contrasts."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from harness.problem import Problem
 from harness.reader import Run
 from harness.stats import Ratio
 
-COLUMNS = ("data", "rows", "routing", "weights")
-DEFAULTS = ("random", "distinct", "uniform", "hot")
+COLUMNS = ("dtype", "data", "rows", "routing", "weights")
+DEFAULTS = ("float32", "random", "distinct", "uniform", "hot")
 
 
 # ---- names --------------------------------------------------------------------------------------
@@ -22,12 +22,17 @@ DEFAULTS = ("random", "distinct", "uniform", "hot")
 
 def suffix(problem: Problem, weights: str) -> list[str]:
     """Return the parts of a cell's id that say where its conditions differ from the default."""
-    names = (problem.data, problem.rows, problem.routing, weights)
+    names = (problem.dtype, problem.data, problem.rows, problem.routing, weights)
     return [
         f"{column}-{name}" if column == "rows" else recipes.label(name)
         for column, name, default in zip(COLUMNS, names, DEFAULTS, strict=True)
         if name != default
     ]
+
+
+def in_float32(conditions: Sequence[str]) -> tuple[str, ...]:
+    """Return the same conditions with float32 operands."""
+    return ("float32", *conditions[1:])
 
 
 def title(conditions: Sequence[str]) -> str:

@@ -22,7 +22,7 @@ def patience_s(spec: SweepSpec, cell: Cell, predicted_s: float) -> float:
     if spec.timeout_s:
         return spec.timeout_s
     p = cell.problem
-    drawn = p.weight_bytes() + 4 * p.batch * (p.d_in + p.d_out) + cell.workspace_bytes
+    drawn = p.weight_bytes() + p.item_bytes * p.batch * (p.d_in + p.d_out) + cell.workspace_bytes
     least = _QUICK_PATIENCE_S if spec.quick else _PATIENCE_S
     return max(least, _PATIENCE * predicted_s) + drawn / _DRAWN_PER_S
 

@@ -100,8 +100,8 @@ def weight_key(problem: Problem, turn: int = 0) -> tuple[Any, ...]:
     """
     steered = bool(turn) and problem.layer == "fff" and problem.routing != "uniform"
     return (
-        problem.layer, *problem.weight_shapes(), problem.used_neurons, problem.data, problem.seed,
-        turn, steered,
+        problem.layer, *problem.weight_shapes(), problem.used_neurons, problem.dtype, problem.data,
+        problem.seed, turn, steered,
     )  # fmt: skip
 
 

@@ -39,6 +39,7 @@ class Kernel:
     batches_axpy: bool
     needs_blas: bool
     token_block: int
+    dtypes: tuple[str, ...]
     handle: Any
     alive: Any = None
 
@@ -47,11 +48,19 @@ _STATUS = {
     value: name.removeprefix("FFK_").lower().replace("_", " ")
     for value, name in _ffi.typeof("ffk_status").elements.items()
 }
+# The name of each dtype of ffk.h.
+_DTYPES = {"float32": _lib.FFK_FLOAT32, "bfloat16": _lib.FFK_BFLOAT16}
 _ROUTINES = ("sdot", "saxpy", "sgemv", "sgemm", "sgemv_batch", "saxpy_batch")
 
 
 def _text(pointer: Any) -> str:
     return str(_ffi.string(pointer).decode("ascii"))
+
+
+def _dtype_names(bits: int) -> tuple[str, ...]:
+    """Return the dtypes of a kernel's bit mask; none set means float32 alone."""
+    mask = bits or _lib.FFK_TAKES_FLOAT32
+    return tuple(name for name, value in _DTYPES.items() if mask & (1 << value))
 
 
 def _read_kernels(count: Callable[[], int], at: Callable[[int], Any]) -> dict[str, Kernel]:
@@ -62,7 +71,8 @@ def _read_kernels(count: Callable[[], int], at: Callable[[int], Any]) -> dict[st
             id=_text(entry.id), layer=_text(entry.layer), level=entry.level or None,
             batches_gemv=bool(entry.routines & _lib.FFK_BATCHES_SGEMV),
             batches_axpy=bool(entry.routines & _lib.FFK_BATCHES_SAXPY),
-            needs_blas=entry.routines != 0, token_block=entry.token_block, handle=entry,
+            needs_blas=entry.routines != 0, token_block=entry.token_block,
+            dtypes=_dtype_names(entry.dtypes), handle=entry,
         )  # fmt: skip
         found[kernel.id] = kernel
     return found
@@ -76,7 +86,8 @@ _ISAS = {_text(_lib.ffk_isa_at(i).name): _lib.ffk_isa_at(i) for i in range(_lib.
 
 
 def load_kernel(
-    kernel_id: str, layer: str, library: Path, symbol: str, *, token_block: int = 0
+    kernel_id: str, layer: str, library: Path, symbol: str, *, token_block: int = 0,
+    dtypes: tuple[str, ...] = ("float32",),
 ) -> Kernel:  # fmt: skip
     """Return an entry for a kernel of the one signature that stands in a shared library.
 
@@ -94,10 +105,11 @@ def load_kernel(
     address = ctypes.cast(function, ctypes.c_void_p).value or 0
     names = [_ffi.new("char[]", text.encode("ascii")) for text in (kernel_id, layer)]
     run = _ffi.cast("ffk_kernel_run_fn", address)
-    entry = _ffi.new("ffk_kernel *", (*names, 0, 0, token_block, _NO_WORKSPACE, run))
+    mask = sum(1 << _DTYPES[name] for name in dtypes)
+    entry = _ffi.new("ffk_kernel *", (*names, 0, 0, mask, token_block, _NO_WORKSPACE, run))
     return Kernel(
         id=kernel_id, layer=layer, level=None, batches_gemv=False, batches_axpy=False,
-        needs_blas=False, token_block=token_block, handle=entry, alive=names,
+        needs_blas=False, token_block=token_block, dtypes=dtypes, handle=entry, alive=names,
     )  # fmt: skip
 
 
@@ -134,17 +146,17 @@ def blas_table(addresses: Mapping[str, int], int_bits: int) -> Any:
 
 
 def _shape(problem: Problem) -> Any:
-    return _ffi.new(
-        "ffk_shape *",
-        (problem.batch, problem.d_in, problem.d_out, problem.hidden, problem.depth, problem.trees),
-    )
+    extents = (problem.batch, problem.d_in, problem.d_out, problem.hidden, problem.depth)
+    return _ffi.new("ffk_shape *", (*extents, problem.trees, _DTYPES[problem.dtype]))
 
 
-def _pointer(name: str, array: Array, shape: tuple[int, ...], *, writable: bool = False) -> Any:
+def _pointer(
+    name: str, array: Array, shape: tuple[int, ...], dtype: np.dtype[Any], *, writable: bool = False
+) -> Any:
     """Return the address of an array that is exactly what a kernel may be given."""
-    if array.shape != shape or array.dtype != np.float32 or not array.flags.c_contiguous:
+    if array.shape != shape or array.dtype != dtype or not array.flags.c_contiguous:
         raise ValueError(
-            f"{name}: need C-contiguous float32 {shape}, got {array.dtype} {array.shape} "
+            f"{name}: need C-contiguous {dtype} {shape}, got {array.dtype} {array.shape} "
             f"(contiguous={array.flags.c_contiguous})"
         )
     if writable and not array.flags.writeable:
@@ -170,7 +182,7 @@ def bind(
     The operands and the workspace are kept alive by what is returned. ``time`` makes one call into C,
     where the clock and the loop stand; pass i takes set i of the operands' rotation, in turn from the first.
 
-    Raises ValueError for arrays that are not C-contiguous float32 of the problem's shapes, NativeError
+    Raises ValueError for arrays that are not C-contiguous of the problem's shapes and dtype, NativeError
     where the kernel refuses.
     """
     kernel = kernel_id if isinstance(kernel_id, Kernel) else _kernel(kernel_id)
@@ -178,14 +190,15 @@ def bind(
     if isa and isa not in names:
         raise UnknownNameError("instruction set of this processor", isa, known=names)
     shape_in, shape_out = problem.weight_shapes()
-    shape = _shape(problem)
+    shape, stored = _shape(problem), problem.stored
     sets = ((operands.w_in, operands.w_out), *operands.rotation)
     arguments = _ffi.new("ffk_operands[]", len(sets))
     for argument, (w_in, w_out) in zip(arguments, sets, strict=True):
-        argument.x = _pointer("x", operands.x, (problem.batch, problem.d_in))
-        argument.w_in = _pointer("w_in", w_in, shape_in)
-        argument.w_out = _pointer("w_out", w_out, shape_out)
-        argument.y = _pointer("y", operands.y, (problem.batch, problem.d_out), writable=True)
+        argument.x = _pointer("x", operands.x, (problem.batch, problem.d_in), stored)
+        argument.w_in = _pointer("w_in", w_in, shape_in, stored)
+        argument.w_out = _pointer("w_out", w_out, shape_out, stored)
+        shape_y = (problem.batch, problem.d_out)
+        argument.y = _pointer("y", operands.y, shape_y, stored, writable=True)
         argument.workspace = _ffi.cast("void *", workspace.ctypes.data)
         argument.workspace_bytes = workspace.nbytes
     context = _ffi.new("ffk_context *")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from itertools import product
 
@@ -76,13 +76,13 @@ class Plan:
             weights = locality.weight_bytes((cell.problem, cell.sets) for cell in cells)
             inputs = {p.input_key(): 0 for p in problems}
             for p in problems:
-                inputs[p.input_key()] = max(inputs[p.input_key()], 4 * p.batch * p.d_in)
+                inputs[p.input_key()] = max(inputs[p.input_key()], p.item_bytes * p.batch * p.d_in)
             total += _PROCESS_BYTES + weights + sum(inputs.values())
             # x is steered through the first set of weights, drawn for it.
             total += max((r.weight_bytes() // 2 for p in problems if (r := p.router())), default=0)
             if any(cell.weights == "flushed" for cell in cells):
                 total += locality.eviction_bytes(machine.last_level_bytes())
-            total += max(4 * p.batch * p.d_out for p in problems)
+            total += max(p.item_bytes * p.batch * p.d_out for p in problems)
             total += max(cell.workspace_bytes for cell in cells)
         return total
 
@@ -157,6 +157,16 @@ def _check_providers(spec: SweepSpec) -> None:
             )
 
 
+def _dtypes(spec: SweepSpec, fitting: Sequence[Implementation]) -> list[str]:
+    """Return the dtypes of one layer's cells: those asked for, for an FF float32 too where it must serve.
+
+    A dtype that no FF here takes still needs a baseline: the fastest float32 FF of the same run.
+    """
+    taken = {d for i in fitting if i.layer == "ff" and not i.unavailable() for d in i.dtypes}
+    without = taken and set(spec.dtype) - taken
+    return list(dict.fromkeys([*spec.dtype, *(["float32"] if without else [])]))
+
+
 def _layer_cells(
     spec: SweepSpec,
     chosen: Sequence[Implementation],
@@ -172,8 +182,10 @@ def _layer_cells(
             for model in models:
                 plain = model.problem(batch=batch, width=width, seed=spec.seed)
                 fitting = [i for i in chosen if i.layer == plain.layer]
-                for recipe, weights in product(combinations, spec.weights):
-                    problem = axes.apply_recipes(plain, recipe, spec.models)
+                conditions_of = product(_dtypes(spec, fitting), combinations, spec.weights)
+                for dtype, recipe, weights in conditions_of:
+                    typed = replace(plain, dtype=dtype)
+                    problem = axes.apply_recipes(typed, recipe, spec.models)
                     sets, reason = locality.count_sets(problem, weights, cache_bytes)
                     for implementation, provider in product(fitting, spec.blas):
                         cell = make_cell(
@@ -232,6 +244,9 @@ def make_plan(spec: SweepSpec) -> Plan:
     cells, refused = _layer_cells(spec, chosen, models, combinations)
     reasons = {c.id: c_reason for c in cells if (c_reason := _reason(c, refused))}
     usable = [c for c in cells if c.id not in reasons]
+    untaken = {c.problem.dtype for c in cells} - {c.problem.dtype for c in usable}
+    if untaken and not refused:
+        raise UsageError(f"--dtype: no chosen implementation that runs here takes {min(untaken)}")
     if not usable and refused:
         raise UsageError(f"--weights: {next(iter(refused.values()))}")
     if not usable:
@@ -250,7 +265,10 @@ def make_plan(spec: SweepSpec) -> Plan:
 
 def _reason(cell: Cell, refused: Mapping[str, str]) -> str:
     """Return why a cell can't be measured, or an empty string."""
-    return registry.get(cell.implementation).unavailable() or refused.get(cell.id, "")
+    implementation = registry.get(cell.implementation)
+    if cell.problem.dtype not in implementation.dtypes:
+        return f"takes {' and '.join(implementation.dtypes)} alone, not {cell.problem.dtype}"
+    return implementation.unavailable() or refused.get(cell.id, "")
 
 
 def _check_memory(plan: Plan) -> None:

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from harness import clock, native, registry
 from harness.errors import UnavailableError, UsageError
-from harness.problem import Array, Layer, Operands, Problem
+from harness.problem import DTYPES, Array, Layer, Operands, Problem
 from harness.registry import Context, Implementation, Prepared, register
 
 __all__ = [
@@ -74,6 +74,7 @@ def _prepare_c(
 def register_c(
     *, id: str, layer: Layer, library: str | os.PathLike[str], symbol: str, summary: str = "",
     workspace_bytes: WorkspaceBytes = lambda problem: 0, token_block: int = 0,
+    dtypes: tuple[str, ...] = ("float32",),
 ) -> Implementation:  # fmt: skip
     """Register a C function of a shared library, run and timed by the loop of the native kernels.
 
@@ -81,22 +82,28 @@ def register_c(
     of `ffk.h`. library: path, relative to the file that declares. workspace_bytes: the bytes that it needs
     for a problem; they come aligned to 64 in `operands->workspace`. token_block: tokens that it computes
     together and apart from all others, 0 where the batch is one piece of work; a pass of many seconds over
-    whole blocks is sampled in slices.
+    whole blocks is sampled in slices. dtypes: of "float32" and "bfloat16", what it takes; it finds which one
+    it is given in `shape->dtype`.
 
     Raises UnavailableError where the library is not there, does not load or lacks the symbol, ValueError
-    where the id is taken or does not begin with its layer.
+    where the id is taken or does not begin with its layer, or a dtype is unknown.
     """
+    unknown = sorted(set(dtypes) - set(DTYPES))
+    if unknown:
+        raise ValueError(f"dtypes must be one or more of {DTYPES}, got {unknown[0]!r}")
     path = _caller_file().parent / library
     if not path.is_file():
         raise UnavailableError(f"there is no library {path}; compile it first")
-    kernel = native.load_kernel(id, layer, path, symbol, token_block=token_block)
+    kernel = native.load_kernel(
+        id, layer, path, symbol, token_block=token_block, dtypes=tuple(dtypes)
+    )
     notes = {"library": f"{path.name} sha256:{_digest(path)}", "timed_by": "C clock and loop"}
     return register(
         Implementation(
             id=id, layer=layer, level=None, devices=("cpu",),
             summary=summary or f"{symbol} of {path.name}",
             prepare=partial(_prepare_c, kernel, notes, workspace_bytes),
-            workspace_bytes=workspace_bytes, token_block=token_block,
+            workspace_bytes=workspace_bytes, token_block=token_block, dtypes=tuple(dtypes),
         )
     )  # fmt: skip
 
@@ -126,12 +133,14 @@ def _prepare_python(
 
 
 def register_python(
-    *, id: str, layer: Layer, function: Function, summary: str = ""
-) -> Implementation:
+    *, id: str, layer: Layer, function: Function, summary: str = "",
+    dtypes: tuple[str, ...] = ("float32",),
+) -> Implementation:  # fmt: skip
     """Register a Python function `function(x, w_in, w_out, y)` that fills y.
 
     x (batch, d_in), y (batch, d_out); FF: w_in (hidden, d_in), w_out (hidden, d_out); FFF:
-    (trees, n_nodes, ...). All float32, C-contiguous; all but y are read-only. What it returns is ignored.
+    (trees, n_nodes, ...). All C-contiguous, float32 or another one of `dtypes` ("bfloat16" comes as
+    `ml_dtypes.bfloat16`); all but y are read-only. What it returns is ignored.
     A Python loop times it, whose own cost per pass is measured and noted in the record.
 
     Raises ValueError where the id is taken or does not begin with its layer.
@@ -142,6 +151,7 @@ def register_python(
         Implementation(
             id=id, layer=layer, level=None, devices=("cpu",), summary=summary or "Python function",
             prepare=partial(_prepare_python, function, notes), workspace_bytes=lambda problem: 0,
+            dtypes=tuple(dtypes),
         )
     )  # fmt: skip
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 
@@ -13,12 +14,17 @@ from harness import recipes
 Array = npt.NDArray[Any]
 Layer = Literal["ff", "fff", "ceiling"]
 
-DTYPES = ("float32",)
+# What x, the weights and y are stored in; products of either are accumulated in float32.
+_STORED: dict[str, np.dtype[Any]] = {
+    "float32": np.dtype(np.float32),
+    "bfloat16": np.dtype(ml_dtypes.bfloat16),
+}
+DTYPES = tuple(_STORED)
 MATHS = ("ieee", "tf32")
+ITEM_BYTES = {name: int(stored.itemsize) for name, stored in _STORED.items()}
 ALIGNMENT = 64
 MAX_DEPTH = 20
 MAX_TREES = 1 << 20
-_FLOAT_BYTES = 4
 _STRETCH_ELEMENTS = 1 << 20
 
 
@@ -31,6 +37,9 @@ class Problem:
     A ceiling is a bare product ``y = x w_out`` of extent ``hidden``.
 
     math: how products of float32 operands are computed: `ieee`, or `tf32`, rounded to 10 bits for them.
+    dtype: what x, the weights and y are stored in. With bfloat16 a pass multiplies what is stored and adds
+    in float32, decides each turn by that sum before any rounding, and rounds to bfloat16 what it stores.
+
     data, rows, routing: what the operands hold (recipes.py). routed_trees and routed_depth name, for an
     FF whose routing is not uniform, the FFF that x is steered through: both layers then get the same x.
 
@@ -92,6 +101,8 @@ class Problem:
             )
         if self.layer == "ceiling" and (self.data, self.routing) != ("random", "uniform"):
             raise ValueError("a ceiling is measured on random data")
+        if self.layer == "ceiling" and self.dtype != "float32":
+            raise ValueError(f"dtype of a ceiling must be float32, got {self.dtype!r}")
         router = self.router()
         reason = recipes.conflict(self.data, self.rows, self.routing)
         if router is not None and not reason:
@@ -114,17 +125,19 @@ class Problem:
         """Return what x depends on beside the batch: problems of one key share it."""
         router = self.router()
         shape = (router.trees, router.depth) if router is not None else ()
-        is_ceiling = self.layer == "ceiling"  # these repeat a stretch
-        return (
-            is_ceiling,
-            self.d_in,
-            self.dtype,
-            self.data,
-            self.rows,
-            self.routing,
-            *shape,
-            self.seed,
-        )
+        repeats = self.layer == "ceiling"  # a stretch of it
+        what = (self.dtype, self.data, self.rows, self.routing)
+        return (repeats, self.d_in, *what, *shape, self.seed)
+
+    @property
+    def stored(self) -> np.dtype[Any]:
+        """Return the dtype of the arrays: x, the weights and y share it."""
+        return _STORED[self.dtype]
+
+    @property
+    def item_bytes(self) -> int:
+        """Return the bytes of one element of any operand."""
+        return ITEM_BYTES[self.dtype]
 
     @property
     def n_nodes(self) -> int:
@@ -148,13 +161,12 @@ class Problem:
 
     def weight_bytes(self) -> int:
         """Return the bytes of w_in and w_out together."""
-        return self.neurons * (self.d_in + self.d_out) * _FLOAT_BYTES
+        return self.neurons * (self.d_in + self.d_out) * self.item_bytes
 
     def bytes_moved(self) -> int:
         """Return the compulsory traffic of one pass: x and y once, each weight row that can be used once."""
         rows = min(self.neurons, self.batch * self.used_neurons)
-        weights = rows * (self.d_in + self.d_out) * _FLOAT_BYTES
-        return weights + self.batch * (self.d_in + self.d_out) * _FLOAT_BYTES
+        return (rows + self.batch) * (self.d_in + self.d_out) * self.item_bytes
 
     def weight_shapes(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """Return the shapes of w_in and w_out."""
@@ -196,6 +208,15 @@ def _stream(problem: Problem, part: str) -> np.random.Generator:
     return np.random.Generator(np.random.PCG64(np.random.SeedSequence(key)))
 
 
+def _store(array: Array, problem: Problem) -> Array:
+    """Return a drawn float32 array as the problem stores it: itself, or rounded to nearest even."""
+    if array.dtype == problem.stored:
+        return array
+    stored = make_aligned(array.shape, problem.stored)
+    stored[...] = array
+    return stored
+
+
 def _uniform(rng: np.random.Generator, shape: tuple[int, ...], bound: float) -> Array:
     array = make_aligned(shape)
     rng.random(out=array, dtype=np.float32)
@@ -217,11 +238,11 @@ def make_x(problem: Problem) -> Array:
 
     Rows are drawn one after the other: the input of a smaller batch is the head of a larger one's. With
     a chosen routing each row is then corrected to reach its leaf. ``rows="same"`` repeats the first row;
-    ``data="zeros"`` is all 0.
+    ``data="zeros"`` is all 0. Every dtype is drawn in float32 and rounded, before any correction.
     """
-    x = make_aligned((problem.batch, problem.d_in))
     if problem.data == "zeros":
-        return x
+        return make_aligned((problem.batch, problem.d_in), problem.stored)
+    x = make_aligned((problem.batch, problem.d_in))
     drawn = x[:1] if problem.rows == "same" else x
     if problem.layer == "ceiling":
         # A stream's speed does not hang on what it reads: one drawn stretch, repeated, fills hundreds of
@@ -230,9 +251,11 @@ def make_x(problem: Problem) -> Array:
     _stream(problem, "x").standard_normal(out=drawn, dtype=np.float32)
     for first in range(len(drawn), len(x) if problem.layer == "ceiling" else 0, len(drawn)):
         x[first : first + len(drawn)] = drawn[: len(x) - first]
+    x = _store(x, problem)
     router = problem.router()
     if router is not None:
-        recipes.steer(drawn, _make_w_in(router), make_leaves(router)[: len(drawn)])
+        head = x[: len(drawn)]
+        recipes.steer(head, _make_w_in(router), make_leaves(router)[: len(head)])
     if problem.rows == "same":
         x[1:] = x[0]
     return x
@@ -242,14 +265,15 @@ def _make_w_in(problem: Problem, turn: int = 0) -> Array:
     """Return ``w_in``; turn numbers the set of weights where several are rotated."""
     shape, _ = problem.weight_shapes()
     if problem.data == "zeros":
-        return make_aligned(shape)
+        return make_aligned(shape, problem.stored)
     tag = f"{problem.layer}.w_in" + (f".{turn}" if turn else "")
     if problem.layer != "fff" or problem.routing == "uniform" or not turn:
-        return _uniform(_stream(problem, tag), shape, problem.d_in**-0.5)
+        return _store(_uniform(_stream(problem, tag), shape, problem.d_in**-0.5), problem)
     # x follows its paths through the first set. Rows scaled by positive factors turn every token the
-    # same way, and still give other values.
+    # same way, and still give other values; rounding them moves z by a fiftieth of the recipes' floor.
     w_in = _make_w_in(problem)
-    w_in *= _stream(problem, tag).uniform(0.75, 1.25, (*shape[:-1], 1)).astype(np.float32)
+    scale = _stream(problem, tag).uniform(0.75, 1.25, (*shape[:-1], 1)).astype(np.float32)
+    np.multiply(w_in, scale, out=w_in, casting="unsafe")
     return w_in
 
 
@@ -263,14 +287,14 @@ def make_weights(problem: Problem, turn: int = 0) -> tuple[Array, Array]:
     w_in = _make_w_in(problem, turn)
     _, shape = problem.weight_shapes()
     if problem.data == "zeros":
-        return w_in, make_aligned(shape)
+        return w_in, make_aligned(shape, problem.stored)
     tag = f"{problem.layer}.w_out" + (f".{turn}" if turn else "")
-    return w_in, _uniform(_stream(problem, tag), shape, problem.used_neurons**-0.5)
+    drawn = _uniform(_stream(problem, tag), shape, problem.used_neurons**-0.5)
+    return w_in, _store(drawn, problem)
 
 
 def make_operands(problem: Problem) -> Operands:
     """Return freshly drawn operands; the same problem gives the same bytes. ``y`` is zeroed."""
     w_in, w_out = make_weights(problem)
-    return Operands(
-        x=make_x(problem), w_in=w_in, w_out=w_out, y=make_aligned((problem.batch, problem.d_out))
-    )
+    y = make_aligned((problem.batch, problem.d_out), problem.stored)
+    return Operands(x=make_x(problem), w_in=w_in, w_out=w_out, y=y)

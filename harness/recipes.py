@@ -24,7 +24,7 @@ SPARE = 4
 # The smallest pre-activation that a chosen path may hang on, as a share of its natural standard
 # deviation |w|. At width 768 this is 2e-3 of |x||w|, 4000 times the near-tie of the gate.
 _FLOOR = 0.05
-# Share of |x||w| that every deciding pre-activation must exceed after x is rounded to float32.
+# Share of |x||w| that every deciding pre-activation must exceed after x is rounded to its dtype.
 _SAFE = 1e-5
 _ATTEMPTS = 3
 
@@ -153,7 +153,7 @@ def path_of(leaves: Array, depth: int) -> tuple[Array, Array]:
 
 
 def _steer_group(x: Array, w: Array, right: Array) -> Array:
-    """Return rows x (tokens, d_in), float32, corrected so that x w^T has the signs of one path.
+    """Return rows x (tokens, d_in), in their dtype, corrected so that x w^T has the signs of one path.
 
     w (turns, d_in) in float64, right (turns,). A pre-activation of the wrong sign is reflected, so that
     its magnitude is the natural one; only those under the floor are raised to it.
@@ -173,7 +173,7 @@ def _steer_group(x: Array, w: Array, right: Array) -> Array:
             rows += np.linalg.solve(gram, (target - z).T).T @ w
         except np.linalg.LinAlgError:
             break
-        x = rows.astype(np.float32)
+        x = rows.astype(x.dtype)
     z = x.astype(np.float64) @ w.T
     if not (sign * z >= safe).all():
         raise ValueError(

@@ -82,6 +82,7 @@ class SweepRecord(_Record):
     routing: list[str] = ["uniform"]
     weights: list[str] = ["hot"]
     order: Order = "interleaved"
+    dtype: list[str] = ["float32"]
 
 
 class RunHead(_Record):

@@ -9,7 +9,7 @@ from typing import Any
 from harness import clock
 from harness.device import DEVICES
 from harness.errors import UnknownNameError
-from harness.problem import Layer, Operands, Problem
+from harness.problem import DTYPES, Layer, Operands, Problem
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,6 +60,7 @@ class Implementation:
     unavailable: returns the reason why it can't run on this machine, or an empty string.
     capturable: on "cuda", whether its passes can be captured as a CUDA graph; they then run from one too.
     tf32: on "cuda", whether its float32 products run as TF32 on tensor cores where `Problem.math` says so.
+    dtypes: what it takes its arrays in (problem.DTYPES).
     token_block: tokens that are computed together and apart from all others, so that a pass over the batch
     is one over its parts of whole blocks; 0 where the whole batch is one piece of work.
     """
@@ -72,17 +73,20 @@ class Implementation:
     prepare: Callable[[Problem, Operands, Context], Prepared]
     workspace_bytes: Callable[[Problem], int]
     needs_provider: bool = False
+    dtypes: tuple[str, ...] = ("float32",)
     token_block: int = 0
     capturable: bool = True
     tf32: bool = False
     unavailable: Callable[[], str] = lambda: ""
 
     def __post_init__(self) -> None:
-        """Refuse an id that does not begin with its layer, and devices that are not known."""
+        """Refuse an id that does not begin with its layer, and unknown devices and dtypes."""
         if unknown := sorted({*self.devices} - {*DEVICES}):
             raise ValueError(f"devices must be of {', '.join(DEVICES)}, got {', '.join(unknown)}")
         if not self.id.startswith(f"{self.layer}_"):
             raise ValueError(f"id must begin with its layer: '{self.layer}_...', got {self.id!r}")
+        if not self.dtypes or set(self.dtypes) - set(DTYPES):
+            raise ValueError(f"dtypes must be one or more of {DTYPES}, got {self.dtypes}")
 
 
 _known: dict[str, Implementation] = {}

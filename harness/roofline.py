@@ -11,13 +11,13 @@ import pandas as pd
 
 from harness import stats
 from harness.ceilings import MEMORY, find_capacities
+from harness.problem import ITEM_BYTES
 from harness.reader import Run
 
 # A share or speedup may pass its bound by this much: ceilings are themselves measured.
 SLACK = 1.05
 # A baseline below this share of the bandwidth is not bound by it, and can't be excused by it.
 _BOUND_BY_STREAMING = 0.5
-_FLOAT_BYTES = 4
 _INDEPENDENT = (1, 2)  # BLAS levels that read all weights anew for each token
 
 
@@ -109,12 +109,17 @@ def measure(run: Run) -> Ceilings:
 # ---- the least time of a pass -------------------------------------------------------------------
 
 
+def row_bytes(cell: Any) -> int:
+    """Return the bytes of a row of w_in and one of w_out; as many as one of x and one of y."""
+    return ITEM_BYTES[cell["dtype"]] * int(cell["d_in"] + cell["d_out"])
+
+
 def touched_bytes(cell: Any) -> int:
     """Return the bytes of the weight rows that one pass reads at least once.
 
     FF: all. FFF: the rows that the record counted on the tokens' paths, one path where it did not count.
     """
-    row = _FLOAT_BYTES * int(cell["d_in"] + cell["d_out"])
+    row = row_bytes(cell)
     if cell["layer"] != "fff":
         return int(cell["hidden"]) * row
     return int(cell["nodes_touched"] or cell["trees"] * (cell["depth"] + 1)) * row
@@ -122,9 +127,7 @@ def touched_bytes(cell: Any) -> int:
 
 def compulsory_bytes(cell: Any) -> int:
     """Return the bytes that any correct pass moves: x and y once, each touched weight row once."""
-    return int(cell["batch"]) * _FLOAT_BYTES * int(cell["d_in"] + cell["d_out"]) + touched_bytes(
-        cell
-    )
+    return int(cell["batch"]) * row_bytes(cell) + touched_bytes(cell)
 
 
 def traffic_ns(ceilings: Ceilings, size: int) -> float:
@@ -148,9 +151,10 @@ def floor_ns(ceilings: Ceilings, cell: Any) -> float:
 
     max(flops / peak, compulsory bytes / bandwidth): the larger, not the sum, since a processor computes
     while it loads, and a sum would call a kernel impossible that does both at once. Each of the cell's
-    threads is granted the full rate of one, which no machine exceeds.
+    threads is granted the full rate of one, which no machine exceeds. The peak is that of float32: a
+    processor may have products of bfloat16 that are several times as fast, so there the bytes alone bound.
     """
-    compute = cell["flops"] / ceilings.flops
+    compute = cell["flops"] / ceilings.flops if cell["dtype"] == "float32" else math.nan
     traffic = traffic_ns(ceilings, compulsory_bytes(cell))
     return float(np.fmax(compute, traffic)) / max(1, int(cell["threads"]))
 
@@ -170,7 +174,7 @@ def _rows_by_place(ceilings: Ceilings, cell: Any) -> list[tuple[str, int]]:
     The rows near a root are read most often: with all rows down to a depth held in a cache, the rows of a
     token's path down to there come from it.
     """
-    row = _FLOAT_BYTES * int(cell["d_in"] + cell["d_out"])
+    row = row_bytes(cell)
     if cell["layer"] != "fff":
         return [(ceilings.place_of(touched_bytes(cell)), int(cell["hidden"]))]
     trees = int(cell["trees"])
@@ -215,7 +219,7 @@ def _streaming_bound(ceilings: Ceilings, base: Any, time: float) -> str:
 
 def _least_ns(ceilings: Ceilings, cell: Any, rows: list[tuple[str, int]]) -> float:
     """Return the least time of a pass that reads the rows of each token from where they lie."""
-    row = _FLOAT_BYTES * int(cell["d_in"] + cell["d_out"])
+    row = row_bytes(cell)
     per_token = sum(row * count / ceilings.bandwidth_at(place) for place, count in rows)
     return per_token * int(cell["batch"]) / max(1, int(cell["threads"]))
 

@@ -40,7 +40,7 @@ def _descend_gathered(x: Array, w_in: Array, depth: int) -> Array:
     nodes = np.zeros((x.shape[0], depth + 1), np.int64)
     for d in range(depth):
         node = nodes[:, d]
-        z = np.einsum("bi,bi->b", x, w_in[node])
+        z = np.einsum("bi,bi->b", x, w_in[node].astype(np.float32, copy=False))
         nodes[:, d + 1] = 2 * node + 1 + (z >= 0)
     return nodes
 
@@ -59,13 +59,13 @@ def count_nodes(problem: Problem, operands: Operands) -> Touched:
     """
     visits = np.zeros((problem.trees, problem.n_nodes), np.int64)
     for first in range(0, problem.batch, _TOKEN_BLOCK):
-        x = operands.x[first : first + _TOKEN_BLOCK]
+        x = operands.x[first : first + _TOKEN_BLOCK].astype(np.float32, copy=False)
         for k in range(problem.trees):
             w_in = operands.w_in[k]
             if problem.trees == 1 or problem.depth == 0:
                 nodes = _descend_gathered(x, w_in, problem.depth)
             else:
-                nodes = _descend(x @ w_in.T, problem.depth)
+                nodes = _descend(x @ w_in.astype(np.float32, copy=False).T, problem.depth)
             visits[k] += np.bincount(nodes.ravel(), minlength=problem.n_nodes)
     touched = int(np.count_nonzero(visits))
     levels = [visits[:, 2**d - 1 : 2 ** (d + 1) - 1] for d in range(problem.depth + 1)]

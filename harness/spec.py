@@ -41,6 +41,7 @@ class SweepSpec:
     routing: Sequence[str] = ("uniform",)
     weights: Sequence[str] = ("hot",)
     order: Order = "interleaved"
+    dtype: Sequence[str] = ("float32",)
 
     def record(self) -> SweepRecord:
         """Return what of it stands in the run."""
@@ -52,4 +53,5 @@ class SweepSpec:
             quick=self.quick, keep_blas_env=self.keep_blas_env, plugins=list(self.plugins),
             timeout_s=self.timeout_s, data=list(self.data), rows=list(self.rows),
             routing=list(self.routing), weights=list(self.weights), order=self.order,
+            dtype=list(self.dtype),
         )  # fmt: skip

@@ -32,7 +32,7 @@ from harness.notation import (
 from harness.reader import Run
 from harness.stats import Ratio
 from harness.table_head import head_lines
-from harness.view import Entry, Point, Speed, Versus
+from harness.view import Entry, Point, Versus
 
 TABLE_FILES = ("table.md", "table.csv", "speeds.csv", "table.tex", "ledger.json")
 
@@ -54,8 +54,7 @@ def _point_lines(run: Run, point: Point) -> list[str]:
         ]
         lines += _remark_lines([(f"{view.title(e.model)}, level {e.level}", e) for e in entries])
     if point.versus:
-        speed = next((s for s in point.speeds if s.cell == point.fastest), None)
-        lines += ["", _best_line(speed), "", format_markdown_table(versus_frame(point))]
+        lines += ["", _best_line(run, point), "", format_markdown_table(versus_frame(point))]
         lines += _remark_lines(
             [(f"{view.title(v.model)}, {v.implementation}", v) for v in point.versus]
         )
@@ -89,9 +88,17 @@ def _remark_lines(found: Sequence[tuple[str, Entry | Versus]]) -> list[str]:
     return ["", *remarks] if remarks else []
 
 
-def _best_line(speed: Speed | None) -> str:
+def _best_line(run: Run, point: Point) -> str:
+    speed = view.find_speed(run, point.fastest)
     if speed is None:
         return "Best against best: no FF was measured."
+    if point.stand_in:
+        return (
+            f"Best against best: no FF of {point.conditions[0]} was measured "
+            f"({view.why_no_ff(run, point)}), so the speedups are over the fastest float32 FF, which moves "
+            f"twice the bytes: {speed.implementation} ({speed.provider or 'own code'}), "
+            f"{format_time(speed.pass_ns)} a pass."
+        )
     share = f", {format_share(speed.share)} of this provider's sgemm" if speed.share > 0 else ""
     return (
         f"Best against best: the fastest FF is {speed.implementation} ({speed.provider or 'own code'}), "

@@ -74,9 +74,9 @@ def head_lines(run: Run) -> list[str]:
         if f.severity == "serious" and not f.id.startswith("blas-")  # those stand above
     ]
     lines.append(
-        f"- float32, {sweep.threads} thread{'s' if sweep.threads != 1 else ''}, seed {sweep.seed}; "
-        f"started {run.head.started_utc}; fff-harness {machine.harness_version}, {machine.commit}; "
-        f"{machine.build['isa']} kernels, {machine.build['compiler']}"
+        f"- {', '.join(sweep.dtype)}, {sweep.threads} thread{'s' if sweep.threads != 1 else ''}, "
+        f"seed {sweep.seed}; started {run.head.started_utc}; fff-harness {machine.harness_version}, "
+        f"{machine.commit}; {machine.build['isa']} kernels, {machine.build['compiler']}"
     )
     if sweep.order == "blocked":
         lines.append(

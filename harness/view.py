@@ -89,13 +89,18 @@ class Speed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Point:
-    """Hold all that is said of one batch and width under one set of conditions (conditions.COLUMNS)."""
+    """Hold all that is said of one batch and width under one set of conditions (conditions.COLUMNS).
+
+    fastest: the cell that the speedups of `versus` are over. stand_in: whether it is of float32 because no
+    FF of the section's own dtype was measured; aa is then that FF's too.
+    """
 
     batch: int
     width: int
     conditions: tuple[str, ...]
     entries: dict[str, list[Entry]]  # by provider
     fastest: str
+    stand_in: bool
     versus: list[Versus]
     aa: Ratio | None
     speeds: list[Speed]
@@ -216,12 +221,31 @@ def _speeds(run: Run, cells: pd.DataFrame) -> list[Speed]:
     return rows
 
 
+def find_speed(run: Run, cell: str) -> Speed | None:
+    """Return the absolute figures of one cell, None where the run has no such cell."""
+    return next(iter(_speeds(run, run.cells[run.cells["cell"] == cell])), None)
+
+
+def why_no_ff(run: Run, point: Point) -> str:
+    """Return why a section has no FF of its own dtype."""
+    at = run.cells[(run.cells["batch"] == point.batch) & (run.cells["d_in"] == point.width)]
+    ff = _under(at, point.conditions)
+    reasons = ff[(ff["layer"] == "ff") & (ff["model"] == axes.BASELINE)].groupby("reason")
+    found = [f"{', '.join(rows['implementation'].unique())}: {why}" for why, rows in reasons]
+    return "; ".join(found) or "none was asked for"
+
+
 def _aa(run: Run, cells: pd.DataFrame) -> Ratio | None:
     twins = cells[(cells["role"] == "aa") & (cells["status"] == "ok")]
     if twins.empty:
         return None
     twin = twins.iloc[0]["cell"]
     return stats.ratio(run.samples, twin.removesuffix("/again"), twin)
+
+
+def _under(cells: pd.DataFrame, how: tuple[str, ...]) -> pd.DataFrame:
+    """Return the cells under one set of conditions."""
+    return cells[(cells[list(conditions.COLUMNS)] == list(how)).all(axis=1)]
 
 
 def points(run: Run) -> list[Point]:
@@ -238,22 +262,27 @@ def points(run: Run) -> list[Point]:
         for how in conditions.of_frame(at)
     ]
     for batch, width, at, how in places:
-        here = at[(at[list(conditions.COLUMNS)] == list(how)).all(axis=1)]
+        here = _under(at, how)
         own = here[here["role"] == "layer"]
-        fastest = _fastest(run, own)
+        fastest, judged_by = _fastest(run, own), here
+        stand_in = not fastest and how != conditions.in_float32(how)
+        if stand_in:
+            judged_by = _under(at, conditions.in_float32(how))
+            fastest = _fastest(run, judged_by[judged_by["role"] == "layer"])
         entries = {
             provider: [
                 _entry(run, own[own["provider"] == provider], model, level)
                 for model in models(run)
                 for level in run.head.sweep.levels
             ]
-            for provider in own["provider"].unique()
+            for provider in own.loc[own["status"] != "unavailable", "provider"].unique()
             if provider
         }
         found.append(
             Point(
                 batch=int(batch), width=int(width), conditions=how, entries=entries, fastest=fastest,
-                versus=_versus(run, own, fastest), aa=_aa(run, here), speeds=_speeds(run, own),
+                stand_in=stand_in and bool(fastest), versus=_versus(run, own, fastest),
+                aa=_aa(run, judged_by), speeds=_speeds(run, own),
             )
         )  # fmt: skip
     measured = roofline.measure(run)
@@ -268,7 +297,7 @@ def _with_limits(run: Run, measured: roofline.Ceilings, point: Point) -> Point:
     """Return the point with each cell's share of its ceiling, and what passes a limit remarked on."""
     by_id = _by_id(run)
     at = run.cells[(run.cells["batch"] == point.batch) & (run.cells["d_in"] == point.width)]
-    here = at[(at[list(conditions.COLUMNS)] == list(point.conditions)).all(axis=1)]
+    here = _under(at, point.conditions)
     resolution = point.aa.resolution if point.aa else 0.0
 
     def judged(found: Entry | Versus, base: pd.Series | None, cell: pd.Series | None) -> Any:

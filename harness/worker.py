@@ -108,7 +108,8 @@ class Worker:
         if w_key not in self.weights:
             self.weights[w_key] = make_weights(problem, turn)
         w_in, w_out = self.weights[w_key]
-        y = self.outputs.take(4 * problem.batch * problem.d_out).view(np.float32)
+        size = problem.item_bytes * problem.batch * problem.d_out
+        y = self.outputs.take(size).view(problem.stored)
         return Operands(
             x=x[: problem.batch], w_in=w_in, w_out=w_out,
             y=y.reshape(problem.batch, problem.d_out),

@@ -63,6 +63,13 @@ static ffk_status check_shape(const ffk_kernel *kernel, const ffk_shape *s) {
     return FFK_OK;
 }
 
+static ffk_status check_dtype(const ffk_kernel *kernel, const ffk_shape *s) {
+    const uint32_t takes = kernel->dtypes != 0 ? kernel->dtypes : FFK_TAKES_FLOAT32;
+    if (s->dtype != FFK_FLOAT32 && s->dtype != FFK_BFLOAT16)
+        return FFK_UNSUPPORTED_DTYPE;
+    return takes & (1u << s->dtype) ? FFK_OK : FFK_UNSUPPORTED_DTYPE;
+}
+
 static ffk_status check_blas(const ffk_kernel *kernel, const ffk_shape *s, const ffk_blas *blas) {
     if (kernel->routines == 0)
         return FFK_OK;
@@ -91,6 +98,8 @@ static ffk_status check(const ffk_kernel *kernel, const ffk_shape *shape,
         return FFK_NULL_POINTER;
     ffk_status status = check_shape(kernel, shape);
     if (status == FFK_OK)
+        status = check_dtype(kernel, shape);
+    if (status == FFK_OK)
         status = check_blas(kernel, shape, context->blas);
     if (status != FFK_OK)
         return status;
@@ -114,7 +123,8 @@ size_t ffk_no_workspace(const ffk_shape *shape) {
 }
 
 size_t ffk_kernel_workspace(const ffk_kernel *kernel, const ffk_shape *shape) {
-    if (kernel == NULL || shape == NULL || check_shape(kernel, shape) != FFK_OK)
+    if (kernel == NULL || shape == NULL || check_shape(kernel, shape) != FFK_OK ||
+        check_dtype(kernel, shape) != FFK_OK)
         return 0;
     return kernel->workspace_bytes(shape);
 }

@@ -14,20 +14,25 @@ from harness.problem import ALIGNMENT, Array, Operands, Problem, make_aligned, m
 from harness.registry import Context, Implementation, Prepared
 
 # A quiet NaN unlike the gate's poison: an element read from a guard row spoils what it is summed into.
-CANARY = np.uint32(0x7FC0BEEF)
+# Each half of it is a quiet NaN of bfloat16 too.
+CANARY = np.uint32(0x7FCE7FCE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Case:
-    """Name an implementation, the BLAS provider that serves it, and the instruction set of our own code."""
+    """Name an implementation, the BLAS provider that serves it, the instruction set of our own code and
+    the dtype of the operands.
+    """
 
     implementation: Implementation
     provider: str
     isa: str
+    dtype: str = "float32"
 
     def __str__(self) -> str:
         """Return the name that the case has among the tests."""
-        return "-".join(p for p in (self.implementation.id, self.provider, self.isa) if p)
+        dtype = "" if self.dtype == "float32" else self.dtype
+        return "-".join(p for p in (self.implementation.id, self.provider, self.isa, dtype) if p)
 
 
 @cache
@@ -42,8 +47,8 @@ def present_providers() -> list[str]:
 
 
 def cases() -> list[Case]:
-    """Return every available implementation under SciPy's BLAS with each instruction set, and those
-    built on BLAS under each further provider with the fastest one.
+    """Return every available implementation with each dtype that it takes, under SciPy's BLAS with each
+    instruction set, and those built on BLAS under each further provider with the fastest one.
 
     Of the ceilings only the bare product: the others have a truth and a test file of their own.
     """
@@ -52,13 +57,15 @@ def cases() -> list[Case]:
         if i.unavailable():
             continue
         provider = blas.DEFAULT if i.needs_provider else ""
-        found += [Case(implementation=i, provider=provider, isa=isa) for isa in native.isas()]
+        served = [(provider, isa) for isa in native.isas()]
         if i.needs_provider:
-            found += [
-                Case(implementation=i, provider=name, isa=native.isas()[0])
-                for name in present_providers()
-                if name != blas.DEFAULT
-            ]
+            others = [name for name in present_providers() if name != blas.DEFAULT]
+            served += [(name, native.isas()[0]) for name in others]
+        found += [
+            Case(implementation=i, provider=name, isa=isa, dtype=dtype)
+            for dtype in i.dtypes
+            for name, isa in served
+        ]
     return found
 
 
@@ -69,11 +76,17 @@ class Guarded:
     operands: Operands
     workspace: Array
     memory: Array
-    outside: Array  # which words of `memory` belong to no array
+    outside: Array  # which bytes of `memory` belong to no array
 
     def intact(self) -> bool:
-        """Say whether every canary survived."""
-        return bool((self.memory[self.outside] == CANARY).all())
+        """Say whether every canary survived, to the byte."""
+        canaries = np.resize(CANARY.reshape(1).view(np.uint8), self.memory.size)
+        return bool((self.memory == canaries)[self.outside].all())
+
+
+def _padded(size: int) -> int:
+    """Return a number of bytes rounded up to whole cache lines."""
+    return -(-size // ALIGNMENT) * ALIGNMENT
 
 
 def guard(operands: Operands, workspace_bytes: int = 0) -> Guarded:
@@ -82,31 +95,28 @@ def guard(operands: Operands, workspace_bytes: int = 0) -> Guarded:
     Two rows of the widest operand stand before and behind each array, directly behind its last element.
     """
     arrays = {name: getattr(operands, name) for name in ("x", "w_in", "w_out", "y")}
-    row = 2 * max(a.shape[-1] for a in arrays.values())
-    unit = ALIGNMENT // 4
-    gap = -(-row // unit) * unit
+    gap = _padded(2 * max(a.shape[-1] * a.itemsize for a in arrays.values()))
     spans: dict[str, slice] = {}
     cursor = gap
     for name, size in [
-        *((n, a.size) for n, a in arrays.items()),
-        ("workspace", -(-workspace_bytes // 4)),
+        *((n, a.nbytes) for n, a in arrays.items()),
+        ("workspace", workspace_bytes),
     ]:
         spans[name] = slice(cursor, cursor + size)
-        cursor += -(-size // unit) * unit + gap
-    memory = make_aligned((cursor,), np.uint32)
-    memory.fill(CANARY)
+        cursor += _padded(size) + gap
+    memory = make_aligned((cursor,), np.uint8)
+    memory.view(np.uint32).fill(CANARY)
     outside = np.ones(cursor, bool)
     for span in spans.values():
         outside[span] = False
     placed = {
-        name: memory[spans[name]].view(np.float32).reshape(a.shape) for name, a in arrays.items()
+        name: memory[spans[name]].view(a.dtype).reshape(a.shape) for name, a in arrays.items()
     }
     for name, a in arrays.items():
         placed[name][...] = a
     return Guarded(
         operands=Operands(**placed),
-        workspace=memory[spans["workspace"]].view(np.uint8)[:workspace_bytes],
-        memory=memory, outside=outside,
+        workspace=memory[spans["workspace"]], memory=memory, outside=outside,
     )  # fmt: skip
 
 

@@ -5,17 +5,35 @@ from __future__ import annotations
 import time as clock
 from collections.abc import Callable
 
+import ml_dtypes
 import numpy as np
 from scipy.special import erf
 
-from harness.problem import Array, Operands, Problem
+from harness.problem import DTYPES, Array, Operands, Problem
 from harness.registry import Context, Implementation, Prepared
 
 Pass = Callable[[Problem, Operands], None]
 
 
+def _to_bfloat16(values: Array) -> Array:
+    return values.astype(ml_dtypes.bfloat16).astype(np.float64)
+
+
+def _dot(x: Array, w: Array, fault: str) -> Array:
+    """Return the dot product of each row of x with that of w, in float64."""
+    w = w.astype(np.float64)
+    if fault != ROUNDS_SUMS:
+        return np.asarray(np.einsum("bi,bi->b", x, w))
+    z = np.zeros(len(x))
+    for i in range(x.shape[1]):
+        z = _to_bfloat16(z + x[:, i] * w[:, i])
+    return z
+
+
 def _gelu(z: Array, fault: str) -> Array:
     z = z.astype(np.float64)
+    if fault == ROUNDS_HIDDEN:
+        return _to_bfloat16(_gelu(_to_bfloat16(z), ""))
     if fault == "scale_one":
         return np.ones_like(z)
     if fault == "tanh_gelu":
@@ -40,9 +58,9 @@ def _fff(fault: str) -> Pass:
         for k in range(p.trees):
             node = np.zeros(p.batch, np.int64)
             for _ in range(p.depth + 1 - (fault == "one_short")):
-                z = np.einsum("bi,bi->b", x64, o.w_in[k, node].astype(np.float64))
+                z = _dot(x64, o.w_in[k, node], fault)
                 added = _neuron(o.w_in[k], o.w_out[k], y, node, fault)
-                y += _gelu(z, fault)[:, None] * added
+                y += _gelu(z, fault)[:, None] * added.astype(np.float64)
                 right = z > 0 if fault == "tie_left" else z >= 0
                 node = 2 * node + 1 + (~right if fault == "reversed" else right)
         _store(p, o, y, fault)
@@ -57,7 +75,7 @@ def _ff(fault: str) -> Pass:
         a = _gelu(x.astype(np.float64) @ o.w_in[used].T.astype(np.float64), fault)
         neurons = np.arange(p.hidden)[used]
         y = a @ _neuron(o.w_in, o.w_out, o.y, neurons, fault).astype(np.float64)
-        _store(p, o, y + o.y if fault == "accumulates" else y, fault)
+        _store(p, o, y + o.y.astype(np.float64) if fault == "accumulates" else y, fault)
 
     return run
 
@@ -65,7 +83,7 @@ def _ff(fault: str) -> Pass:
 def _store(p: Problem, o: Operands, y: Array, fault: str) -> None:
     """Write the output, with the faults that concern where and what is written."""
     flat = o.y.reshape(-1)
-    result = y.astype(np.float32).reshape(-1)
+    result = y.astype(o.y.dtype).reshape(-1)
     if fault == "unwritten":
         flat[:-1] = result[:-1]
         return
@@ -73,7 +91,8 @@ def _store(p: Problem, o: Operands, y: Array, fault: str) -> None:
     if fault == "past_the_end":
         np.lib.stride_tricks.as_strided(flat, (flat.size + 1,), flat.strides)[-1] = 0.0
     if fault == "before_the_start":
-        before = np.ndarray((1,), np.float32, buffer=o.y.base, offset=_offset(o.y) - 4)
+        offset = _offset(o.y) - o.y.itemsize
+        before = np.ndarray((1,), o.y.dtype, buffer=o.y.base, offset=offset)
         before[0] = 0.0
     if fault == "changes_x":
         o.x[0, 0] += 1.0
@@ -93,8 +112,14 @@ FAULTS = (
     "tanh_gelu", "scale_one", "accumulates", "changes_x", "row_swapped", "not_a_number",
     "idle_time", "one_time_pass_off",
 )  # fmt: skip
+# What is hidden in the roundings that bfloat16 allows (check.ROUNDED).
+NOT_IN_BFLOAT16 = ("tanh_gelu",)
 ROUTING_FAULTS = ("reversed",)
 TIE_FAULT = "tie_left"
+# Allowed in bfloat16, not in float32: z and gelu(z) rounded to bfloat16 behind the turn.
+ROUNDS_HIDDEN = "rounds_hidden"
+# Never allowed: dot products accumulated in bfloat16.
+ROUNDS_SUMS = "rounds_sums"
 
 
 def make(layer: str, fault: str = "", *, name: str = "") -> Implementation:
@@ -111,7 +136,7 @@ def make(layer: str, fault: str = "", *, name: str = "") -> Implementation:
             for _ in range(0 if fault == "idle_time" else loops):
                 forward()
             if fault == "one_time_pass_off":
-                operands.y[...] *= np.float32(1.5)
+                operands.y[...] = operands.y.astype(np.float32) * np.float32(1.5)
             return clock.monotonic_ns() - began
 
         return Prepared(forward=forward, time=time)
@@ -119,5 +144,5 @@ def make(layer: str, fault: str = "", *, name: str = "") -> Implementation:
     return Implementation(
         id=name or f"{layer}_numpy_{fault or 'right'}", layer="fff" if layer == "fff" else "ff",
         level=None, devices=("cpu",), summary="NumPy, for the tests", prepare=prepare,
-        workspace_bytes=lambda problem: 0,
+        workspace_bytes=lambda problem: 0, dtypes=DTYPES,
     )  # fmt: skip

@@ -21,7 +21,8 @@ def _right(problem: Problem) -> Operands:
 
 def _truth(batch: int, d_out: int, margin: float = np.inf) -> Truth:
     return Truth(
-        y=np.ones((batch, d_out)), scale=np.ones((batch, d_out)), margin=np.full(batch, margin),
+        y=np.ones((batch, d_out)), scale=np.ones((batch, d_out)),
+        rounding=np.ones((batch, d_out)), margin=np.full(batch, margin),
         nodes=np.zeros((batch, 0, 0), np.int64),
     )  # fmt: skip
 

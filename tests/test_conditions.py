@@ -53,7 +53,7 @@ def test_default_ids_stay() -> None:
     assert cells[""].id == "fff_l1_blas/ultrafastbert-1x3/b20/w24/scipy"
     assert cells[""].problem == Problem(layer="fff", batch=20, d_in=24, d_out=24, depth=3, trees=1)
     problem = cells[""].problem
-    found = (problem.data, problem.rows, problem.routing, cells[""].weights)
+    found = (problem.dtype, problem.data, problem.rows, problem.routing, cells[""].weights)
     assert found == conditions.DEFAULTS
 
 
@@ -164,10 +164,10 @@ def test_bad_trace_is_one_line(tmp_path: Path, content: str, text: str) -> None:
 def test_old_records_still_read() -> None:
     """Records that were written before there were conditions read as the defaults."""
     assert CellRecord.model_fields["weights"].default == "hot"
-    old = SPEC.record().model_dump(exclude={"data", "rows", "routing", "weights", "order"})
+    old = SPEC.record().model_dump(exclude={"data", "rows", "routing", "weights", "order", "dtype"})
     read = SweepRecord.model_validate(old)
     assert (read.data, read.rows, read.routing) == (["random"], ["distinct"], ["uniform"])
-    assert (read.weights, read.order) == (["hot"], "interleaved")
+    assert (read.weights, read.order, read.dtype) == (["hot"], "interleaved", ["float32"])
 
 
 @pytest.fixture(scope="module")

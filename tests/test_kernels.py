@@ -15,7 +15,7 @@ from scipy.special import erf
 from harness import blas, native
 from harness.check import choose_tokens, compare, find_truth, poison
 from harness.oracle import fff_oracle
-from harness.problem import Array, Operands, Problem, make_operands
+from harness.problem import DTYPES, Array, Operands, Problem, make_operands
 
 CASES = cases()
 LAYER_CASES = [c for c in CASES if c.implementation.layer != "ceiling"]
@@ -62,7 +62,7 @@ _PROBLEMS = {layer: _problems(layer) for layer in ("ff", "fff", "ceiling")}
 @pytest.mark.parametrize(
     ("case", "problem"),
     [
-        pytest.param(case, problem, id=f"{case}-{_name(problem)}")
+        pytest.param(case, replace(problem, dtype=case.dtype), id=f"{case}-{_name(problem)}")
         for case in CASES
         for problem in _PROBLEMS[case.implementation.layer]
     ],
@@ -79,7 +79,7 @@ def test_agrees_with_oracle(case: Case, problem: Problem) -> None:
 )
 def test_hidden_beyond_a_tile(case: Case) -> None:
     """An FF so wide that the tokens of its intermediate need several tiles is right in each of them."""
-    problem = Problem(layer="ff", batch=65, d_in=1, d_out=2, hidden=(1 << 16) + 1)
+    problem = Problem(layer="ff", batch=65, d_in=1, d_out=2, hidden=(1 << 16) + 1, dtype=case.dtype)
     assert judge(case, problem) == ""
 
 
@@ -91,7 +91,9 @@ def test_same_seed_same_bytes(case: Case) -> None:
 
     def run(seed: int) -> list[bytes]:
         shape = {"depth": 4, "trees": 2} if layer == "fff" else {"hidden": 33}
-        problem = Problem(layer=layer, batch=65, d_in=17, d_out=9, seed=seed, **shape)
+        problem = Problem(
+            layer=layer, batch=65, d_in=17, d_out=9, seed=seed, dtype=case.dtype, **shape
+        )
         guarded, prepared = prepare(case, problem)
         prepared.forward()
         o = guarded.operands
@@ -105,9 +107,9 @@ def test_same_seed_same_bytes(case: Case) -> None:
 # ---- ties ---------------------------------------------------------------------------------------
 
 
-def _tie_problem(trees: int = 2) -> tuple[Problem, Operands]:
+def _tie_problem(dtype: str = "float32") -> tuple[Problem, Operands]:
     """Return small integers, with which every pre-activation is exact and many are exactly 0."""
-    problem = Problem(layer="fff", batch=65, d_in=5, d_out=7, depth=4, trees=trees)
+    problem = Problem(layer="fff", batch=65, d_in=5, d_out=7, depth=4, trees=2, dtype=dtype)
     rng = np.random.default_rng(5)
     o = make_operands(problem)
     o.x[...] = rng.integers(-3, 4, o.x.shape)
@@ -117,7 +119,7 @@ def _tie_problem(trees: int = 2) -> tuple[Problem, Operands]:
 
 
 def _judge_ties(case: Case) -> bool:
-    problem, operands = _tie_problem()
+    problem, operands = _tie_problem(case.dtype)
     guarded, prepared = prepare(case, problem, operands)
     poison(guarded.operands.y)
     prepared.forward()
@@ -156,7 +158,7 @@ def test_not_finite_stays_in_its_rows(case: Case, value: float) -> None:
     """A NaN or infinity in x makes its own rows not finite, as the oracle's, and touches no other."""
     layer = case.implementation.layer
     shape = {"depth": 3, "trees": 2} if layer == "fff" else {"hidden": 19}
-    problem = Problem(layer=layer, batch=67, d_in=17, d_out=9, **shape)
+    problem = Problem(layer=layer, batch=67, d_in=17, d_out=9, dtype=case.dtype, **shape)
     operands = make_operands(problem)
     hit = np.array([0, 5, 63, 66])
     x = operands.x.copy()
@@ -195,7 +197,8 @@ def _any_problem(draw: st.DrawFn, layer: str) -> Problem:
 @given(data=st.data())
 def test_any_shape(case: Case, data: st.DataObject) -> None:
     """Random extents and seeds are right too."""
-    assert judge(case, data.draw(_any_problem(case.implementation.layer))) == ""
+    problem = data.draw(_any_problem(case.implementation.layer))
+    assert judge(case, replace(problem, dtype=case.dtype)) == ""
 
 
 # ---- the activation -----------------------------------------------------------------------------
@@ -210,7 +213,7 @@ def _activations() -> Array:
     return np.concatenate([dense, positive, -positive]).astype(np.float32)
 
 
-@pytest.mark.parametrize("case", FF_CASES, ids=str)
+@pytest.mark.parametrize("case", [c for c in FF_CASES if c.dtype == "float32"], ids=str)
 def test_activation_is_the_erf_gelu(case: Case) -> None:
     """gelu(z) is within 3e-7 of max(1, |z|) from z (1 + erf(z / sqrt 2)) / 2, for all finite z."""
     z = _activations()
@@ -241,35 +244,58 @@ _FAULT_PROBLEMS = {
 }
 
 
-def _numpy_case(layer: str, fault: str = "") -> Case:
-    return Case(implementation=planted.make(layer, fault), provider="", isa="")
+def _numpy_case(layer: str, fault: str = "", dtype: str = "float32") -> Case:
+    return Case(implementation=planted.make(layer, fault), provider="", isa="", dtype=dtype)
+
+
+def _judge_planted(layer: str, size: int, dtype: str, fault: str = "") -> str:
+    problem = replace(_FAULT_PROBLEMS[layer][size], dtype=dtype)
+    return judge(_numpy_case(layer, fault, dtype), problem)
 
 
 @pytest.mark.parametrize("layer", ["ff", "fff"])
 @pytest.mark.parametrize("size", [0, 1], ids=["small", "large"])
-def test_right_numpy_passes(layer: str, size: int) -> None:
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_right_numpy_passes(layer: str, size: int, dtype: str) -> None:
     """The implementation that the faults are planted in passes without them."""
-    assert judge(_numpy_case(layer), _FAULT_PROBLEMS[layer][size]) == ""
+    assert _judge_planted(layer, size, dtype) == ""
 
 
 @pytest.mark.parametrize(
-    ("layer", "fault"),
+    ("layer", "fault", "dtype"),
     [
-        *((layer, fault) for layer in ("ff", "fff") for fault in planted.FAULTS),
-        *(("fff", fault) for fault in planted.ROUTING_FAULTS),
+        (layer, fault, dtype)
+        for dtype in DTYPES
+        for layer in ("ff", "fff")
+        for fault in (*planted.FAULTS, *(planted.ROUTING_FAULTS if layer == "fff" else ()))
+        if dtype == "float32" or fault not in planted.NOT_IN_BFLOAT16
     ],
 )
 @pytest.mark.parametrize("size", [0, 1], ids=["small", "large"])
-def test_planted_fault_is_caught(layer: str, fault: str, size: int) -> None:
+def test_planted_fault_is_caught(layer: str, fault: str, dtype: str, size: int) -> None:
     """The suite's own judgement rejects each planted fault."""
-    assert judge(_numpy_case(layer, fault), _FAULT_PROBLEMS[layer][size]) != ""
+    assert _judge_planted(layer, size, dtype, fault) != ""
 
 
-def test_planted_tie_rule_is_caught() -> None:
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_planted_tie_rule_is_caught(dtype: str) -> None:
     """Turning left on a tie fails the tie test, and nothing but it: elsewhere the two rules agree."""
-    assert _judge_ties(_numpy_case("fff"))
-    assert not _judge_ties(_numpy_case("fff", planted.TIE_FAULT))
-    assert judge(_numpy_case("fff", planted.TIE_FAULT), _FAULT_PROBLEMS["fff"][0]) == ""
+    assert _judge_ties(_numpy_case("fff", "", dtype))
+    assert not _judge_ties(_numpy_case("fff", planted.TIE_FAULT, dtype))
+    assert _judge_planted("fff", 0, dtype, planted.TIE_FAULT) == ""
+
+
+@pytest.mark.parametrize("layer", ["ff", "fff"])
+def test_rounded_hidden_values_pass_in_bfloat16(layer: str) -> None:
+    """A pass may round its pre-activations and activations to bfloat16, after it decided the turns."""
+    for size in (0, 1):
+        assert _judge_planted(layer, size, "bfloat16", planted.ROUNDS_HIDDEN) == ""
+        assert _judge_planted(layer, size, "float32", planted.ROUNDS_HIDDEN) != ""
+
+
+def test_turns_decided_by_rounded_sums_are_caught() -> None:
+    """A turn decided by a sum that was accumulated in bfloat16 is wrong."""
+    assert _judge_planted("fff", 1, "bfloat16", planted.ROUNDS_SUMS) != ""
 
 
 @pytest.mark.parametrize("name", ["x", "w_in", "w_out", "y", "workspace"])

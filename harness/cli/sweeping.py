@@ -113,6 +113,12 @@ def sweep_command(
     data: Annotated[
         str, typer.Option(help="What x and the weights hold: a list of random, zeros (all 0).")
     ] = "random",
+    dtype: Annotated[
+        str,
+        typer.Option(
+            help="What x, the weights and y are stored in: a list of float32, bfloat16. Sums are float32."
+        ),
+    ] = "float32",
     rows: Annotated[
         str, typer.Option(help="Tokens: a list of distinct, same (every token is one row).")
     ] = "distinct",
@@ -176,6 +182,7 @@ def sweep_command(
         budget=budget, processes=processes, quick=quick, keep_blas_env=keep_blas_env, out=out,
         plugins=plugins or [], timeout=timeout, strict=strict,
         data=data, rows=rows, routing=routing, weights=weights, order=order,
+        dtype=dtype,
     )  # fmt: skip
     if resume_run is not None:
         resumed, spec = _take_up(context, resume_run, spec)

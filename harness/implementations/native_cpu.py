@@ -51,6 +51,7 @@ for _kernel in native.KERNELS.values():
             prepare=partial(_prepare, _kernel),
             workspace_bytes=partial(native.workspace_bytes, _kernel.id),
             needs_provider=_kernel.needs_blas,
+            dtypes=_kernel.dtypes,
             token_block=_kernel.token_block,
         )
     )

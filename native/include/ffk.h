@@ -1,6 +1,7 @@
 /* ffk.h - the interface of the native library: types, the one kernel signature, the table.
  *
- * Extents are int64_t and count elements; arrays are row-major, contiguous float32.
+ * Extents are int64_t and count elements; arrays are row-major, contiguous, all of one dtype:
+ * float32, or bfloat16 for the kernels that say so.
  *     x (batch, d_in)    y (batch, d_out)
  *     ff:  w_in (hidden, d_in)          w_out (hidden, d_out)
  *     fff: w_in (trees, n_nodes, d_in)  w_out (trees, n_nodes, d_out)   n_nodes = 2^(depth+1) - 1
@@ -21,15 +22,24 @@ typedef enum {
     FFK_WORKSPACE_MISALIGNED,
     FFK_MISSING_ROUTINE, /* the provider lacks a BLAS routine that the kernel calls */
     FFK_UNSUPPORTED_ISA,
-    FFK_CLOCK_FAILED
+    FFK_CLOCK_FAILED,
+    FFK_UNSUPPORTED_DTYPE /* the kernel does not take arrays of this dtype */
 } ffk_status;
+
+/* What x, w_in, w_out and y are stored in. */
+#define FFK_FLOAT32 0
+#define FFK_BFLOAT16 1 /* the upper half of a float32; sums are float32 */
 
 typedef struct {
     int64_t batch, d_in, d_out;
     int64_t hidden;       /* ff: neurons; 0 for fff */
     int64_t depth, trees; /* fff: the root is at depth 0; 0 for ff */
+    int32_t dtype;        /* FFK_FLOAT32 or FFK_BFLOAT16 */
 } ffk_shape;
 
+typedef uint16_t ffk_bfloat16;
+
+/* With FFK_BFLOAT16 the four arrays are of ffk_bfloat16, and a kernel casts the pointers. */
 typedef struct {
     const float *x, *w_in, *w_out;
     float *y;        /* overwritten, never read */
@@ -73,6 +83,9 @@ typedef struct {
 #define FFK_BATCHES_SGEMV (1u << 4) /* uses sgemv_batch where there is one */
 #define FFK_BATCHES_SAXPY (1u << 5)
 
+#define FFK_TAKES_FLOAT32 (1u << FFK_FLOAT32)
+#define FFK_TAKES_BFLOAT16 (1u << FFK_BFLOAT16)
+
 typedef ffk_status (*ffk_kernel_run_fn)(const ffk_shape *, const ffk_operands *,
                                         const ffk_context *);
 typedef size_t (*ffk_kernel_workspace_fn)(const ffk_shape *);
@@ -81,6 +94,7 @@ typedef struct {
     const char *id, *layer; /* layer: "ff", "fff" or "ceiling" */
     int32_t level;          /* BLAS level, 0 where the kernel is not built on BLAS */
     uint32_t routines;      /* FFK_NEEDS_*, FFK_BATCHES_* */
+    uint32_t dtypes;        /* FFK_TAKES_*; 0 for float32 alone */
     int64_t token_block; /* tokens that are computed together and apart from all others: a pass over
                             the batch is one over its parts of whole blocks. 0: the whole batch */
     ffk_kernel_workspace_fn workspace_bytes;
