@@ -19,6 +19,7 @@ import archspec.cpu
 import psutil
 
 from harness import native, probe
+from harness.errors import UnknownNameError
 from harness.records import FORCING, MachineRecord
 
 _RELEVANT = re.compile(r"^(OPENBLAS|MKL|BLIS|GOTO|OMP|GOMP|KMP|NVPL|VECLIB)_|^LD_PRELOAD$|^MALLOC_")
@@ -113,6 +114,16 @@ def available_memory_bytes() -> int:
 def cores() -> int:
     """Return the processors that this process may run on."""
     return len(os.sched_getaffinity(0))
+
+
+def check_isa(name: str) -> str:
+    """Return the name of an instruction set of our own code that this processor has; empty for any.
+
+    Raises UnknownNameError listing those that it has.
+    """
+    if name and name not in native.isas():
+        raise UnknownNameError("instruction set of this processor", name, known=native.isas())
+    return name
 
 
 def git_commit() -> tuple[str, bool]:

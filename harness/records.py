@@ -83,6 +83,9 @@ class SweepRecord(_Record):
     weights: list[str] = ["hot"]
     order: Order = "interleaved"
     dtype: list[str] = ["float32"]
+    isa: str = Field(
+        default="", description="instruction set that was forced, empty for the fastest"
+    )
 
 
 class RunHead(_Record):

@@ -42,6 +42,7 @@ class SweepSpec:
     weights: Sequence[str] = ("hot",)
     order: Order = "interleaved"
     dtype: Sequence[str] = ("float32",)
+    isa: str = ""
 
     def record(self) -> SweepRecord:
         """Return what of it stands in the run."""
@@ -53,5 +54,5 @@ class SweepSpec:
             quick=self.quick, keep_blas_env=self.keep_blas_env, plugins=list(self.plugins),
             timeout_s=self.timeout_s, data=list(self.data), rows=list(self.rows),
             routing=list(self.routing), weights=list(self.weights), order=self.order,
-            dtype=list(self.dtype),
+            dtype=list(self.dtype), isa=self.isa,
         )  # fmt: skip

@@ -53,6 +53,12 @@ def format_narrow_kernels(run: Run) -> list[str]:
     return lines
 
 
+def _format_isa(run: Run) -> str:
+    """Return the instruction set of our own kernels, and that it was forced where it was."""
+    forced = run.head.sweep.isa
+    return f"{forced} (forced)" if forced else run.head.machine.build["isa"]
+
+
 def head_lines(run: Run) -> list[str]:
     """Return the lines above all tables: the machine, the providers, and what is wrong with the run."""
     sweep, machine = run.head.sweep, run.head.machine
@@ -76,7 +82,7 @@ def head_lines(run: Run) -> list[str]:
     lines.append(
         f"- {', '.join(sweep.dtype)}, {sweep.threads} thread{'s' if sweep.threads != 1 else ''}, "
         f"seed {sweep.seed}; started {run.head.started_utc}; fff-harness {machine.harness_version}, "
-        f"{machine.commit}; {machine.build['isa']} kernels, {machine.build['compiler']}"
+        f"{machine.commit}; {_format_isa(run)} kernels, {machine.build['compiler']}"
     )
     if sweep.order == "blocked":
         lines.append(

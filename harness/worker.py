@@ -69,6 +69,7 @@ class Worker:
     def __init__(self, provider: str) -> None:
         """Load the provider; an empty name means that no cell here needs one."""
         self.provider = blas.load(provider) if provider else None
+        self.isa = ""  # of our own vector code, one for all cells of a run; empty for the fastest
         self.workspace, self.outputs = Arena(), Arena()
         self.inputs: dict[tuple[Any, ...], Array] = {}
         self.weights: dict[tuple[Any, ...], tuple[Array, Array]] = {}
@@ -140,7 +141,7 @@ class Worker:
         whole = self.operands(problem)
         own = Operands(x=whole.x[tokens], w_in=whole.w_in, w_out=whole.w_out, y=whole.y[tokens])
         part = replace(problem, batch=len(own.x))
-        context = Context(provider=self.provider, workspace=self.workspace.take)
+        context = Context(provider=self.provider, workspace=self.workspace.take, isa=self.isa)
         return Piece(
             implementation=implementation.id,
             problem=part,
@@ -153,7 +154,7 @@ class Worker:
         self, implementation: Implementation, problem: Problem, sets: int
     ) -> tuple[Prepared, int, Verdict]:
         """Take an implementation through its gate on each of several sets of weights and on their round."""
-        context = Context(provider=self.provider, workspace=self.workspace.take)
+        context = Context(provider=self.provider, workspace=self.workspace.take, isa=self.isa)
         operands = [self.operands(problem, turn) for turn in range(sets)]
         return locality.gate_rotation(implementation, problem, operands, context)
 
@@ -192,7 +193,7 @@ class Worker:
         implementation = registry.get(request["implementation"])
         # The largest workspace is taken first, so that all pieces share it.
         self.workspace.take(implementation.workspace_bytes(problem))
-        cell, head_only = request["cell"], request["head_only"]
+        cell, head_only, self.isa = request["cell"], request["head_only"], request["isa"]
         try:
             gated, gate_ns, verdict = self._gate(implementation, problem, request)
         except locality.CannotRotateError as error:

@@ -55,6 +55,7 @@ BAD: dict[str, tuple[list[str], str]] = {
     "hidden": (["sweep", "--models", "ff-0"], "hidden must be at least 1"),
     "threads 0": (["sweep", "--threads", "0"], "--threads: need a number above 0, got 0"),
     "threads": (["sweep", "--threads", "100000"], "--threads: need 1 to "),
+    "isa": (["sweep", "--isa", "vax"], "unknown instruction set of this processor 'vax'; known: "),
     "seed": (["sweep", "--seed", "-1"], "--seed: need 0 or more"),
     "passes": (["sweep", "--passes", "0"], "--passes: need a number above 0"),
     "budget": (["sweep", "--budget", "-3"], "--budget: need a number above 0"),

@@ -18,7 +18,7 @@ def make_spec(
     quick: bool, keep_blas_env: bool = False, out: Path | None,
     plugins: Sequence[Path] = (), timeout: float | None = None, strict: bool = False,
     data: str = "random", rows: str = "distinct", routing: str = "uniform", weights: str = "hot",
-    order: str = "interleaved", dtype: str = "float32",
+    order: str = "interleaved", dtype: str = "float32", isa: str = "",
 ) -> SweepSpec:  # fmt: skip
     """Return the spec that the words of the command line ask for. Raises UsageError that names the option."""
     for option, value in (("--threads", threads), ("--passes", passes), ("--budget", budget),
@@ -49,5 +49,5 @@ def make_spec(
         data=axes.parse_choices("--data", data, recipes.DATA),
         rows=axes.parse_choices("--rows", rows, recipes.ROWS), routing=axes.parse_routing(routing),
         weights=axes.parse_choices("--weights", weights, locality.WEIGHTS),
-        order=axes.parse_order(order), dtype=axes.parse_dtypes(dtype),
+        order=axes.parse_order(order), dtype=axes.parse_dtypes(dtype), isa=machine.check_isa(isa),
     )  # fmt: skip

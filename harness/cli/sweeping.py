@@ -136,6 +136,13 @@ def sweep_command(
             "rotated (several sets in turn, twice the last-level cache), flushed (caches evicted)."
         ),
     ] = "hot",
+    isa: Annotated[
+        str,
+        typer.Option(
+            help="Instruction set of our own kernels and ceilings, by name, such as avx2 or generic. "
+            "[default: the fastest that this processor has]"
+        ),
+    ] = "",
     order: Annotated[
         str,
         typer.Option(help="Order of the samples: interleaved, or blocked (cell after cell)."),
@@ -182,7 +189,7 @@ def sweep_command(
         budget=budget, processes=processes, quick=quick, keep_blas_env=keep_blas_env, out=out,
         plugins=plugins or [], timeout=timeout, strict=strict,
         data=data, rows=rows, routing=routing, weights=weights, order=order,
-        dtype=dtype,
+        dtype=dtype, isa=isa,
     )  # fmt: skip
     if resume_run is not None:
         resumed, spec = _take_up(context, resume_run, spec)
