@@ -15,10 +15,10 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from harness import axes, ladder, notation, published, table_head
+from harness.canvas import COLOURS, new_figure, set_title
 from harness.errors import UsageError
 from harness.ladder import LEVELS, Rung
 from harness.plan import PUBLISHED_ROUNDS
-from harness.plot import _COLOURS, _new_figure, _set_title
 from harness.published import PublishedCell
 from harness.reader import Run
 from harness.stats import Ratio
@@ -27,7 +27,7 @@ Climbs = dict[int, list[Rung]]
 
 EXPLAIN_FILES = ("explain.md", "explain.csv")
 _NOT_MEASURED = "not measured"
-_UP, _DOWN, _FIRST, _LAST = _COLOURS[5], _COLOURS[0], "#999999", _COLOURS[2]
+_UP, _DOWN, _FIRST, _LAST = COLOURS[5], COLOURS[0], "#999999", COLOURS[2]
 
 _TITLES = {
     "published": "As published",
@@ -347,7 +347,7 @@ def ladder_figure(run: Run, climbs: Climbs | None = None) -> Figure:
     """Draw the speedup after each step as a waterfall on a log axis, a panel for each level."""
     _require_ladder(run)
     climbs = climbs or ladder.climb_all(run)
-    figure = _new_figure(12.5, 5.6)
+    figure = new_figure(12.5, 5.6)
     panels = figure.subplots(1, len(LEVELS), sharey=True)
     names = [f"{i}. {_TITLES[step.key]}" for i, step in enumerate(ladder.STEPS)]
     for panel, level in zip(panels, LEVELS, strict=True):
@@ -364,7 +364,7 @@ def ladder_figure(run: Run, climbs: Climbs | None = None) -> Figure:
         panel.set_title(f"FFF at level {level}; published: {claim.text}x", fontsize=9)
         panel.set_yticks(range(len(names)), names, fontsize=8)
     panels[0].invert_yaxis()
-    _set_title(figure, run, f"From the published protocol to a strict one, batch "
+    set_title(figure, run, f"From the published protocol to a strict one, batch "
                             f"{run.head.sweep.batches[0]}")  # fmt: skip
     figure.legend(
         handles=[

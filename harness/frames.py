@@ -92,6 +92,7 @@ def speed_frame(speeds: list[Speed]) -> pd.DataFrame:
             "GFLOP/s": format_rate(s.gflops),
             "of sgemm": format_share(s.share),
             "of its ceiling": format_share(s.of_ceiling),
+            "share of floor": format_share(s.of_floor),
             "samples": s.samples,
             "remarks": _remarks(s),
         }
@@ -173,7 +174,7 @@ def speeds_csv_frame(run: Run) -> pd.DataFrame:
     """Return every cell's absolute figures as plain numbers, ceilings included."""
     speeds = [s for point in view.points(run) for s in point.speeds] + view.ceilings(run)
     names = ("cell", "implementation", "model", "provider", "status", "pass_ns", "token_ns", "gflops",
-             "share", "of_ceiling", "place", "gbs", "samples", "note")  # fmt: skip
+             "share", "of_ceiling", "of_floor", "place", "gbs", "samples", "note")  # fmt: skip
     return pd.DataFrame([{n: getattr(s, n) for n in names} for s in speeds])
 
 

@@ -7,13 +7,13 @@ from typing import Any
 
 import matplotlib as mpl
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from harness import conditions, view
+from harness import by_batch, conditions, view
 from harness.axes import BASELINE
+from harness.canvas import COLOURS, MARKERS, new_figure, set_title
 from harness.notation import format_ratio, format_time
 from harness.reader import Run
 from harness.stats import Ratio
@@ -21,26 +21,10 @@ from harness.table import format_place
 from harness.view import Point, Speed
 
 FIGURES = ("speedup", "time_per_token", "ceilings")
+BY_BATCH = "by_batch"  # where a run has several batches
 _FORMATS = ("png", "svg")
-# Okabe and Ito's palette: told apart by readers of every colour vision.
-_COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#000000")
-_MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 _PAPER = "#999999"
 _LABEL = {"facecolor": "white", "edgecolor": "none", "pad": 0.6}
-
-
-def _new_figure(width: float, height: float) -> Figure:
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
-
-
-def _set_title(figure: Figure, run: Run, text: str) -> None:
-    """Write what is shown, and where it was measured, above the whole figure."""
-    quick = "QUICK run, not for quoting. " if run.head.sweep.quick else ""
-    threads = run.head.sweep.threads
-    where = f"{run.head.machine.processor}; {threads} thread{'s'[: threads != 1]}"
-    figure.suptitle(f"{text}\n{quick}{where}; {run.head.started_utc[:10]}", fontsize=10)
 
 
 def _bars_of(point: Point) -> list[tuple[str, Ratio, float | None, bool, float]]:
@@ -70,10 +54,10 @@ def speedup_figure(run: Run) -> Figure:
     """Draw the measured speedups with their intervals beside the published ones, the limit as a tick."""
     point = view.points(run)[0]
     bars = _bars_of(point)
-    figure = _new_figure(9.5, 1.6 + 0.62 * max(1, len(bars)))
+    figure = new_figure(9.5, 1.6 + 0.62 * max(1, len(bars)))
     axes = figure.subplots()
     for i, (_, ratio, paper, confirmed, limit) in enumerate(bars):
-        axes.barh(i - 0.17, ratio.value, height=0.34, color=_COLOURS[0], zorder=2)
+        axes.barh(i - 0.17, ratio.value, height=0.34, color=COLOURS[0], zorder=2)
         if ratio.known:
             spread = [[ratio.value - ratio.low], [ratio.high - ratio.value]]
             axes.errorbar(ratio.value, i - 0.17, xerr=spread, color="black", capsize=3, zorder=3)
@@ -86,7 +70,7 @@ def speedup_figure(run: Run) -> Figure:
             )
             axes.text(paper * 1.06, i + 0.17, f"{paper:g}x", va="center", fontsize=8, color="#555555",
                       zorder=5, bbox=_LABEL)  # fmt: skip
-        axes.plot([limit, limit], [i - 0.42, i + 0.42], color=_COLOURS[5], lw=2, zorder=4)
+        axes.plot([limit, limit], [i - 0.42, i + 0.42], color=COLOURS[5], lw=2, zorder=4)
     axes.set_yticks(range(len(bars)), [bar[0] for bar in bars], fontsize=8)
     axes.invert_yaxis()
     axes.set_xscale("log")
@@ -95,7 +79,7 @@ def speedup_figure(run: Run) -> Figure:
     axes.set_xlim(left=0.8, right=highest * 3)
     axes.xaxis.set_major_formatter(lambda x, _: f"{x:g}x")
     axes.set_xlabel("speedup (log)")
-    _set_title(figure, run, f"Measured against published, {format_place(point).lower()}")
+    set_title(figure, run, f"Measured against published, {format_place(point).lower()}")
     _speedup_legend(axes)
     return figure
 
@@ -103,10 +87,10 @@ def speedup_figure(run: Run) -> Figure:
 def _speedup_legend(axes: Any) -> None:
     axes.legend(
         handles=[
-            Patch(color=_COLOURS[0], label="measured here, 95 % interval"),
+            Patch(color=COLOURS[0], label="measured here, 95 % interval"),
             Patch(facecolor="white", edgecolor=_PAPER, label="published"),
             Patch(facecolor="white", edgecolor=_PAPER, hatch="////", label="published, unconfirmed"),
-            Line2D([], [], color=_COLOURS[5], lw=2, label="limit (operations)"),
+            Line2D([], [], color=COLOURS[5], lw=2, label="limit (operations)"),
         ],
         fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.12 if axes.get_ylim()[0] > 4 else -0.2),
         ncols=4, frameon=False,
@@ -134,13 +118,13 @@ def time_figure(run: Run) -> Figure:
 
 
 def _time_lines(run: Run, rows: dict[str, dict[int, float]], text: str) -> Figure:
-    figure = _new_figure(10.5, 6)
+    figure = new_figure(10.5, 6)
     axes = figure.subplots()
     for i, (name, times) in enumerate(rows.items()):
         batches = sorted(times)
         dashed = "--" if name.startswith("ff_") else "-"
-        axes.plot(batches, [times[b] for b in batches], dashed, color=_COLOURS[i % 8],
-                  marker=_MARKERS[i % 8], label=name, ms=5)  # fmt: skip
+        axes.plot(batches, [times[b] for b in batches], dashed, color=COLOURS[i % 8],
+                  marker=MARKERS[i % 8], label=name, ms=5)  # fmt: skip
     axes.set_xscale("log", base=2)
     axes.set_yscale("log")
     axes.set_xlabel("batch (tokens)")
@@ -148,17 +132,17 @@ def _time_lines(run: Run, rows: dict[str, dict[int, float]], text: str) -> Figur
     axes.yaxis.set_major_formatter(lambda ns, _: format_time(ns))
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
-    _set_title(figure, run, text)
+    set_title(figure, run, text)
     return figure
 
 
 def _time_bars(run: Run, rows: dict[str, dict[int, float]], text: str, batch: int) -> Figure:
-    figure = _new_figure(9.5, 1.4 + 0.36 * max(1, len(rows)))
+    figure = new_figure(9.5, 1.4 + 0.36 * max(1, len(rows)))
     axes = figure.subplots()
     ordered = sorted(rows, key=lambda name: -rows[name][batch])
     for i, name in enumerate(ordered):
         time = rows[name][batch]
-        axes.barh(i, time, color=_COLOURS[1] if name.startswith("ff_") else _COLOURS[0])
+        axes.barh(i, time, color=COLOURS[1] if name.startswith("ff_") else COLOURS[0])
         axes.text(time * 1.05, i, format_time(time), va="center", fontsize=8)
     axes.set_yticks(range(len(ordered)), ordered, fontsize=8)
     axes.set_xscale("log")
@@ -166,7 +150,7 @@ def _time_bars(run: Run, rows: dict[str, dict[int, float]], text: str, batch: in
     axes.set_xlim(min(times) / 3, max(times) * 3)
     axes.xaxis.set_major_formatter(lambda ns, _: format_time(ns))
     axes.set_xlabel("time per token (log)")
-    _set_title(figure, run, text)
+    set_title(figure, run, text)
     return figure
 
 
@@ -175,13 +159,11 @@ def ceilings_figure(run: Run) -> Figure:
     point = view.points(run)[0]
     speeds = [s for s in point.speeds if np.isfinite(s.of_ceiling)]
     streams = [s for s in view.ceilings(run) if np.isfinite(s.gbs)]
-    figure = _new_figure(11, 2.2 + 0.3 * max(6, len(speeds), len(streams)))
+    figure = new_figure(11, 2.2 + 0.3 * max(6, len(speeds), len(streams)))
     left, right = figure.subplots(1, 2)
     _rate_bars(left, streams)
     for i, s in enumerate(speeds):
-        colour = (
-            _COLOURS[5] if s.impossible else _COLOURS[1 if s.implementation[:3] == "ff_" else 0]
-        )
+        colour = COLOURS[5] if s.impossible else COLOURS[1 if s.implementation[:3] == "ff_" else 0]
         right.barh(i, 100 * s.of_ceiling, color=colour)
         right.text(
             100 * s.of_ceiling + 1.5, i, f"{100 * s.of_ceiling:.0f} %", va="center", fontsize=8
@@ -194,7 +176,7 @@ def ceilings_figure(run: Run) -> Figure:
     right.axvline(100, color="black", lw=0.8)
     right.set_xlim(0, max([115.0, *(115 * s.of_ceiling for s in speeds)]))
     right.set_xlabel("least time that the ceilings allow, % of the measured time")
-    _set_title(figure, run, f"Ceilings of this machine and the layers below them, batch {point.batch}, "
+    set_title(figure, run, f"Ceilings of this machine and the layers below them, batch {point.batch}, "
                f"width {point.width}")  # fmt: skip
     return figure
 
@@ -203,7 +185,7 @@ def _rate_bars(axes: Any, streams: list[Speed]) -> None:
     """Draw the streams' bandwidths, grouped by pattern, one colour a place."""
     places = list(dict.fromkeys(s.place for s in streams))
     for i, s in enumerate(streams):
-        axes.barh(i, s.gbs, color=_COLOURS[places.index(s.place) % len(_COLOURS)])
+        axes.barh(i, s.gbs, color=COLOURS[places.index(s.place) % len(COLOURS)])
         axes.text(s.gbs * 1.05, i, f"{s.gbs:.3g} GB/s", va="center", fontsize=8)
     names = [f"{s.implementation.removeprefix('ceiling_')}, {s.place}" for s in streams]
     axes.set_yticks(range(len(streams)), names, fontsize=8)
@@ -224,7 +206,10 @@ def write_plots(run: Run) -> list[Path]:
         return written
     # Fixed ids and no date: the same samples give the same bytes.
     with mpl.rc_context({"svg.hashsalt": "fff-harness", "font.family": "DejaVu Sans"}):
-        for name, draw in zip(FIGURES, (speedup_figure, time_figure, ceilings_figure), strict=True):
+        draws = dict(zip(FIGURES, (speedup_figure, time_figure, ceilings_figure), strict=True))
+        if by_batch.is_drawable(run):
+            draws[BY_BATCH] = by_batch.draw
+        for name, draw in draws.items():
             figure = draw(run)
             for extension in _FORMATS:
                 path = run.folder / f"{name}.{extension}"

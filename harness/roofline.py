@@ -29,7 +29,7 @@ class Ceilings:
     place. capacity: bytes by cache. Empty or NaN where the run measured none.
 
     Both are the fastest sample of any ceiling of the kind: a ceiling is what was seen to be possible, and a
-    disturbance only ever slows. bandwidth is the highest of read, write, copy and gather: a pass mixes reads
+    disturbance only ever slows. bandwidth is the highest of all streams and the gather: a pass mixes reads
     with writes, and what can be read and written at once is more than what can be read.
     typical: the same of the median samples: what this run could count on, its neighbours included.
     """
@@ -157,6 +157,20 @@ def floor_ns(ceilings: Ceilings, cell: Any) -> float:
     compute = cell["flops"] / ceilings.flops if cell["dtype"] == "float32" else math.nan
     traffic = traffic_ns(ceilings, compulsory_bytes(cell))
     return float(np.fmax(compute, traffic)) / max(1, int(cell["threads"]))
+
+
+def summed_floor_ns(ceilings: Ceilings, cell: Any) -> float:
+    """Return the least time of a pass that does one thing at a time; NaN where no ceiling was measured.
+
+    flops / peak + compulsory bytes / bandwidth. A steadier aim than the larger of the two, and no bound: a
+    kernel that computes while it loads may pass it. Weights that are cold as a pass begins come from the
+    memory whatever their size, and x and y with them. Of bfloat16 the bytes alone, as in `floor_ns`.
+    """
+    compute = cell["flops"] / ceilings.flops if cell["dtype"] == "float32" else 0.0
+    size = compulsory_bytes(cell)
+    cold = cell["weights"] != "hot"
+    traffic = size / ceilings.bandwidth_at(MEMORY) if cold else traffic_ns(ceilings, size)
+    return float(compute + traffic) / max(1, int(cell["threads"]))
 
 
 # ---- speedups above the operation count ---------------------------------------------------------

@@ -136,6 +136,9 @@ def _foot_lines(run: Run) -> list[str]:
         "operations at the peak rate and the bytes that any pass moves (x, y, each touched weight row once) "
         "at the bandwidth of the caches or memory that hold them; rates of the fastest samples. Above 105 % "
         "a figure is impossible.",
+        "- share of floor: the same with the sum of the two in place of the larger, the time of a pass that "
+        "computes and moves one after the other. An aim, not a bound: what computes while it loads may pass "
+        "it. Cold weights count at the memory's bandwidth, in bfloat16 the bytes alone.",
         f"- {REMARKED} above the limit, explained by where the weights lie: see the line below the table.",
         f"- paper: Table 2 of arXiv 2311.10770 (batch {PAPER_BATCH}, width {PAPER_WIDTH}, i7-6700HQ, "
         f"MKL 2023.2); {UNCONFIRMED} in no source that could be opened.",

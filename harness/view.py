@@ -19,7 +19,7 @@ from harness.stats import Ratio
 COLUMNS = {1: "l1_blas", 2: "l2_blas", 3: "l3_blas"}
 _CEILING_ORDER = {
     f"ceiling_{name}": i
-    for i, name in enumerate(("sgemm", "fma", "read", "write", "copy", "gather"))
+    for i, name in enumerate(("sgemm", "fma", "read", "write", "copy", "stream", "gather"))
 }
 
 
@@ -62,6 +62,7 @@ class Speed:
     """Hold the absolute figures of one cell. share is of the same provider's sgemm, level 3 only.
 
     of_ceiling: the least time of a pass here (roofline.floor_ns) as a share of its time, NaN for a ceiling.
+    of_floor: the same of the sum of computing and moving (roofline.summed_floor_ns).
     unstable: what disturbed its samples. place, gbs, fastest_ns, width: where a ceiling's set lies, its
     rate in GB/s, its fastest sample, and the elements of a row.
     """
@@ -79,6 +80,7 @@ class Speed:
     samples: int
     note: str
     of_ceiling: float = np.nan
+    of_floor: float = np.nan
     impossible: bool = False
     place: str = ""
     gbs: float = np.nan
@@ -322,7 +324,9 @@ def _with_limits(run: Run, measured: roofline.Ceilings, point: Point) -> Point:
 
     def speed(found: Speed) -> Speed:
         share = roofline.floor_ns(measured, by_id[found.cell]) / found.pass_ns
-        return replace(found, of_ceiling=share, impossible=share > roofline.SLACK)
+        summed = roofline.summed_floor_ns(measured, by_id[found.cell]) / found.pass_ns
+        impossible = share > roofline.SLACK
+        return replace(found, of_ceiling=share, of_floor=summed, impossible=impossible)
 
     base = by_id[point.fastest] if point.fastest else None
     return replace(

@@ -35,8 +35,9 @@ from harness.problem import Operands, Problem, make_operands
 from harness.registry import Context
 from harness.spec import SweepSpec
 
-OWN = ("ceiling_fma", "ceiling_read", "ceiling_write", "ceiling_copy", "ceiling_gather")
-SQUARE = ("ceiling_fma", "ceiling_copy")  # d_in = d_out
+OWN = ("ceiling_fma", "ceiling_read", "ceiling_write", "ceiling_copy", "ceiling_stream",
+       "ceiling_gather")  # fmt: skip
+SQUARE = ("ceiling_fma", "ceiling_copy", "ceiling_stream")  # d_in = d_out
 KIB, MIB = 1 << 10, 1 << 20
 
 
@@ -106,7 +107,9 @@ def test_the_check_sees_a_missing_step(steps: int) -> None:
     assert not check(asked, operands, implementation="ceiling_fma").ok
 
 
-@pytest.mark.parametrize("implementation", ["ceiling_write", "ceiling_copy", "ceiling_gather"])
+@pytest.mark.parametrize(
+    "implementation", ["ceiling_write", "ceiling_copy", "ceiling_stream", "ceiling_gather"]
+)
 def test_the_check_sees_a_missing_walk(implementation: str) -> None:
     """A ceiling that skips the last walk over its set is wrong."""
     asked = make_problem(implementation, 8, 64, 1, 4)
@@ -134,6 +137,7 @@ def test_the_check_sees_a_line_that_was_not_read(implementation: str) -> None:
     [
         ("ceiling_fma", {"batch": 1, "d_in": 4, "d_out": 5, "hidden": 1}),
         ("ceiling_copy", {"batch": 1, "d_in": 4, "d_out": 5, "hidden": 1}),
+        ("ceiling_stream", {"batch": 1, "d_in": 4, "d_out": 5, "hidden": 1}),
         ("ceiling_gather", {"batch": 6, "d_in": 4, "d_out": 1, "hidden": 1}),
     ],
 )
@@ -198,7 +202,7 @@ def test_extents_stay_within_their_sets(width: int) -> None:
     for extent in found:
         p = extent.problem
         size = 4 * p.batch * (p.d_out if extent.implementation == "ceiling_write" else p.d_in)
-        if extent.implementation == "ceiling_copy":
+        if extent.implementation in ("ceiling_copy", "ceiling_stream"):
             size *= 2
         if extent.place == ceilings.MEMORY:
             assert sets["memory"] / 2 <= size <= ceilings.MAX_SET_BYTES
@@ -206,6 +210,7 @@ def test_extents_stay_within_their_sets(width: int) -> None:
             assert sets[extent.place] / 4 <= size <= sets[extent.place]
     assert {e.place for e in found if e.implementation == "ceiling_read"} == set(sets)
     assert not [e for e in found if e.implementation == "ceiling_gather" and e.place == "L1"]
+    assert [e.place for e in found if e.implementation == "ceiling_stream"] == [ceilings.MEMORY]
 
 
 def make_spec(**changes: Any) -> SweepSpec:
@@ -380,6 +385,41 @@ def test_the_floor_is_the_larger_of_work_and_traffic() -> None:
     assert roofline.floor_ns(LIMITS, dense) == pytest.approx(dense["flops"] / 200.0)
 
 
+def test_the_summed_floor_adds_work_and_traffic() -> None:
+    """The share of floor is of operations at the peak plus bytes at the bandwidth; cold ones from memory."""
+    cell = row(fff_record("fff"))
+    moved = roofline.compulsory_bytes(cell)
+    work = cell["flops"] / 100.0
+    hot = work + roofline.traffic_ns(LIMITS, moved)
+    assert roofline.summed_floor_ns(LIMITS, cell) == pytest.approx(hot)
+    assert hot > roofline.floor_ns(LIMITS, cell)
+    cell["weights"] = "flushed"
+    assert roofline.summed_floor_ns(LIMITS, cell) == pytest.approx(work + moved / 10.0)
+    cell["threads"] = 2
+    assert roofline.summed_floor_ns(LIMITS, cell) == pytest.approx((work + moved / 10.0) / 2)
+
+
+def test_bfloat16_is_bound_by_its_bytes_alone() -> None:
+    """The peak of float32 says nothing of bfloat16: its floors are those of half the bytes."""
+    cell = row(fff_record("fff"))
+    moved = roofline.compulsory_bytes(cell)
+    cell["dtype"] = "bfloat16"
+    assert roofline.compulsory_bytes(cell) == moved // 2
+    traffic = roofline.traffic_ns(LIMITS, moved // 2)
+    assert roofline.floor_ns(LIMITS, cell) == pytest.approx(traffic)
+    assert roofline.summed_floor_ns(LIMITS, cell) == pytest.approx(traffic)
+
+
+def test_share_of_floor_is_printed_beside_the_share_of_the_ceiling(tmp_path: Path) -> None:
+    """Table and speeds.csv hold both shares, and the floor's is never the smaller one."""
+    run = make_run(tmp_path / "run", [*ceiling_records(), (cell_record("ff"), 2 * FF_FLOOR_NS)])
+    text = table.format_markdown(run)
+    assert "| of its ceiling   | share of floor   |" in text
+    assert "- share of floor: the same with the sum" in text
+    frame = frames.speeds_csv_frame(run).set_index("cell")
+    assert frame.loc["ff", "of_floor"] > frame.loc["ff", "of_ceiling"] == pytest.approx(0.5)
+
+
 FF_FLOOR_NS = 2 * 64 * 4095 * 1536 / 100.0
 STREAM_NS = 64 * 4095 * 1536 * 4 / 45.0  # all weights for each token, at 45 of L3's 50 GB/s
 
@@ -523,6 +563,7 @@ def test_a_sweep_measures_and_prints_the_ceilings(
     streams = {
         (f"ceiling_{n}", p) for n in ("read", "write", "copy") for p in ("L1", "L2", "memory")
     }
+    streams.add(("ceiling_stream", "memory"))
     gathers = {("ceiling_gather", "L2"), ("ceiling_gather", "memory")}
     assert places == streams | gathers | {("ceiling_fma", "")}
     counts = run.samples[run.samples["cell"].isin(own["cell"])].groupby(["cell", "block"]).size()

@@ -69,6 +69,7 @@ typedef struct {
     float (*dot)(int64_t n, const float *x, const float *w);
     void (*fill)(int64_t n, float value, float *y);
     void (*scale)(int64_t n, float factor, const float *x, float *y);
+    void (*stream)(int64_t n, float factor, const float *x, float *y);
 } ffk_isa;
 
 typedef struct {

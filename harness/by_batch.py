@@ -1,0 +1,107 @@
+"""Own the figure over the batch: each FFF's speedup over the fastest FF, and its share of the floor."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from harness import conditions, view
+from harness.canvas import COLOURS, MARKERS, new_figure, set_title
+from harness.reader import Run
+from harness.stats import Ratio
+from harness.view import Point
+
+_GRID = {"alpha": 0.3, "which": "both", "lw": 0.5}
+
+
+@dataclass(slots=True, kw_only=True)
+class _Series:
+    """Hold one implementation of an FFF by batch: its speedup, and its share of the floor."""
+
+    model: str
+    speedups: dict[int, Ratio] = field(default_factory=dict)
+    shares: dict[int, float] = field(default_factory=dict)
+
+
+def _points(run: Run) -> list[Point]:
+    """Return the points of the run's widest layers."""
+    points = view.points(run)
+    return [p for p in points if p.width == points[0].width]
+
+
+def is_drawable(run: Run) -> bool:
+    """Say whether a run has several batches of one width in which an FFF was sampled."""
+    return len({p.batch for p in _points(run) if p.versus}) > 1
+
+
+def _collect(points: list[Point]) -> dict[str, _Series]:
+    found: dict[str, _Series] = {}
+    for point in points:
+        shares = {s.cell: s.of_floor for s in point.speeds}
+        how = conditions.title(point.conditions)
+        for v in point.versus:
+            where = f", {v.provider}" if v.provider else ""
+            name = f"{v.implementation} ({view.title(v.model)}{where}{'; ' if how else ''}{how})"
+            series = found.setdefault(name, _Series(model=v.model))
+            if v.ratio is not None:
+                series.speedups[point.batch] = v.ratio
+            if np.isfinite(shares.get(v.cell, np.nan)):
+                series.shares[point.batch] = shares[v.cell]
+    return found
+
+
+def _draw_speedups(axes: Any, rows: dict[str, _Series]) -> None:
+    for i, (name, series) in enumerate(rows.items()):
+        batches = sorted(series.speedups)
+        ratios = [series.speedups[b] for b in batches]
+        values = [r.value for r in ratios]
+        spread = [
+            [r.value - r.low if r.known else 0.0 for r in ratios],
+            [r.high - r.value if r.known else 0.0 for r in ratios],
+        ]
+        axes.errorbar(batches, values, yerr=spread, color=COLOURS[i % 8], marker=MARKERS[i % 8], ms=5,
+                      capsize=2.5, label=name)  # fmt: skip
+    for model in dict.fromkeys(series.model for series in rows.values()):
+        axes.axhline(view.limit(model), color="#555555", ls=":", lw=1.2)
+        axes.annotate(f"limit of {view.title(model)}: {view.limit(model):.4g}x", (0.01, view.limit(model)),
+                      xycoords=("axes fraction", "data"), xytext=(0, 3), textcoords="offset points",
+                      fontsize=8, color="#555555")  # fmt: skip
+    axes.axhline(1, color="black", lw=0.8)
+    axes.yaxis.set_major_formatter(lambda x, _: f"{x:g}x")
+    axes.set_ylabel("speedup over the fastest FF")
+
+
+def _draw_shares(axes: Any, rows: dict[str, _Series]) -> None:
+    for i, series in enumerate(rows.values()):
+        batches = sorted(series.shares)
+        axes.plot(batches, [100 * series.shares[b] for b in batches], color=COLOURS[i % 8],
+                  marker=MARKERS[i % 8], ms=5)  # fmt: skip
+    axes.axhline(100, color="black", lw=0.8)
+    axes.axhline(50, color="black", lw=0.8, ls="--")
+    axes.yaxis.set_major_formatter(lambda x, _: f"{x:g} %")
+    axes.set_ylabel("share of the floor")
+    axes.set_xlabel("batch (tokens)")
+
+
+def draw(run: Run) -> Figure:
+    """Draw, over the batch, each FFF's speedup with its interval above its share of the floor; log axes."""
+    points = _points(run)
+    rows = _collect(points)
+    figure = new_figure(11, 7)
+    above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
+    _draw_speedups(above, rows)
+    _draw_shares(below, rows)
+    for axes in (above, below):
+        axes.set_xscale("log", base=2)
+        axes.set_yscale("log")
+        axes.grid(**_GRID)
+    batches = sorted({p.batch for p in points})
+    below.set_xticks(batches, [str(b) for b in batches])
+    below.minorticks_off()
+    figure.legend(*above.get_legend_handles_labels(), fontsize=8, loc="outside lower center", ncols=2,
+                  frameon=False)  # fmt: skip
+    set_title(figure, run, f"Conditional over dense by batch, width {points[0].width}")
+    return figure
