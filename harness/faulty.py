@@ -127,7 +127,7 @@ class Bench:
 
     def _bind(self, kernel: str, problem: Problem, operands: Operands) -> Any:
         space = self.workspace(native.workspace_bytes(kernel, problem))
-        return native.bind(kernel, problem, operands, self.table, "", space)
+        return native.bind(kernel, problem, operands, native.Surroundings(blas=self.table), space)
 
     def gate(self, kernel: str, problem: Problem) -> Verdict:
         """Compare a kernel with its definition on the first tokens that hang on no near-tie."""

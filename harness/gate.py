@@ -61,7 +61,7 @@ class Gate:
                 cell=cell.id, implementation=cell.implementation, problem=asdict(cell.problem),
                 loops=pace.loops, slices=pace.slices, count_nodes=cell.id not in self.gated,
                 head_only=self._by_head(cell), weights=cell.weights, sets=cell.sets,
-                min_sample_ns=least_ns, isa=journal.spec.isa,
+                min_sample_ns=least_ns, isa=journal.spec.isa, threads=journal.spec.threads,
             )  # fmt: skip
         # A fresh process that refuses what an earlier one accepted costs the cells that run in it.
         except (ProcessDiedError, RequestFailedError, UsageError) as error:

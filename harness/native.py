@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -106,7 +106,9 @@ def load_kernel(
     names = [_ffi.new("char[]", text.encode("ascii")) for text in (kernel_id, layer)]
     run = _ffi.cast("ffk_kernel_run_fn", address)
     mask = sum(1 << _DTYPES[name] for name in dtypes)
-    entry = _ffi.new("ffk_kernel *", (*names, 0, 0, mask, token_block, _NO_WORKSPACE, run))
+    entry = _ffi.new(
+        "ffk_kernel *", (*names, 0, 0, mask, token_block, _NO_WORKSPACE, run, _ffi.NULL)
+    )
     return Kernel(
         id=kernel_id, layer=layer, level=None, batches_gemv=False, batches_axpy=False,
         needs_blas=False, token_block=token_block, dtypes=dtypes, handle=entry, alive=names,
@@ -168,13 +170,55 @@ def _kernel(kernel_id: str) -> Kernel:
     return LADDER[kernel_id] if kernel_id in LADDER else KERNELS[kernel_id]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Surroundings:
+    """Hold what a pass runs in beside its operands.
+
+    blas: the table of a provider, or None. isa: the instruction set by name, empty for the fastest.
+    threads: that kernels of our own may use, the calling one included. caches: bytes of L2 and L3 as one
+    core sees them, where the system tells.
+    """
+
+    blas: Any = None
+    isa: str = ""
+    threads: int = 1
+    caches: Mapping[str, int] = field(default_factory=dict)
+
+
+def _make_context(around: Surroundings) -> Any:
+    """Return the C context; its threads, if there are several, live as long as it does."""
+    names = isas()
+    if around.isa and around.isa not in names:
+        raise UnknownNameError("instruction set of this processor", around.isa, known=names)
+    context = _ffi.new("ffk_context *")
+    context.blas = _ffi.NULL if around.blas is None else around.blas
+    context.isa = _ISAS[around.isa or names[0]]
+    context.l2_bytes = around.caches.get("L2", 0)
+    context.l3_bytes = around.caches.get("L3", 0)
+    if around.threads > 1:
+        team = _lib.ffk_team_make(around.threads)
+        if team == _ffi.NULL:
+            raise NativeError(f"the system refuses {around.threads} threads")
+        context.team = team
+        context = _ffi.gc(context, lambda _: _lib.ffk_team_end(team))
+    return context
+
+
+def choice(kernel_id: str, problem: Problem, around: Surroundings) -> str:
+    """Return the kernel that a kernel leaves a problem to, an empty string where it computes itself."""
+    choose = _kernel(kernel_id).handle.choose
+    if choose == _ffi.NULL:
+        return ""
+    return _text(choose(_shape(problem), _make_context(around)).id)
+
+
 def workspace_bytes(kernel_id: str, problem: Problem) -> int:
     """Return the bytes of workspace that a kernel needs for a problem."""
     return int(_lib.ffk_kernel_workspace(_kernel(kernel_id).handle, _shape(problem)))
 
 
 def bind(
-    kernel_id: str | Kernel, problem: Problem, operands: Operands, blas: Any, isa: str,
+    kernel_id: str | Kernel, problem: Problem, operands: Operands, around: Surroundings,
     workspace: Array,
 ) -> tuple[Callable[[], None], Callable[[int], int]]:  # fmt: skip
     """Return ``forward()`` and ``time(loops) -> ns`` of a kernel over fixed operands.
@@ -186,9 +230,6 @@ def bind(
     where the kernel refuses.
     """
     kernel = kernel_id if isinstance(kernel_id, Kernel) else _kernel(kernel_id)
-    names = isas()
-    if isa and isa not in names:
-        raise UnknownNameError("instruction set of this processor", isa, known=names)
     shape_in, shape_out = problem.weight_shapes()
     shape, stored = _shape(problem), problem.stored
     sets = ((operands.w_in, operands.w_out), *operands.rotation)
@@ -201,10 +242,8 @@ def bind(
         argument.y = _pointer("y", operands.y, shape_y, stored, writable=True)
         argument.workspace = _ffi.cast("void *", workspace.ctypes.data)
         argument.workspace_bytes = workspace.nbytes
-    context = _ffi.new("ffk_context *")
-    context.blas = _ffi.NULL if blas is None else blas
-    context.isa = _ISAS[isa or names[0]]
-    alive = (operands, workspace, blas)
+    context = _make_context(around)
+    alive = (operands, workspace, around)
 
     def raise_for(status: int) -> None:
         if status != _lib.FFK_OK:

@@ -66,7 +66,9 @@ def _prepare_c(
     problem: Problem, operands: Operands, context: Context,
 ) -> Prepared:  # fmt: skip
     workspace = context.workspace(workspace_bytes(problem))
-    forward, time = native.bind(kernel, problem, operands, None, context.isa, workspace)
+    forward, time = native.bind(
+        kernel, problem, operands, native.Surroundings(isa=context.isa), workspace
+    )
     isa = context.isa or native.isas()[0]
     return Prepared(forward=forward, time=time, notes={**notes, "isa": isa})
 

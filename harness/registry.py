@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,6 +18,8 @@ class Context:
 
     provider: a loaded BLAS provider (``blas.Provider``), or None where none is needed.
     isa: name of the instruction set of our own vector code; empty for the fastest that the processor has.
+    threads: that code of our own may use, the calling one included. caches: bytes of L1d, L2 and L3 as one
+    core sees them, where the system tells.
     device: where the pass runs, one of the implementation's devices. On "cuda" the operands are torch
     tensors there, and so is the workspace.
     workspace: returns an aligned, touched byte array of at least the size asked for.
@@ -29,6 +31,8 @@ class Context:
     provider: Any
     workspace: Callable[[int], Any]
     isa: str = ""
+    threads: int = 1
+    caches: Mapping[str, int] = field(default_factory=dict)
     device: str = "cpu"
     timer: Callable[..., clock.TimePasses] = clock.make_python_timer
 

@@ -70,6 +70,7 @@ class Worker:
         """Load the provider; an empty name means that no cell here needs one."""
         self.provider = blas.load(provider) if provider else None
         self.isa = ""  # of our own vector code, one for all cells of a run; empty for the fastest
+        self.threads, self.caches = 1, machine.caches()
         self.workspace, self.outputs = Arena(), Arena()
         self.inputs: dict[tuple[Any, ...], Array] = {}
         self.weights: dict[tuple[Any, ...], tuple[Array, Array]] = {}
@@ -136,12 +137,19 @@ class Worker:
         )
         return result, verdict
 
+    def context(self) -> Context:
+        """Return what every cell of this process is prepared with."""
+        return Context(
+            provider=self.provider, workspace=self.workspace.take, isa=self.isa,
+            threads=self.threads, caches=self.caches,
+        )  # fmt: skip
+
     def piece(self, implementation: Implementation, problem: Problem, tokens: slice) -> Piece:
         """Prepare an implementation for a range of a problem's tokens, on the problem's own buffers."""
         whole = self.operands(problem)
         own = Operands(x=whole.x[tokens], w_in=whole.w_in, w_out=whole.w_out, y=whole.y[tokens])
         part = replace(problem, batch=len(own.x))
-        context = Context(provider=self.provider, workspace=self.workspace.take, isa=self.isa)
+        context = self.context()
         return Piece(
             implementation=implementation.id,
             problem=part,
@@ -154,7 +162,7 @@ class Worker:
         self, implementation: Implementation, problem: Problem, sets: int
     ) -> tuple[Prepared, int, Verdict]:
         """Take an implementation through its gate on each of several sets of weights and on their round."""
-        context = Context(provider=self.provider, workspace=self.workspace.take, isa=self.isa)
+        context = self.context()
         operands = [self.operands(problem, turn) for turn in range(sets)]
         return locality.gate_rotation(implementation, problem, operands, context)
 
@@ -193,7 +201,8 @@ class Worker:
         implementation = registry.get(request["implementation"])
         # The largest workspace is taken first, so that all pieces share it.
         self.workspace.take(implementation.workspace_bytes(problem))
-        cell, head_only, self.isa = request["cell"], request["head_only"], request["isa"]
+        cell, head_only = request["cell"], request["head_only"]
+        self.isa, self.threads = request["isa"], request["threads"]
         try:
             gated, gate_ns, verdict = self._gate(implementation, problem, request)
         except locality.CannotRotateError as error:

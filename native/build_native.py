@@ -34,7 +34,8 @@ ISA_FLAGS = {
 def sources() -> list[str]:
     """List the C sources for this target, relative to the project's root."""
     isas = [name for name in ISA_FLAGS if IS_X86 or name == "generic.c"]
-    found = [NATIVE / "table.c", NATIVE / "fpenv.c", *(NATIVE / "isa" / name for name in isas)]
+    found = [NATIVE / name for name in ("table.c", "fpenv.c", "team.c")]
+    found.extend(NATIVE / "isa" / name for name in isas)
     for folder in ("ff", "fff", "ceilings", "ladder"):
         found.extend(sorted((NATIVE / folder).glob("*.c")))
     return [str(path.relative_to(ROOT)) for path in found]
@@ -60,6 +61,7 @@ def make_ffi() -> FFI:
     ffi.set_source(
         "harness._native",
         '#include "ffk.h"\n'
+        '#include "team_make.h"\n'
         "#ifdef __clang__\n"
         "#define FFK_COMPILER __VERSION__\n"
         "#else\n"
@@ -74,7 +76,7 @@ def make_ffi() -> FFI:
             ("FFK_BUILD_FLAGS", '"' + " ".join(flags).replace('"', "") + '"'),
         ],
         extra_compile_args=flags,
-        libraries=["m"],
+        libraries=["m", "pthread"],
         extra_link_args=shlex.split(os.environ.get("FFK_LDFLAGS", "")),
         depends=[str(path.relative_to(ROOT)) for path in headers],
     )

@@ -139,7 +139,9 @@ def test_kernel_refuses_what_it_does_not_take(scipy_provider: blas.Provider) -> 
     workspace = make_aligned((1 << 20,), np.uint8)
 
     def bind(problem: Problem, operands: Operands) -> None:
-        native.bind(kernel, problem, operands, scipy_provider.table, "", workspace)[0]()
+        native.bind(
+            kernel, problem, operands, native.Surroundings(blas=scipy_provider.table), workspace
+        )[0]()
 
     with pytest.raises(native.NativeError, match=rf"^{kernel}: unsupported dtype for Problem"):
         bind(FF, make_operands(FF))

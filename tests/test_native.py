@@ -24,7 +24,9 @@ def _bind(
     if workspace is None:
         workspace = make_aligned((native.workspace_bytes(kernel, problem),), np.uint8)
     table = provider.table if provider else None
-    return native.bind(kernel, problem, operands, table, isa, workspace)
+    return native.bind(
+        kernel, problem, operands, native.Surroundings(blas=table, isa=isa), workspace
+    )
 
 
 def _fortran(a: Array) -> Array:

@@ -108,7 +108,7 @@ ffk_status dies_late(const ffk_shape *s, const ffk_operands *o, const ffk_contex
 DECLARE = """
 from harness.plugin import register_c
 for name, need in {names}:
-    register_c(id="fff_cpu_" + name, layer="fff", library="kernels.so", symbol=name,
+    register_c(id="fff_planted_" + name, layer="fff", library="kernels.so", symbol=name,
                workspace_bytes=lambda problem, need=need: need)
 """
 
@@ -132,7 +132,7 @@ def writes_x(x, w_in, w_out, y):
     x[:] = 0
 
 register_python(id="fff_cpu_numpy", layer="fff", function=forward)
-register_python(id="fff_cpu_writes_x", layer="fff", function=writes_x)
+register_python(id="fff_planted_writes_x", layer="fff", function=writes_x)
 """
 
 
@@ -232,7 +232,9 @@ def swept(folder: Path) -> Swept:
     files = [folder / "kind.py", folder / "unfit.py"]
     with forgetting():
         plugin.load_all(files)
-        spec = make_spec(folder / "run", files, ["fff_l1_blas", "fff_l2_blas", "fff_cpu_*"])
+        spec = make_spec(
+            folder / "run", files, ["fff_l1_blas", "fff_l2_blas", "fff_planted_*", "fff_cpu_numpy"]
+        )
         outcome = sweep.run(spec, plan.make_plan(spec), Silence())
     run = load_run(outcome.folder)
     texts = (outcome.folder / "records.jsonl").read_text(encoding="utf-8").splitlines()
@@ -245,7 +247,7 @@ def swept(folder: Path) -> Swept:
     return Swept(outcome, run, lines)
 
 
-@pytest.mark.parametrize("name", ["fff_cpu_good", "fff_cpu_scratch", "fff_cpu_numpy"])
+@pytest.mark.parametrize("name", ["fff_planted_good", "fff_planted_scratch", "fff_cpu_numpy"])
 def test_right_plugin_is_gated_and_sampled_as_our_own(swept: Swept, name: str) -> None:
     """A right plugin passes the gate of each process and has as many blocks as our own kernel."""
     assert swept.status(name) == "ok: "
@@ -259,7 +261,7 @@ def test_right_plugin_is_gated_and_sampled_as_our_own(swept: Swept, name: str) -
 
 def test_notes_say_what_was_timed_and_how(swept: Swept) -> None:
     """The record names the library with its digest and whose loop timed it."""
-    c = swept.gates("fff_cpu_good")[0].notes
+    c = swept.gates("fff_planted_good")[0].notes
     assert re.fullmatch(r"kernels\.so sha256:[0-9a-f]{12}", c["library"])
     assert c["timed_by"] == "C clock and loop"
     python = swept.gates("fff_cpu_numpy")[0].notes
@@ -272,14 +274,14 @@ def test_notes_say_what_was_timed_and_how(swept: Swept) -> None:
 @pytest.mark.parametrize(
     ("name", "status", "reason"),
     [
-        ("fff_cpu_wrong", "wrong", "times the tolerance"),
-        ("fff_cpu_nans", "wrong", "not finite where the oracle is"),
-        ("fff_cpu_lazy", "wrong", "40 of 40 output elements were not written"),
-        ("fff_cpu_refuses", "failed", "fff_cpu_refuses: status 77"),
-        ("fff_cpu_segfaults", "failed", "SIGSEGV"),
-        ("fff_cpu_hangs", "failed", "no answer within 4 s"),
-        ("fff_cpu_dies_late", "failed", "SIGSEGV"),
-        ("fff_cpu_writes_x", "failed", "read-only"),
+        ("fff_planted_wrong", "wrong", "times the tolerance"),
+        ("fff_planted_nans", "wrong", "not finite where the oracle is"),
+        ("fff_planted_lazy", "wrong", "40 of 40 output elements were not written"),
+        ("fff_planted_refuses", "failed", "fff_planted_refuses: status 77"),
+        ("fff_planted_segfaults", "failed", "SIGSEGV"),
+        ("fff_planted_hangs", "failed", "no answer within 4 s"),
+        ("fff_planted_dies_late", "failed", "SIGSEGV"),
+        ("fff_planted_writes_x", "failed", "read-only"),
     ],
 )
 def test_bad_plugin_costs_its_own_cell(swept: Swept, name: str, status: str, reason: str) -> None:
@@ -302,15 +304,15 @@ def test_sweep_goes_on_and_counts_what_was_lost(swept: Swept) -> None:
 def test_crash_while_sampling_keeps_its_samples_and_the_others_blocks(swept: Swept) -> None:
     """A crash after a good gate keeps the sample before it; its sibling is gated anew and misses no block."""
     samples = swept.run.samples
-    late = samples[samples["implementation"] == "fff_cpu_dies_late"]
+    late = samples[samples["implementation"] == "fff_planted_dies_late"]
     assert len(late) == 1
-    sibling = [(g.process, g.status) for g in swept.gates("fff_cpu_good")]
+    sibling = [(g.process, g.status) for g in swept.gates("fff_planted_good")]
     assert sibling == [(0, "ok"), (0, "ok"), (1, "ok")]
     counts = samples.groupby(["implementation", "block"]).size().unstack(fill_value=0)
-    whole = counts.drop(index="fff_cpu_dies_late")
+    whole = counts.drop(index="fff_planted_dies_late")
     assert (whole > 0).all().all()
     assert set(whole.index) == {
-        "fff_l1_blas", "fff_l2_blas", "fff_cpu_good", "fff_cpu_scratch", "fff_cpu_numpy",
+        "fff_l1_blas", "fff_l2_blas", "fff_planted_good", "fff_planted_scratch", "fff_cpu_numpy",
     }  # fmt: skip
 
 
@@ -333,8 +335,8 @@ def test_table_has_a_row_for_a_plugin_and_the_reason_of_a_failed_one(swept: Swep
     from harness import table
 
     text = table.format_markdown(swept.run)
-    assert re.search(r"\| fff_cpu_good +\| UltraFastBERT-1x3 +\| – +\| [\d.]+ [nu]s", text)
-    assert re.search(r"\| fff_cpu_hangs .*FAILED: no answer within 4 s", text)
+    assert re.search(r"\| fff_planted_good +\| UltraFastBERT-1x3 +\| – +\| [\d.]+ [nu]s", text)
+    assert re.search(r"\| fff_planted_hangs .*FAILED: no answer within 4 s", text)
 
 
 # ---- patience -----------------------------------------------------------------------------------
@@ -418,7 +420,7 @@ def test_workspace_that_raises_is_a_usage_error(folder: Path) -> None:
 def test_loading_twice_is_loading_once(folder: Path) -> None:
     """The same file named twice registers once."""
     plugin.load_all([folder / "kind.py", folder / "kind.py"])
-    assert plugin.origin("fff_cpu_good") == str(folder / "kind.py")
+    assert plugin.origin("fff_planted_good") == str(folder / "kind.py")
     assert plugin.origin("fff_l1_blas") == ""
 
 
@@ -454,7 +456,7 @@ def test_forward_runs_a_plugin_on_the_callers_arrays(folder: Path) -> None:
         Problem(layer="fff", batch=3, d_in=5, d_out=7, depth=2, trees=2, seed=1)
     )
     got, want = (api.forward(i, operands.x, operands.w_in, operands.w_out)
-                 for i in ("fff_cpu_scratch", "fff_l1_blas"))  # fmt: skip
+                 for i in ("fff_planted_scratch", "fff_l1_blas"))  # fmt: skip
     np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6)
 
 

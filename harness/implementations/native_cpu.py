@@ -9,34 +9,49 @@ from harness import native
 from harness.problem import Layer, Operands, Problem
 from harness.registry import Context, Implementation, Prepared, register
 
+_OWN = {
+    "fused": "own code, token by token",
+    "grouped": "own code, tokens grouped by node",
+    "auto": "own code, whichever suits the problem",
+}
 _LEVELS = {1: "dot and axpy", 2: "batched gemv and batched axpy", 3: "gemm"}
 
 
-def _notes(kernel: native.Kernel, context: Context) -> dict[str, str]:
+def _surroundings(context: Context) -> native.Surroundings:
+    return native.Surroundings(
+        blas=context.provider.table if context.provider is not None else None,
+        isa=context.isa, threads=context.threads, caches=context.caches,
+    )  # fmt: skip
+
+
+def _notes(kernel: native.Kernel, problem: Problem, context: Context) -> dict[str, str]:
     notes = {"isa": context.isa or native.isas()[0]}
     if context.provider is not None:
         if kernel.batches_gemv:
             notes["batched_gemv"] = "routine" if context.provider.has("sgemv_batch") else "loop"
         if kernel.batches_axpy:
             notes["batched_axpy"] = "routine" if context.provider.has("saxpy_batch") else "loop"
+    if chosen := native.choice(kernel.id, problem, _surroundings(context)):
+        notes["chosen"] = chosen
     return notes
 
 
 def _prepare(
     kernel: native.Kernel, problem: Problem, operands: Operands, context: Context
 ) -> Prepared:
-    table = context.provider.table if context.provider is not None else None
     workspace = context.workspace(native.workspace_bytes(kernel.id, problem))
-    forward, time = native.bind(kernel.id, problem, operands, table, context.isa, workspace)
+    forward, time = native.bind(kernel.id, problem, operands, _surroundings(context), workspace)
     return Prepared(
-        forward=forward, time=time, notes=_notes(kernel, context),
+        forward=forward, time=time, notes=_notes(kernel, problem, context),
         sets=1 + len(operands.rotation),
     )  # fmt: skip
 
 
 def _summary(kernel: native.Kernel) -> str:
     how = kernel.id.rsplit("_", 1)[-1]
-    built_on = f"BLAS level {kernel.level}: {_LEVELS[kernel.level]}" if kernel.level else "own code"
+    if not kernel.level:
+        return _OWN.get(how, f"own code, {how}")
+    built_on = f"BLAS level {kernel.level}: {_LEVELS[kernel.level]}"
     return built_on if how == "blas" else f"{built_on}, {how}"
 
 

@@ -58,6 +58,25 @@ typedef struct {
     ffk_function sdot, saxpy, sgemv, sgemm, sgemv_batch, saxpy_batch;
 } ffk_blas;
 
+/* What becomes of rows of y: overwritten, overwritten past the caches, or added to. */
+typedef enum { FFK_STORE, FFK_PAST, FFK_ADD } ffk_how;
+
+/* Products of tokens with rows of weights of one dtype: rows.inc. A token is a row of x or y by
+ * number. `ahead` are rows that come next: they are fetched meanwhile. */
+typedef struct {
+    /* z[i * rows + r] = <x[token[i]], w[r]>, rows 1 or 3. coming: how many more numbers of tokens
+     * stand behind the last one, whose x comes next from far away; 0 where x is near. */
+    void (*dots)(int64_t tokens, int64_t rows, int64_t d, const void *x, const int32_t *token,
+                 int64_t coming, const void *const *w, float *z, const void *const *ahead,
+                 int64_t n_ahead);
+    /* y[token[i]] (+)= sum over r of a[i * rows + r] * w[r]; an added y is float32. */
+    void (*combine)(int64_t tokens, int64_t rows, int64_t d, const float *a, const void *const *w,
+                    void *y, const int32_t *token, ffk_how how, const void *const *ahead,
+                    int64_t n_ahead);
+    /* Round n elements from float32. */
+    void (*narrow)(int64_t n, const float *from, void *to);
+} ffk_products;
+
 /* Our own vector code, compiled once per instruction set. */
 typedef struct {
     const char *name;
@@ -69,12 +88,24 @@ typedef struct {
     float (*dot)(int64_t n, const float *x, const float *w);
     void (*fill)(int64_t n, float value, float *y);
     void (*scale)(int64_t n, float factor, const float *x, float *y);
+    ffk_products products[2]; /* by dtype */
+    void (*settle)(void);     /* order what was stored past the caches before what follows */
     void (*stream)(int64_t n, float factor, const float *x, float *y);
 } ffk_isa;
+
+/* The caller's threads. share() runs unit(job, i) for all i below `units`, in any order, on any of
+ * the threads, and returns when all have ended. */
+typedef struct {
+    int64_t threads;
+    void (*share)(void *state, int64_t units, void (*unit)(void *job, int64_t i), void *job);
+    void *state;
+} ffk_team;
 
 typedef struct {
     const ffk_blas *blas;
     const ffk_isa *isa;
+    const ffk_team *team;       /* NULL for the calling thread alone */
+    int64_t l2_bytes, l3_bytes; /* caches that one core sees; 0 where the system does not tell */
 } ffk_context;
 
 #define FFK_NEEDS_SDOT (1u << 0)
@@ -91,7 +122,7 @@ typedef ffk_status (*ffk_kernel_run_fn)(const ffk_shape *, const ffk_operands *,
                                         const ffk_context *);
 typedef size_t (*ffk_kernel_workspace_fn)(const ffk_shape *);
 
-typedef struct {
+typedef struct ffk_kernel {
     const char *id, *layer; /* layer: "ff", "fff" or "ceiling" */
     int32_t level;          /* BLAS level, 0 where the kernel is not built on BLAS */
     uint32_t routines;      /* FFK_NEEDS_*, FFK_BATCHES_* */
@@ -100,6 +131,8 @@ typedef struct {
                             the batch is one over its parts of whole blocks. 0: the whole batch */
     ffk_kernel_workspace_fn workspace_bytes;
     ffk_kernel_run_fn run;
+    /* The kernel that a pass will be left to; NULL where it is this one. */
+    const struct ffk_kernel *(*choose)(const ffk_shape *, const ffk_context *);
 } ffk_kernel;
 
 /* ---- the table ---- */

@@ -1,0 +1,61 @@
+/* fff_cpu_fused.c - FFF forward pass token by token: for batches too small for tokens to share
+ * rows.
+ *
+ *     z = <x[b], w_in[node]>,  y[b] = sum over the path of gelu(z) * w_out[node]
+ *
+ * A path is a chain of dots each of which decides where the next row of weights lies, so that the
+ * time of a token is that of fetching rows, one after the other. While a dot is computed, both
+ * children's rows of w_in and the node's row of w_out are fetched: half of the former in vain, but
+ * a row that is waited for costs more. The outputs of all trees are then added up in registers, y
+ * is written once.
+ *
+ * flops:  2 * batch * trees * (depth + 1) * (d_in + d_out), activation not counted.
+ * Bytes:  trees * (depth + 1) rows of each weight a token, up to as many again fetched in vain.
+ * Needs:  nothing. Workspace: activations and rows of one token.
+ */
+#include "ffk.h"
+#include "workspace.h"
+
+static size_t workspace_bytes(const ffk_shape *s) {
+    const size_t used = (size_t)(s->trees * (s->depth + 1));
+    return ffk_round_up(used * sizeof(float)) + ffk_round_up(used * sizeof(void *));
+}
+
+static ffk_status run(const ffk_shape *s, const ffk_operands *o, const ffk_context *c) {
+    const ffk_products *products = &c->isa->products[s->dtype];
+    const size_t element = s->dtype == FFK_BFLOAT16 ? 2 : 4;
+    const int64_t n_nodes = ((int64_t)2 << s->depth) - 1, used = s->trees * (s->depth + 1);
+    char *cursor = o->workspace;
+    float *a = ffk_take(&cursor, (size_t)used * sizeof *a);             /* (used,) */
+    const void **rows = ffk_take(&cursor, (size_t)used * sizeof *rows); /* (used,) */
+    const size_t in_bytes = (size_t)s->d_in * element, out_bytes = (size_t)s->d_out * element;
+    for (int32_t b = 0; b < s->batch; ++b) {
+        int64_t i = 0;
+        for (int64_t k = 0; k < s->trees; ++k) {
+            const char *w_in = (const char *)o->w_in + (size_t)(k * n_nodes) * in_bytes;
+            const char *w_out = (const char *)o->w_out + (size_t)(k * n_nodes) * out_bytes;
+            int64_t node = 0;
+            for (int64_t d = 0; d <= s->depth; ++d, ++i) {
+                const void *row = w_in + (size_t)node * in_bytes;
+                const char *left = w_in + (size_t)(2 * node + 1) * in_bytes;
+                rows[i] = w_out + (size_t)node * out_bytes;
+                const void *const ahead[3] = {left, left + in_bytes, rows[i]};
+                const int leaf = d == s->depth;
+                products->dots(1, 1, s->d_in, o->x, &b, 0, &row, a + i, leaf ? ahead + 2 : ahead,
+                               leaf ? 1 : 3);
+                node = 2 * node + 1 + (a[i] >= 0.0f);
+            }
+        }
+        c->isa->gelu(used, a);
+        products->combine(1, used, s->d_out, a, rows, o->y, &b, FFK_STORE, NULL, 0);
+    }
+    return FFK_OK;
+}
+
+extern const ffk_kernel ffk_kernel_fff_cpu_fused;
+const ffk_kernel ffk_kernel_fff_cpu_fused = {.id = "fff_cpu_fused",
+                                             .layer = "fff",
+                                             .dtypes = FFK_TAKES_FLOAT32 | FFK_TAKES_BFLOAT16,
+                                             .token_block = 1,
+                                             .workspace_bytes = workspace_bytes,
+                                             .run = run};

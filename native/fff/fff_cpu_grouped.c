@@ -1,0 +1,185 @@
+/* fff_cpu_grouped.c - FFF forward pass with tokens grouped by node: each row of weights that is
+ * loaded serves all tokens of its group ("level 3" of the conditional layer).
+ *
+ *     z = <x[b], w_in[node]>,  y[b] = sum over the path of gelu(z) * w_out[node]
+ *
+ * A small batch descends as one group. A larger one takes three steps, each of independent units:
+ *   1. tiles of tokens descend the upper `split` levels;
+ *   2. tokens are sorted by the subtree that they came to, and descend it, pieces of one subtree at
+ * a time: of a piece x, of a subtree the weights stay in L2;
+ *   3. outputs, in the order of the leaves: a token's 12 rows are shared by its leaf's tokens and
+ *      mostly by the next leaf's. y is written past the caches where it exceeds them.
+ * Several trees: tiles of tokens descend and add up one tree after the other.
+ *
+ * flops:  2 * batch * trees * (depth + 1) * (d_in + d_out); the pairs of levels (descent.h) compute
+ *         half as many again of the first product.
+ * Bytes:  x twice (once for a small batch), y once, each touched weight row about once.
+ * Needs:  nothing. Workspace: z and three indices for each token.
+ * Tile:   tokens whose x is a third of L2 (128 of width 768): the upper levels' weights take a
+ * fifth.
+ */
+#include "descent.h"
+#include "team.h"
+
+enum {
+    TILE_MOST = FFK_GROUP_TOKENS,
+    TILE_LEAST = 8,
+    BUCKET_LEAST = 64,
+    ASSUMED_L2 = 1 << 20,
+    ASSUMED_L3 = 32 << 20
+};
+
+typedef struct {
+    ffk_descent tree;
+    const ffk_shape *shape;
+    const ffk_operands *operands;
+    int64_t tile, split;
+    int32_t *order, *piece; /* tokens by subtree; the pieces' bounds in it */
+    float *sums;            /* (batch, d_out), where y is narrower than float32 and added up */
+} job;
+
+static size_t element_bytes(const ffk_shape *s) { return s->dtype == FFK_BFLOAT16 ? 2 : 4; }
+
+static int64_t tile_tokens(const ffk_shape *s, int64_t l2) {
+    const int64_t fit = l2 / 3 / (int64_t)((size_t)s->d_in * element_bytes(s)) / 8 * 8;
+    return fit < TILE_LEAST ? TILE_LEAST : ffk_min(fit, TILE_MOST);
+}
+
+/* Levels of the first step: as many as leave subtrees tokens to share, weights that fit, pairs. */
+static int64_t split_levels(const ffk_shape *s, int64_t l2) {
+    const int64_t row = s->d_in * (int64_t)element_bytes(s);
+    int64_t split = 2;
+    while (split < 10 && split + 2 < s->depth && (((int64_t)4 << split) - 1) * row <= l2 / 4 &&
+           s->batch >> (split + 2) >= BUCKET_LEAST)
+        split += 2;
+    return split;
+}
+
+static int64_t most_pieces(const ffk_shape *s) {
+    return s->batch / TILE_LEAST + 1 + ffk_min(s->batch, (int64_t)1 << ffk_min(s->depth, 20));
+}
+
+static size_t workspace_bytes(const ffk_shape *s) {
+    const size_t batch = (size_t)s->batch;
+    const size_t sums = s->trees > 1 && s->dtype != FFK_FLOAT32 ? batch * (size_t)s->d_out : 0;
+    return ffk_round_up(batch * (size_t)ffk_z_stride(s->depth) * sizeof(float)) +
+           2 * ffk_round_up(batch * sizeof(int32_t)) +
+           ffk_round_up((size_t)most_pieces(s) * sizeof(int32_t)) +
+           ffk_round_up(sums * sizeof(float));
+}
+
+/* ---- one tree, a large batch ---- */
+
+static void descend_tile(void *state, int64_t i) {
+    const job *j = state;
+    int32_t token[FFK_GROUP_TOKENS + 8];
+    const int64_t first = i * j->tile, count = ffk_min(j->tile, j->shape->batch - first);
+    const int64_t coming = ffk_min(8, j->shape->batch - first - count);
+    for (int64_t k = 0; k < count + coming; ++k)
+        token[k] = (int32_t)(first + k);
+    ffk_descend(&j->tree, token, count, 0, 0, j->split - 1, coming);
+}
+
+/* Sort the tokens by subtree and cut each subtree's into pieces; return how many. */
+static int64_t sort_by_subtree(const job *j) {
+    const int64_t subtrees = (int64_t)1 << j->split, first_node = subtrees - 1;
+    int32_t start[(1 << 12) + 1];
+    memset(start, 0, (size_t)(subtrees + 1) * sizeof *start);
+    for (int64_t b = 0; b < j->shape->batch; ++b)
+        ++start[j->tree.node[b] - first_node + 1];
+    for (int64_t k = 0; k < subtrees; ++k)
+        start[k + 1] += start[k];
+    int64_t pieces = 0;
+    for (int64_t k = 0; k < subtrees; ++k)
+        for (int64_t at = start[k]; at < start[k + 1]; at += j->tile)
+            j->piece[pieces++] = (int32_t)at;
+    j->piece[pieces] = (int32_t)j->shape->batch;
+    for (int64_t b = 0; b < j->shape->batch; ++b)
+        j->order[start[j->tree.node[b] - first_node]++] = (int32_t)b;
+    return pieces;
+}
+
+static void descend_piece(void *state, int64_t i) {
+    const job *j = state;
+    int32_t *token = j->order + j->piece[i];
+    ffk_descend(&j->tree, token, j->piece[i + 1] - j->piece[i], j->tree.node[*token], j->split,
+                j->tree.depth, j->shape->batch - j->piece[i + 1]);
+}
+
+static void emit_piece(void *state, int64_t i) {
+    const job *j = state;
+    ffk_emit(&j->tree, j->order + j->piece[i], j->piece[i + 1] - j->piece[i]);
+    j->tree.isa->settle();
+}
+
+/* ---- a small batch, or several trees ---- */
+
+static void all_of_tile(void *state, int64_t i) {
+    const job *j = state;
+    const ffk_shape *s = j->shape;
+    ffk_descent t = j->tree;
+    int32_t token[FFK_GROUP_TOKENS];
+    const int64_t first = i * j->tile, count = ffk_min(j->tile, s->batch - first);
+    const int64_t rows = ((int64_t)2 << s->depth) - 1;
+    const int adds = s->trees > 1;
+    for (int64_t k = 0; k < s->trees; ++k) {
+        for (int64_t b = 0; b < count; ++b)
+            token[b] = (int32_t)(first + b);
+        ffk_descend(&t, token, count, 0, 0, s->depth, 0);
+        if (adds && k == 0)
+            memset((float *)t.y + first * s->d_out, 0, (size_t)(count * s->d_out) * sizeof(float));
+        ffk_emit(&t, token, count);
+        t.w_in += (size_t)(rows * s->d_in) * t.element;
+        t.w_out += (size_t)(rows * s->d_out) * t.element;
+    }
+    if (j->sums != NULL)
+        t.products->narrow(count * s->d_out, j->sums + first * s->d_out,
+                           (char *)j->operands->y + (size_t)(first * s->d_out) * t.element);
+}
+
+static ffk_status run(const ffk_shape *s, const ffk_operands *o, const ffk_context *c) {
+    const int64_t l2 = c->l2_bytes > 0 ? c->l2_bytes : ASSUMED_L2;
+    const int64_t l3 = c->l3_bytes > 0 ? c->l3_bytes : ASSUMED_L3;
+    const size_t batch = (size_t)s->batch;
+    char *cursor = o->workspace;
+    job j = {.shape = s, .operands = o, .tile = tile_tokens(s, l2), .split = split_levels(s, l2)};
+    ffk_descent *t = &j.tree;
+    t->products = &c->isa->products[s->dtype];
+    t->isa = c->isa;
+    t->d_in = s->d_in;
+    t->d_out = s->d_out;
+    t->depth = s->depth;
+    t->element = element_bytes(s);
+    t->x = (const char *)o->x;
+    t->w_in = (const char *)o->w_in;
+    t->w_out = (const char *)o->w_out;
+    t->stride = ffk_z_stride(s->depth);
+    t->z = ffk_take(&cursor, batch * (size_t)t->stride * sizeof(float));
+    t->node = ffk_take(&cursor, batch * sizeof(int32_t));
+    j.order = ffk_take(&cursor, batch * sizeof(int32_t));
+    j.piece = ffk_take(&cursor, (size_t)most_pieces(s) * sizeof(int32_t));
+    if (s->trees > 1 && s->dtype != FFK_FLOAT32)
+        j.sums = (float *)(void *)cursor;
+    t->y = j.sums != NULL ? (void *)j.sums : (void *)o->y;
+    t->how = s->trees > 1 ? FFK_ADD : FFK_STORE;
+    if (s->trees == 1 && s->batch <= TILE_MOST)
+        j.tile = s->batch;
+    if (s->trees > 1 || s->batch <= TILE_MOST || s->depth < 3) {
+        ffk_share(c->team, (s->batch + j.tile - 1) / j.tile, all_of_tile, &j);
+        return FFK_OK;
+    }
+    if ((int64_t)(batch * (size_t)s->d_out * t->element) >= l3 / 8)
+        t->how = FFK_PAST;
+    ffk_share(c->team, (s->batch + j.tile - 1) / j.tile, descend_tile, &j);
+    const int64_t pieces = sort_by_subtree(&j);
+    ffk_share(c->team, pieces, descend_piece, &j);
+    ffk_share(c->team, pieces, emit_piece, &j);
+    return FFK_OK;
+}
+
+extern const ffk_kernel ffk_kernel_fff_cpu_grouped;
+const ffk_kernel ffk_kernel_fff_cpu_grouped = {.id = "fff_cpu_grouped",
+                                               .layer = "fff",
+                                               .dtypes = FFK_TAKES_FLOAT32 | FFK_TAKES_BFLOAT16,
+                                               .workspace_bytes = workspace_bytes,
+                                               .run = run};
