@@ -14,6 +14,7 @@ from harness.reader import Run
 from harness.stats import Ratio
 from harness.view import Point
 
+_SHARE_TICKS = (1, 2, 5, 10, 20, 50, 100, 200)  # percent
 _GRID = {"alpha": 0.3, "which": "both", "lw": 0.5}
 
 
@@ -66,7 +67,7 @@ def _draw_speedups(axes: Any, rows: dict[str, _Series]) -> None:
                       capsize=2.5, label=name)  # fmt: skip
     for model in dict.fromkeys(series.model for series in rows.values()):
         axes.axhline(view.limit(model), color="#555555", ls=":", lw=1.2)
-        axes.annotate(f"limit of {view.title(model)}: {view.limit(model):.4g}x", (0.01, view.limit(model)),
+        axes.annotate(f"limit of {view.title(model)}: {view.limit(model):.2f}x", (0.01, view.limit(model)),
                       xycoords=("axes fraction", "data"), xytext=(0, 3), textcoords="offset points",
                       fontsize=8, color="#555555")  # fmt: skip
     axes.axhline(1, color="black", lw=0.8)
@@ -81,6 +82,11 @@ def _draw_shares(axes: Any, rows: dict[str, _Series]) -> None:
                   marker=MARKERS[i % 8], ms=5)  # fmt: skip
     axes.axhline(100, color="black", lw=0.8)
     axes.axhline(50, color="black", lw=0.8, ls="--")
+    shares = [100 * share for series in rows.values() for share in series.shares.values()] or [50.0]
+    axes.set_ylim(min(shares) / 1.3, max([130.0, *(1.3 * share for share in shares)]))
+    low, high = axes.get_ylim()
+    axes.set_yticks([t for t in _SHARE_TICKS if low <= t <= high])
+    axes.minorticks_off()
     axes.yaxis.set_major_formatter(lambda x, _: f"{x:g} %")
     axes.set_ylabel("share of the floor")
     axes.set_xlabel("batch (tokens)")
@@ -92,12 +98,12 @@ def draw(run: Run) -> Figure:
     rows = _collect(points)
     figure = new_figure(11, 7)
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
-    _draw_speedups(above, rows)
-    _draw_shares(below, rows)
-    for axes in (above, below):
+    for axes in (above, below):  # a scale brings its own labels: it comes before ours
         axes.set_xscale("log", base=2)
         axes.set_yscale("log")
         axes.grid(**_GRID)
+    _draw_speedups(above, rows)
+    _draw_shares(below, rows)
     batches = sorted({p.batch for p in points})
     below.set_xticks(batches, [str(b) for b in batches])
     below.minorticks_off()
