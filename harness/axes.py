@@ -182,6 +182,14 @@ def parse_model(name: str) -> Model:
     raise UnknownNameError("model", name, known=known)
 
 
+def parse_baseline(name: str) -> str:
+    """Return the name of an FF that ratios can be over. Raises UsageError for an FFF or an unknown one."""
+    model = parse_model(name)
+    if model.layer != "ff":
+        raise UsageError(f"--baseline: need an FF, such as {BASELINE} or ff-49152, got {name!r}")
+    return model.name
+
+
 def parse_models(text: str) -> list[Model]:
     """Return the models of a list; `family` stands for all of the paper's `KxD`."""
     names: list[str] = []

@@ -54,7 +54,7 @@ def _collect(points: list[Point]) -> dict[str, _Series]:
     return found
 
 
-def _draw_speedups(axes: Any, rows: dict[str, _Series]) -> None:
+def _draw_speedups(axes: Any, rows: dict[str, _Series], baseline: str) -> None:
     for i, (name, series) in enumerate(rows.items()):
         batches = sorted(series.speedups)
         ratios = [series.speedups[b] for b in batches]
@@ -66,8 +66,9 @@ def _draw_speedups(axes: Any, rows: dict[str, _Series]) -> None:
         axes.errorbar(batches, values, yerr=spread, color=COLOURS[i % 8], marker=MARKERS[i % 8], ms=5,
                       capsize=2.5, label=name)  # fmt: skip
     for model in dict.fromkeys(series.model for series in rows.values()):
-        axes.axhline(view.limit(model), color="#555555", ls=":", lw=1.2)
-        axes.annotate(f"limit of {view.title(model)}: {view.limit(model):.2f}x", (0.01, view.limit(model)),
+        limit = view.limit(model, baseline)
+        axes.axhline(limit, color="#555555", ls=":", lw=1.2)
+        axes.annotate(f"limit of {view.title(model)}: {limit:.2f}x", (0.01, limit),
                       xycoords=("axes fraction", "data"), xytext=(0, 3), textcoords="offset points",
                       fontsize=8, color="#555555")  # fmt: skip
     axes.axhline(1, color="black", lw=0.8)
@@ -82,32 +83,38 @@ def _draw_shares(axes: Any, rows: dict[str, _Series]) -> None:
                   marker=MARKERS[i % 8], ms=5)  # fmt: skip
     axes.axhline(100, color="black", lw=0.8)
     axes.axhline(50, color="black", lw=0.8, ls="--")
-    shares = [100 * share for series in rows.values() for share in series.shares.values()] or [50.0]
+    shares = [100 * share for series in rows.values() for share in series.shares.values()]
     axes.set_ylim(min(shares) / 1.3, max([130.0, *(1.3 * share for share in shares)]))
     low, high = axes.get_ylim()
     axes.set_yticks([t for t in _SHARE_TICKS if low <= t <= high])
-    axes.minorticks_off()
     axes.yaxis.set_major_formatter(lambda x, _: f"{x:g} %")
     axes.set_ylabel("share of the floor")
-    axes.set_xlabel("batch (tokens)")
 
 
 def draw(run: Run) -> Figure:
-    """Draw, over the batch, each FFF's speedup with its interval above its share of the floor; log axes."""
+    """Draw, over the batch, each FFF's speedup with its interval above its share of the floor; log axes.
+
+    Without a ceiling in the run there is no floor, and the lower part is left out.
+    """
     points = _points(run)
     rows = _collect(points)
     figure = new_figure(11, 7)
-    above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
-    for axes in (above, below):  # a scale brings its own labels: it comes before ours
+    if any(series.shares for series in rows.values()):
+        panels = list(figure.subplots(2, 1, sharex=True, height_ratios=(3, 2)))
+    else:
+        panels = [figure.subplots()]
+    batches = sorted({p.batch for p in points})
+    for axes in panels:  # a scale brings its own labels: it comes before ours
         axes.set_xscale("log", base=2)
         axes.set_yscale("log")
+        axes.set_xticks(batches, [str(b) for b in batches])
+        axes.minorticks_off()
         axes.grid(**_GRID)
-    _draw_speedups(above, rows)
-    _draw_shares(below, rows)
-    batches = sorted({p.batch for p in points})
-    below.set_xticks(batches, [str(b) for b in batches])
-    below.minorticks_off()
-    figure.legend(*above.get_legend_handles_labels(), fontsize=8, loc="outside lower center", ncols=2,
-                  frameon=False)  # fmt: skip
+    _draw_speedups(panels[0], rows, run.head.sweep.baseline)
+    if panels[1:]:
+        _draw_shares(panels[1], rows)
+    panels[-1].set_xlabel("batch (tokens)")
+    figure.legend(*panels[0].get_legend_handles_labels(), fontsize=8, loc="outside lower center",
+                  ncols=2, frameon=False)  # fmt: skip
     set_title(figure, run, f"Conditional over dense by batch, width {points[0].width}")
     return figure

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats as distributions
 
-from harness import axes, stats
+from harness import stats
 from harness.errors import UsageError
 from harness.problem import Array
 from harness.reader import Run
@@ -125,7 +125,9 @@ def _sampled(run: Run, cell: str) -> bool:
 
 def _fastest_ff(run: Run, cells: list[str]) -> str:
     """Return the fastest cell of the baseline, the largest batch and width first."""
-    frame = run.cells[run.cells["cell"].isin(cells) & (run.cells["model"] == axes.BASELINE)]
+    frame = run.cells[
+        run.cells["cell"].isin(cells) & (run.cells["model"] == run.head.sweep.baseline)
+    ]
     frame = frame.sort_values(["d_in", "batch"], ascending=False)
     largest = frame[
         (frame[["d_in", "batch"]] == frame[["d_in", "batch"]].iloc[:1].to_numpy()).all(axis=1)
@@ -162,7 +164,7 @@ def _references(a: Run, b: Run, both: dict[str, tuple[str, str]], *, same: bool)
         found = first, pairs.get(first, "")
     if not all(found):
         raise UsageError(
-            f"{a.folder} and {b.folder} share neither {_REFERENCE} nor a sampled {axes.BASELINE}: "
+            f"{a.folder} and {b.folder} share neither {_REFERENCE} nor a sampled {a.head.sweep.baseline}: "
             "there is nothing to take their drift out with"
         )
     return found

@@ -29,8 +29,9 @@ def _format_span(seconds: float) -> str:
 class Display:
     """Show a sweep's progress: a live table on a terminal, a line every ten seconds elsewhere."""
 
-    def __init__(self) -> None:
-        """Prepare the display; it begins when entered."""
+    def __init__(self, baseline: str = BASELINE) -> None:
+        """Prepare the display of ratios over a baseline; it begins when entered."""
+        self.baseline = baseline
         self.console = Console(stderr=True)
         self.cells: dict[str, CellRecord] = {}
         self.samples: dict[str, list[float]] = defaultdict(list)
@@ -69,7 +70,7 @@ class Display:
                 for name in ("level", "provider", "batch", "d_in", *conditions.COLUMNS)
             )
             how = other.implementation.partition("_")[2] == cell.implementation.partition("_")[2]
-            if same and how and other.model == BASELINE and other.role == "layer":
+            if same and how and other.model == self.baseline and other.role == "layer":
                 base, own = self.samples.get(other.cell), self.samples.get(cell.cell)
                 if base and own and other is not cell:
                     return f"{statistics.median(base) / statistics.median(own):.3g}x"

@@ -25,18 +25,18 @@ from harness.view import Entry, Point, Speed, Versus
 REMARKED = "‡"
 
 
-def format_limit(model: str) -> str:
+def format_limit(model: str, baseline: str = BASELINE) -> str:
     """Return the limit of a model's speedup as the paper prints it: 1.00, 1.33, 341.25."""
-    return f"{view.limit(model):.2f}x"
+    return f"{view.limit(model, baseline):.2f}x"
 
 
-def format_entry(entry: Entry) -> str:
+def format_entry(entry: Entry, baseline: str = BASELINE) -> str:
     """Return the measured figure of a cell, or in capitals why there is none."""
     if entry.status == "none":
         return NONE
     if entry.ratio is None:
         return entry.status.upper()
-    if entry.model == BASELINE:
+    if entry.model == baseline:
         return "1"
     return _format_judged(entry)
 
@@ -54,12 +54,12 @@ def _mark(remark: str, impossible: bool) -> str:
 
 def paper_frame(run: Run, entries: list[Entry]) -> pd.DataFrame:
     """Return the table in the paper's form: a row a model, a measured and a published column a level."""
-    rows = []
+    rows, baseline = [], run.head.sweep.baseline
     for model in view.models(run):
-        row = {"model": view.title(model), "limit": format_limit(model)}
+        row = {"model": view.title(model), "limit": format_limit(model, baseline)}
         for entry in entries:
             if entry.model == model:
-                row[f"level {entry.level}"] = format_entry(entry)
+                row[f"level {entry.level}"] = format_entry(entry, baseline)
                 row[f"paper, level {entry.level}"] = format_published(entry.published)
         rows.append(row)
     return pd.DataFrame(rows)
@@ -74,7 +74,7 @@ def versus_frame(point: Point) -> pd.DataFrame:
             "provider": v.provider or NONE,
             "over the fastest FF": _format_judged(v),
             "paper": format_published(v.published),
-            "limit": format_limit(v.model),
+            "limit": format_limit(v.model, point.baseline),
         }
         for v in point.versus
     )
@@ -154,8 +154,8 @@ def csv_frame(run: Run) -> pd.DataFrame:
             rows += [
                 _csv_row(
                     point, e.ratio, e.published, provider=provider, model=e.model,
-                    column=f"level {e.level}", baseline=BASELINE, status=e.status,
-                    limit=view.limit(e.model),
+                    column=f"level {e.level}", baseline=point.baseline, status=e.status,
+                    limit=view.limit(e.model, point.baseline),
                 )
                 for e in entries
             ]  # fmt: skip
@@ -163,7 +163,7 @@ def csv_frame(run: Run) -> pd.DataFrame:
             _csv_row(
                 point, v.ratio, v.published, provider=v.provider, model=v.model,
                 column=v.implementation, baseline=point.fastest,
-                status="ok" if v.ratio else "no baseline", limit=view.limit(v.model),
+                status="ok" if v.ratio else "no baseline", limit=view.limit(v.model, point.baseline),
             )
             for v in point.versus
         ]  # fmt: skip

@@ -67,6 +67,8 @@ def _why_run_unfit(run: Run) -> str:
     """Return why no measured cell of a run can be set against the paper, or an empty string."""
     if run.head.sweep.quick:
         return "a quick run is not for comparing"
+    if run.head.sweep.baseline != BASELINE:
+        return f"its ratios are over {view.title(run.head.sweep.baseline)}"
     if not run.head.machine.processor:
         return "the record does not tell which machine this is"
     return ""
@@ -74,7 +76,11 @@ def _why_run_unfit(run: Run) -> str:
 
 def _paper_point(run: Run) -> Point | None:
     """Return what the run says at the paper's own batch and width."""
-    found = [p for p in view.points(run) if (p.batch, p.width) == (PAPER_BATCH, PAPER_WIDTH)]
+    found = [
+        p
+        for p in view.points(run)
+        if (p.batch, p.width, p.conditions[0]) == (PAPER_BATCH, PAPER_WIDTH, "float32")
+    ]
     return found[0] if found else None
 
 

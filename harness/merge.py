@@ -32,7 +32,7 @@ def _label(run: Run) -> str:
 def _kind(run: Run) -> dict[str, str]:
     """Return what of a run must be the same in all runs of a table."""
     layers = run.cells[run.cells["role"] == "layer"]
-    kind = {"device": run.head.sweep.device}
+    kind = {"device": run.head.sweep.device, "baseline": run.head.sweep.baseline}
     for name in _ONE:
         if name in layers:
             kind[name] = ", ".join(sorted(map(str, layers[name].unique())))
@@ -88,6 +88,7 @@ def _rows(run: Run) -> list[Row]:
                     "started": run.head.started_utc, "commit": run.head.machine.commit,
                     "quick": run.head.sweep.quick, "provider": provider, "batch": point.batch,
                     "width": point.width, "threads": run.head.sweep.threads, "model": model,
+                    "baseline": point.baseline,
                 }  # fmt: skip
                 for e in entries:
                     if e.model == model:
@@ -134,7 +135,7 @@ def merged_frame(rows: list[Row]) -> pd.DataFrame:
     plain = []
     for row in rows:
         flat = {k: v for k, v in row.items() if isinstance(k, str)}
-        flat["limit"] = view.limit(row["model"])
+        flat["limit"] = view.limit(row["model"], row["baseline"])
         for column in _columns(rows):
             flat.update(_plain(_title(column), row.get(column)))
         plain.append(flat)
@@ -143,7 +144,11 @@ def merged_frame(rows: list[Row]) -> pd.DataFrame:
 
 def _format_cell(row: Row, column: tuple[str, int]) -> str:
     ratio = row.get(column)
-    if column[0] == "level" and ratio is not None and view.limit(row["model"]) == 1:
+    if (
+        column[0] == "level"
+        and ratio is not None
+        and view.limit(row["model"], row["baseline"]) == 1
+    ):
         return "1"
     return format_ratio(ratio)
 
@@ -167,7 +172,7 @@ def format_merged(runs: Sequence[Run], rows: list[Row]) -> str:
             "machine": row["machine"], "provider": row["provider"], "batch": row["batch"],
             "width": row["width"], "threads": row["threads"],
             "model": view.title(row["model"]) + (" (quick)" if row["quick"] else ""),
-            "limit": format_limit(row["model"]),
+            "limit": format_limit(row["model"], row["baseline"]),
             **{_title(c): _format_cell(row, c) for c in _columns(rows)},
         }
         for row in rows

@@ -9,7 +9,7 @@ from scipy.special import erf
 
 from harness.problem import Array
 
-_NEURON_BLOCK = 4096  # rows of weights held in float64 at a time: 4096 x 12288 is 400 MB
+_BLOCK_ELEMENTS = 1 << 22  # of weights held in float64 at a time: 32 MB
 _TOKEN_BLOCK = 64
 
 
@@ -54,9 +54,10 @@ def ff_oracle(x: Array, w_in: Array, w_out: Array) -> Truth:
     x = x.astype(np.float64)
     y = np.zeros((x.shape[0], w_out.shape[1]))
     scale, squares = np.zeros_like(y), np.zeros_like(y)
-    for first in range(0, w_in.shape[0], _NEURON_BLOCK):
-        rows_in = w_in[first : first + _NEURON_BLOCK].astype(np.float64)
-        rows_out = w_out[first : first + _NEURON_BLOCK].astype(np.float64)
+    step = max(1, _BLOCK_ELEMENTS // w_in.shape[1])
+    for first in range(0, w_in.shape[0], step):
+        rows_in = w_in[first : first + step].astype(np.float64)
+        rows_out = w_out[first : first + step].astype(np.float64)
         z = x @ rows_in.T
         a = gelu(z)
         y += a @ rows_out

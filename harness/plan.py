@@ -135,10 +135,10 @@ def _choose(spec: SweepSpec) -> list[Implementation]:
 def _with_baseline(spec: SweepSpec, layers: set[str]) -> tuple[list[Model], list[str]]:
     """Return the models, the baseline before them where it was left out and can be measured."""
     models = list(spec.models)
-    if "ff" not in layers or any(m.name == axes.BASELINE for m in models):
+    if "ff" not in layers or any(m.name == spec.baseline for m in models):
         return models, []
-    notice = f"{axes.BASELINE} is measured too: every speedup is over it"
-    return [axes.parse_model(axes.BASELINE), *models], [notice]
+    notice = f"{spec.baseline} is measured too: every speedup is over it"
+    return [axes.parse_model(spec.baseline), *models], [notice]
 
 
 def _check_providers(spec: SweepSpec) -> None:

@@ -12,7 +12,6 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from harness import by_batch, conditions, view
-from harness.axes import BASELINE
 from harness.canvas import COLOURS, MARKERS, new_figure, set_title
 from harness.notation import format_ratio, format_time
 from harness.reader import Run
@@ -32,13 +31,13 @@ def _bars_of(point: Point) -> list[tuple[str, Ratio, float | None, bool, float]]
     bars = []
     for provider, entries in point.entries.items():
         for entry in entries:
-            if entry.ratio is None or entry.model == BASELINE:
+            if entry.ratio is None or entry.model == point.baseline:
                 continue
             cell = entry.published
             what = f"level {entry.level}"
             label = f"{view.title(entry.model)}, {what}\nover FF, {what} ({provider})"
             bars.append((label, entry.ratio, cell.speedup if cell else None,
-                         bool(cell and cell.confirmed), view.limit(entry.model)))  # fmt: skip
+                         bool(cell and cell.confirmed), view.limit(entry.model, point.baseline)))  # fmt: skip
     for v in point.versus:
         if v.ratio is None:
             continue
@@ -46,7 +45,7 @@ def _bars_of(point: Point) -> list[tuple[str, Ratio, float | None, bool, float]]
         cell = v.published
         label = f"{view.title(v.model)}, {what} ({v.provider or 'own'})\nover the fastest FF"
         bars.append((label, v.ratio, cell.speedup if cell else None,
-                     bool(cell and cell.confirmed), view.limit(v.model)))  # fmt: skip
+                     bool(cell and cell.confirmed), view.limit(v.model, point.baseline)))  # fmt: skip
     return bars
 
 

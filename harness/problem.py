@@ -208,20 +208,16 @@ def _stream(problem: Problem, part: str) -> np.random.Generator:
     return np.random.Generator(np.random.PCG64(np.random.SeedSequence(key)))
 
 
-def _store(array: Array, problem: Problem) -> Array:
-    """Return a drawn float32 array as the problem stores it: itself, or rounded to nearest even."""
-    if array.dtype == problem.stored:
-        return array
-    stored = make_aligned(array.shape, problem.stored)
-    stored[...] = array
-    return stored
-
-
-def _uniform(rng: np.random.Generator, shape: tuple[int, ...], bound: float) -> Array:
-    array = make_aligned(shape)
-    rng.random(out=array, dtype=np.float32)
-    array *= np.float32(2 * bound)
-    array -= np.float32(bound)
+def _uniform(problem: Problem, part: str, shape: tuple[int, ...], bound: float) -> Array:
+    """Return weights of a part's stream; drawn a few rows at a time, so that none are held twice."""
+    rng, array = _stream(problem, part), make_aligned(shape, problem.stored)
+    rows = array.reshape(-1, shape[-1])
+    step = max(1, _STRETCH_ELEMENTS // shape[-1])
+    for first in range(0, len(rows), step):
+        drawn = rng.random(rows[first : first + step].shape, np.float32)
+        drawn *= np.float32(2 * bound)
+        drawn -= np.float32(bound)
+        rows[first : first + step] = drawn
     return array
 
 
@@ -251,7 +247,9 @@ def make_x(problem: Problem) -> Array:
     _stream(problem, "x").standard_normal(out=drawn, dtype=np.float32)
     for first in range(len(drawn), len(x) if problem.layer == "ceiling" else 0, len(drawn)):
         x[first : first + len(drawn)] = drawn[: len(x) - first]
-    x = _store(x, problem)
+    if x.dtype != problem.stored:
+        exact, x = x, make_aligned(x.shape, problem.stored)
+        x[...] = exact
     router = problem.router()
     if router is not None:
         head = x[: len(drawn)]
@@ -268,7 +266,7 @@ def _make_w_in(problem: Problem, turn: int = 0) -> Array:
         return make_aligned(shape, problem.stored)
     tag = f"{problem.layer}.w_in" + (f".{turn}" if turn else "")
     if problem.layer != "fff" or problem.routing == "uniform" or not turn:
-        return _store(_uniform(_stream(problem, tag), shape, problem.d_in**-0.5), problem)
+        return _uniform(problem, tag, shape, problem.d_in**-0.5)
     # x follows its paths through the first set. Rows scaled by positive factors turn every token the
     # same way, and still give other values; rounding them moves z by a fiftieth of the recipes' floor.
     w_in = _make_w_in(problem)
@@ -289,8 +287,7 @@ def make_weights(problem: Problem, turn: int = 0) -> tuple[Array, Array]:
     if problem.data == "zeros":
         return w_in, make_aligned(shape, problem.stored)
     tag = f"{problem.layer}.w_out" + (f".{turn}" if turn else "")
-    drawn = _uniform(_stream(problem, tag), shape, problem.used_neurons**-0.5)
-    return w_in, _store(drawn, problem)
+    return w_in, _uniform(problem, tag, shape, problem.used_neurons**-0.5)
 
 
 def make_operands(problem: Problem) -> Operands:

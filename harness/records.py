@@ -86,6 +86,7 @@ class SweepRecord(_Record):
     isa: str = Field(
         default="", description="instruction set that was forced, empty for the fastest"
     )
+    baseline: str = Field(default="bert-base-4095", description="model that ratios are over")
 
 
 class RunHead(_Record):

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.axes import Model
+from harness.axes import BASELINE, Model
 from harness.records import Order, SweepRecord
 
 
@@ -43,6 +43,7 @@ class SweepSpec:
     order: Order = "interleaved"
     dtype: Sequence[str] = ("float32",)
     isa: str = ""
+    baseline: str = BASELINE
 
     def record(self) -> SweepRecord:
         """Return what of it stands in the run."""
@@ -54,5 +55,5 @@ class SweepSpec:
             quick=self.quick, keep_blas_env=self.keep_blas_env, plugins=list(self.plugins),
             timeout_s=self.timeout_s, data=list(self.data), rows=list(self.rows),
             routing=list(self.routing), weights=list(self.weights), order=self.order,
-            dtype=list(self.dtype), isa=self.isa,
+            dtype=list(self.dtype), isa=self.isa, baseline=self.baseline,
         )  # fmt: skip

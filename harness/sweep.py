@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
-from harness import axes, doctor, machine, resume
+from harness import doctor, machine, resume
 from harness.cell import Cell, make_twin
 from harness.crew import Crew
 from harness.errors import UsageError
@@ -117,7 +117,7 @@ class _Sweep:
         have = {self.conditions(c) for c in self.sampling.cells if c.role == "aa"}
         paces = self.gate.paces
         for cell in self.sampling.live():
-            if cell.model == axes.BASELINE and self.conditions(cell) not in have:
+            if cell.model == self.spec.baseline and self.conditions(cell) not in have:
                 groups.setdefault(self.conditions(cell), []).append(cell)
         for cells in groups.values():
             twinned = min(cells, key=lambda c: paces[c.id].pass_s)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 
 from harness import conditions, ledger, view
-from harness.axes import BASELINE, PAPER_BATCH, PAPER_WIDTH
+from harness.axes import PAPER_BATCH, PAPER_WIDTH
 from harness.frames import (
     REMARKED,
     ceiling_frame,
@@ -48,7 +48,7 @@ def _point_lines(run: Run, point: Point) -> list[str]:
     for provider, entries in point.entries.items():
         lines += [
             "",
-            f"Speedup over {view.title(BASELINE)} at the same BLAS level, provider {provider}:",
+            f"Speedup over {view.title(point.baseline)} at the same BLAS level, provider {provider}:",
             "",
             format_markdown_table(paper_frame(run, entries)),
         ]
@@ -223,9 +223,7 @@ def format_latex(run: Run) -> str:
     for point in view.points(run):
         at = format_place(point).lower()
         for provider, entries in point.entries.items():
-            caption = (
-                f"Speedup over {view.title(BASELINE)} at the same BLAS level ({provider}, {at})"
-            )
+            caption = f"Speedup over {view.title(point.baseline)} at the same BLAS level ({provider}, {at})"
             parts.append(_latex_table(paper_frame(run, entries), caption))
         if point.versus:
             parts.append(_latex_table(versus_frame(point), f"Speedup over the fastest FF ({at})"))

@@ -93,12 +93,14 @@ class Speed:
 class Point:
     """Hold all that is said of one batch and width under one set of conditions (conditions.COLUMNS).
 
+    baseline: the model that the ratios are over.
     fastest: the cell that the speedups of `versus` are over. stand_in: whether it is of float32 because no
     FF of the section's own dtype was measured; aa is then that FF's too.
     """
 
     batch: int
     width: int
+    baseline: str
     conditions: tuple[str, ...]
     entries: dict[str, list[Entry]]  # by provider
     fastest: str
@@ -113,9 +115,9 @@ def title(model: str) -> str:
     return axes.parse_model(model).title
 
 
-def limit(model: str) -> float:
+def limit(model: str, baseline: str = axes.BASELINE) -> float:
     """Return the limit of a model's speedup: the baseline's neurons over those that it computes."""
-    parsed, base = axes.parse_model(model), axes.parse_model(axes.BASELINE)
+    parsed, base = axes.parse_model(model), axes.parse_model(baseline)
     used = parsed.trees * (parsed.depth + 1) if parsed.layer == "fff" else parsed.hidden
     return base.hidden / used
 
@@ -123,7 +125,12 @@ def limit(model: str) -> float:
 def models(run: Run) -> list[str]:
     """Return the run's models, the baseline first."""
     found = [m for m in run.cells["model"].unique() if m]
-    return sorted(found, key=lambda m: (m != axes.BASELINE, found.index(m)))
+    return sorted(found, key=lambda m: (m != run.head.sweep.baseline, found.index(m)))
+
+
+def _is_papers(run: Run) -> bool:
+    """Say whether the ratios are over the paper's own baseline, so that published ones stand beside them."""
+    return run.head.sweep.baseline == axes.BASELINE
 
 
 def _one(cells: pd.DataFrame, **want: object) -> pd.Series | None:
@@ -135,8 +142,9 @@ def _one(cells: pd.DataFrame, **want: object) -> pd.Series | None:
 def _entry(run: Run, cells: pd.DataFrame, model: str, level: int) -> Entry:
     layer = axes.parse_model(model).layer
     cell = _one(cells, model=model, implementation=f"{layer}_{COLUMNS[level]}")
-    base = _one(cells, model=axes.BASELINE, implementation=f"ff_{COLUMNS[level]}")
-    found = published.find(model, f"level {level}")
+    baseline = run.head.sweep.baseline
+    base = _one(cells, model=baseline, implementation=f"ff_{COLUMNS[level]}")
+    found = published.find(model, f"level {level}") if _is_papers(run) else None
     ratio, status = None, "none"
     if cell is not None:
         status = str(cell["status"])
@@ -151,7 +159,7 @@ def _entry(run: Run, cells: pd.DataFrame, model: str, level: int) -> Entry:
 
 def _fastest(run: Run, cells: pd.DataFrame) -> str:
     """Return the cell of the fastest FF of the baseline's shape, of any implementation and provider."""
-    ff = cells[(cells["model"] == axes.BASELINE) & (cells["status"] == "ok")]
+    ff = cells[(cells["model"] == run.head.sweep.baseline) & (cells["status"] == "ok")]
     times = {c: stats.pass_ns(run.samples, c) for c in ff["cell"]}
     times = {c: t for c, t in times.items() if np.isfinite(t)}
     return min(times, key=lambda c: times[c]) if times else ""
@@ -168,7 +176,9 @@ def _versus(run: Run, cells: pd.DataFrame, fastest: str) -> list[Versus]:
                 cell=cell["cell"], implementation=cell["implementation"], model=cell["model"],
                 provider=cell["provider"], level=level,
                 ratio=stats.ratio(run.samples, fastest, cell["cell"]) if fastest else None,
-                published=published.find(cell["model"], column, baseline=published.FASTEST_FF),
+                published=published.find(cell["model"], column, baseline=published.FASTEST_FF)
+                if _is_papers(run)
+                else None,
             )
         )  # fmt: skip
     return rows
@@ -232,7 +242,7 @@ def why_no_ff(run: Run, point: Point) -> str:
     """Return why a section has no FF of its own dtype."""
     at = run.cells[(run.cells["batch"] == point.batch) & (run.cells["d_in"] == point.width)]
     ff = _under(at, point.conditions)
-    reasons = ff[(ff["layer"] == "ff") & (ff["model"] == axes.BASELINE)].groupby("reason")
+    reasons = ff[ff["model"] == point.baseline].groupby("reason")
     found = [f"{', '.join(rows['implementation'].unique())}: {why}" for why, rows in reasons]
     return "; ".join(found) or "none was asked for"
 
@@ -282,9 +292,9 @@ def points(run: Run) -> list[Point]:
         }
         found.append(
             Point(
-                batch=int(batch), width=int(width), conditions=how, entries=entries, fastest=fastest,
-                stand_in=stand_in and bool(fastest), versus=_versus(run, own, fastest),
-                aa=_aa(run, judged_by), speeds=_speeds(run, own),
+                batch=int(batch), width=int(width), baseline=run.head.sweep.baseline, conditions=how,
+                entries=entries, fastest=fastest, stand_in=stand_in and bool(fastest),
+                versus=_versus(run, own, fastest), aa=_aa(run, judged_by), speeds=_speeds(run, own),
             )
         )  # fmt: skip
     measured = roofline.measure(run)
@@ -303,20 +313,20 @@ def _with_limits(run: Run, measured: roofline.Ceilings, point: Point) -> Point:
     resolution = point.aa.resolution if point.aa else 0.0
 
     def judged(found: Entry | Versus, base: pd.Series | None, cell: pd.Series | None) -> Any:
-        if found.ratio is not None and found.model != axes.BASELINE:
+        if found.ratio is not None and found.model != point.baseline:
             resolved = not abs(math.log(found.ratio.value)) < resolution
             found = replace(found, resolved=resolved)
         if base is None or cell is None:
             return found
         remark, impossible = roofline.judge_speedup(
-            run, measured, base, cell, found.ratio, limit(found.model)
+            run, measured, base, cell, found.ratio, limit(found.model, point.baseline)
         )
         return replace(found, remark=remark, impossible=impossible)
 
     def entry(provider: str, found: Entry) -> Entry:
         own = here[(here["provider"] == provider) & (here["role"] == "layer")]
         layer, column = axes.parse_model(found.model).layer, COLUMNS[found.level]
-        base = _one(own, model=axes.BASELINE, implementation=f"ff_{column}")
+        base = _one(own, model=point.baseline, implementation=f"ff_{column}")
         made: Entry = judged(
             found, base, _one(own, model=found.model, implementation=f"{layer}_{column}")
         )

@@ -19,6 +19,7 @@ def make_spec(
     plugins: Sequence[Path] = (), timeout: float | None = None, strict: bool = False,
     data: str = "random", rows: str = "distinct", routing: str = "uniform", weights: str = "hot",
     order: str = "interleaved", dtype: str = "float32", isa: str = "",
+    baseline: str = axes.BASELINE,
 ) -> SweepSpec:  # fmt: skip
     """Return the spec that the words of the command line ask for. Raises UsageError that names the option."""
     for option, value in (("--threads", threads), ("--passes", passes), ("--budget", budget),
@@ -50,4 +51,5 @@ def make_spec(
         rows=axes.parse_choices("--rows", rows, recipes.ROWS), routing=axes.parse_routing(routing),
         weights=axes.parse_choices("--weights", weights, locality.WEIGHTS),
         order=axes.parse_order(order), dtype=axes.parse_dtypes(dtype), isa=machine.check_isa(isa),
+        baseline=axes.parse_baseline(baseline),
     )  # fmt: skip

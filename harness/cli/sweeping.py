@@ -94,6 +94,13 @@ def sweep_command(
             "of depth D), or `family` for the paper's twelve from 3072x0 to 1x11."
         ),
     ] = ",".join(axes.PAPER_MODELS),
+    baseline: Annotated[
+        str,
+        typer.Option(
+            help="FF that every ratio is over, such as ff-49152; it is measured too, and limits are computed "
+            "from it."
+        ),
+    ] = axes.BASELINE,
     batch: Annotated[str | None, options.batch(plan.QUICK_BATCH)] = None,
     width: options.Width = str(axes.PAPER_WIDTH),
     only: Annotated[
@@ -189,7 +196,7 @@ def sweep_command(
         budget=budget, processes=processes, quick=quick, keep_blas_env=keep_blas_env, out=out,
         plugins=plugins or [], timeout=timeout, strict=strict,
         data=data, rows=rows, routing=routing, weights=weights, order=order,
-        dtype=dtype, isa=isa,
+        dtype=dtype, isa=isa, baseline=baseline,
     )  # fmt: skip
     if resume_run is not None:
         resumed, spec = _take_up(context, resume_run, spec)
@@ -202,7 +209,7 @@ def sweep_command(
     if resumed and resume.has_ended(resumed):
         print(f"{resumed.folder}: nothing is missing", file=sys.stderr)
         return 0 if write_outputs(resumed.folder) else 1
-    with Display() as display:
+    with Display(spec.baseline) as display:
         outcome = sweep.run(spec, made, display, resumed)
     return _conclude(outcome)
 
