@@ -19,11 +19,14 @@ FLAGS = (
     "-fno-trapping-math", "-Wall", "-Wextra",
 )  # fmt: skip
 
-IS_X86 = platform.machine().lower() in ("x86_64", "amd64")
+# What names the families of processors that have instruction sets of their own here.
+_FAMILIES = {"x86_64": "x86", "amd64": "x86", "aarch64": "neon", "arm64": "neon"}
+_ISAS = {"x86": ("generic.c", "avx2.c", "avx512.c"), "neon": ("generic.c", "neon.c")}
 
 # One object per instruction set, by file name; gcc prefers 256-bit vectors for AVX-512 unless told.
 ISA_FLAGS = {
     "generic.c": (),
+    "neon.c": (),
     "avx2.c": ("-mavx2", "-mfma"),
     "avx512.c": (
         "-mavx512f", "-mavx512vl", "-mavx512dq", "-mavx512bw", "-mfma", "-mprefer-vector-width=512",
@@ -31,9 +34,20 @@ ISA_FLAGS = {
 }  # fmt: skip
 
 
-def sources() -> list[str]:
-    """List the C sources for this target, relative to the project's root."""
-    isas = [name for name in ISA_FLAGS if IS_X86 or name == "generic.c"]
+def family(machine: str = platform.machine()) -> str:
+    """Return the family of a processor by its machine's name, empty for one of neither."""
+    return _FAMILIES.get(machine.lower(), "")
+
+
+def macros(machine: str = platform.machine()) -> list[tuple[str, str]]:
+    """Return what tells the sources which instruction sets a target has."""
+    found = family(machine)
+    return [(f"FFK_HAVE_{found.upper()}", "1")] if found else []
+
+
+def sources(machine: str = platform.machine()) -> list[str]:
+    """List the C sources for a target, relative to the project's root."""
+    isas = _ISAS.get(family(machine), ("generic.c",))
     found = [NATIVE / name for name in ("table.c", "fpenv.c", "team.c")]
     found.extend(NATIVE / "isa" / name for name in isas)
     for folder in ("ff", "fff", "ceilings", "ladder"):
@@ -72,7 +86,7 @@ def make_ffi() -> FFI:
         sources=sources(),
         include_dirs=["native/include", "native"],
         define_macros=[
-            *([("FFK_HAVE_X86", "1")] if IS_X86 else []),
+            *macros(),
             ("FFK_BUILD_FLAGS", '"' + " ".join(flags).replace('"', "") + '"'),
         ],
         extra_compile_args=flags,

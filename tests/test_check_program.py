@@ -1,0 +1,109 @@
+"""The C program that checks the kernels without Python and BLAS, here and for AArch64 in an emulator."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import shutil
+import subprocess
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from harness import native
+from native import build_native
+
+ROOT = Path(__file__).parent.parent
+CROSS, EMULATOR = "aarch64-linux-gnu-gcc", "qemu-aarch64"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """Name a processor, the compiler for it, and what its programs are started with."""
+
+    machine: str
+    compiler: str
+    start: tuple[str, ...] = ()
+
+
+TARGETS = [Target(machine=platform.machine(), compiler=os.environ.get("CC", "cc"))]
+# No test is skipped where the tools are missing: the ledger of skipped tests would call that a fault.
+# `.ci/run` installs them where it may.
+if platform.machine() != "aarch64" and shutil.which(CROSS) and shutil.which(EMULATOR):
+    libraries = ("-L", "/usr/aarch64-linux-gnu")
+    TARGETS.append(Target(machine="aarch64", compiler=CROSS, start=(EMULATOR, *libraries)))
+
+
+def run(*command: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    """Return the outcome of a command with its output."""
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=300)
+
+
+def build(target: Target, folder: Path) -> Path:
+    """Return the program for a target: the build's own sources, macros and flags, and the check's."""
+    macros = [f"-D{name}={value}" for name, value in build_native.macros(target.machine)]
+    flags = [
+        *build_native.FLAGS,
+        "-Werror",
+        *macros,
+        "-Inative/include",
+        "-Inative",
+        "-Inative/check",
+    ]
+    own = [str(path.relative_to(ROOT)) for path in sorted((ROOT / "native" / "check").glob("*.c"))]
+
+    def compile_one(source: str) -> str:
+        made = str(folder / source.replace("/", "_")) + ".o"
+        own_flags = build_native.flags_for(source)
+        done = run(target.compiler, *flags, *own_flags, "-c", source, "-o", made)
+        assert done.returncode == 0, done.stderr
+        return made
+
+    with ThreadPoolExecutor(max_workers=2) as pool:
+        objects = list(pool.map(compile_one, [*build_native.sources(target.machine), *own]))
+    program = folder / "check_kernels"
+    done = run(target.compiler, *objects, "-lm", "-lpthread", "-o", str(program))
+    assert done.returncode == 0, done.stderr
+    return program
+
+
+@pytest.fixture(scope="module", params=TARGETS, ids=lambda t: t.machine)
+def command(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """Return what starts the program of a target."""
+    target: Target = request.param
+    return [*target.start, str(build(target, tmp_path_factory.mktemp(target.machine)))]
+
+
+def test_every_kernel_agrees_with_the_truth(command: list[str]) -> None:
+    """Every kernel of a layer is right under every instruction set of the target, at every shape."""
+    done = run(*command)
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = re.fullmatch(
+        r"(\d+) problems, 0 faults, (\d+) near-ties left out", done.stdout.splitlines()[-1]
+    )
+    assert found, done.stdout
+    assert int(found[1]) > 50
+    assert int(found[2]) < int(found[1])
+    sets = re.findall(r"^instruction set (\w+)$", done.stdout, re.MULTILINE)
+    assert sets == (["neon", "generic"] if "aarch64" in command[-1] else native.isas())
+
+
+@pytest.mark.parametrize("what", ["value", "unwritten", "guard", "input"])
+def test_a_spoiled_pass_is_found(command: list[str], what: str) -> None:
+    """The program finds every pass at fault whose output, guard or input was spoiled behind it."""
+    done = run(*command, "spoil", what)
+    assert done.returncode == 1
+    found = re.fullmatch(r"(\d+) problems, (\d+) faults, .*", done.stdout.splitlines()[-1])
+    assert found, done.stdout
+    assert found[1] == found[2] != "0"
+
+
+def test_family_of_an_unknown_processor() -> None:
+    """A processor of neither family gets the generic code alone, and no macro."""
+    assert build_native.macros("riscv64") == []
+    isas = [s for s in build_native.sources("riscv64") if Path(s).parent.name == "isa"]
+    assert [Path(s).name for s in isas] == ["generic.c"]
+    assert ("FFK_HAVE_NEON", "1") in build_native.macros("ARM64")
