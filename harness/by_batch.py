@@ -11,8 +11,8 @@ from matplotlib.figure import Figure
 from harness import conditions, view
 from harness.canvas import COLOURS, MARKERS, new_figure, set_title
 from harness.reader import Run
+from harness.rows import Point
 from harness.stats import Ratio
-from harness.view import Point
 
 _SHARE_TICKS = (1, 2, 5, 10, 20, 50, 100, 200)  # percent
 _GRID = {"alpha": 0.3, "which": "both", "lw": 0.5}

@@ -19,8 +19,8 @@ from harness.notation import (
 )
 from harness.published import FASTEST_FF, PublishedCell
 from harness.reader import Run
+from harness.rows import Entry, Point, Speed, Versus
 from harness.stats import Ratio
-from harness.view import Entry, Point, Speed, Versus
 
 REMARKED = "‡"
 

@@ -11,8 +11,8 @@ from harness import published, view
 from harness.axes import BASELINE, PAPER_BATCH, PAPER_WIDTH
 from harness.published import FASTEST_FF, PublishedCell
 from harness.reader import Run
+from harness.rows import Point
 from harness.stats import Ratio
-from harness.view import Point
 
 BAND = 0.10
 PAPER_PROVIDER = "mkl"

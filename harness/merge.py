@@ -14,8 +14,8 @@ from harness.errors import UsageError
 from harness.frames import format_limit
 from harness.notation import format_markdown_table, format_ratio
 from harness.reader import Run
+from harness.rows import Point
 from harness.stats import Ratio
-from harness.view import Point
 
 Row = dict[Any, Any]  # texts and numbers by name; ratios by (kind, level)
 MERGED_FILES = ("merged.md", "merged.csv")

@@ -15,9 +15,9 @@ from harness import by_batch, conditions, view
 from harness.canvas import COLOURS, MARKERS, new_figure, set_title
 from harness.notation import format_ratio, format_time
 from harness.reader import Run
+from harness.rows import Point, Speed
 from harness.stats import Ratio
 from harness.table import format_place
-from harness.view import Point, Speed
 
 FIGURES = ("speedup", "time_per_token", "ceilings")
 BY_BATCH = "by_batch"  # where a run has several batches

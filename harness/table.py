@@ -30,9 +30,9 @@ from harness.notation import (
     format_time,
 )
 from harness.reader import Run
+from harness.rows import Entry, Point, Versus
 from harness.stats import Ratio
 from harness.table_head import head_lines
-from harness.view import Entry, Point, Versus
 
 TABLE_FILES = ("table.md", "table.csv", "speeds.csv", "table.tex", "ledger.json")
 

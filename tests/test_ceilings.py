@@ -25,6 +25,7 @@ from harness import (
     records,
     registry,
     roofline,
+    rows,
     sweep,
     table,
     view,
@@ -436,7 +437,7 @@ def test_a_cell_above_its_ceiling_is_impossible(tmp_path: Path) -> None:
     assert "100 %" in text
 
 
-def judged(tmp_path: Path, ff_ns: float, speedup: float, **changes: Any) -> view.Entry:
+def judged(tmp_path: Path, ff_ns: float, speedup: float, **changes: Any) -> rows.Entry:
     """Return the FFF's entry at level 1 of a run with the given time and speedup."""
     cells = [
         *ceiling_records(), (cell_record("ff"), ff_ns), (fff_record("fff", **changes), ff_ns / speedup),
@@ -488,7 +489,7 @@ def test_an_unjudged_speedup_is_remarked_on(tmp_path: Path) -> None:
 def test_weights_that_crowd_their_cache_explain_a_smaller_layer(tmp_path: Path) -> None:
     """A dense layer of 3072 may pass 1.33x where the FF of 4095 fills most of the last cache, not beyond."""
 
-    def entry(name: str, speedup: float) -> view.Entry:
+    def entry(name: str, speedup: float) -> rows.Entry:
         smaller = cell_record("small", model="bert-base-3072", hidden=3072)
         slow = 2 * STREAM_NS
         cells = [*ceiling_records(), (cell_record("ff"), slow), (smaller, slow / speedup)]

@@ -14,7 +14,21 @@ import pytest
 import scripted
 from scipy.special import erf
 
-from harness import blas, cli, explain, faulty, ladder, native, plan, plot, registry, table
+from harness import (
+    blas,
+    cli,
+    climb,
+    explain,
+    explain_words,
+    faulty,
+    ladder,
+    native,
+    plan,
+    plot,
+    registry,
+    table,
+    waterfall,
+)
 from harness.check import compare
 from harness.errors import UsageError
 from harness.problem import Array, Operands, Problem, make_aligned, make_operands
@@ -222,10 +236,10 @@ def test_faulty_kernel_without_definition() -> None:
 @pytest.mark.parametrize("level", ladder.LEVELS)
 def test_steps_multiply_to_the_whole(level: int, climbed: Run) -> None:
     """The first speedup times the factors is the last one, and each factor is the quotient of its two."""
-    rungs = ladder.climb(climbed, level)
+    rungs = climb.climb(climbed, level)
     assert [r.step.key for r in rungs] == [s.key for s in ladder.STEPS]
     last = rungs[-1].speedup
-    whole = ladder.product(rungs)
+    whole = climb.product(rungs)
     assert last is not None
     assert whole == pytest.approx(last.value, rel=1e-12)
     for before, after in pairwise(rungs):
@@ -243,7 +257,7 @@ def test_steps_multiply_to_the_whole(level: int, climbed: Run) -> None:
 )  # fmt: skip
 def test_each_step_takes_its_own_cells(level: int, speedups: list[float], climbed: Run) -> None:
     """Each step's speedup is that of the kernels and buffers that the step names."""
-    for rung, wanted in zip(ladder.climb(climbed, level), speedups, strict=True):
+    for rung, wanted in zip(climb.climb(climbed, level), speedups, strict=True):
         assert rung.speedup is not None
         assert rung.speedup.value == pytest.approx(wanted, rel=0.03), rung.step.key
 
@@ -251,16 +265,16 @@ def test_each_step_takes_its_own_cells(level: int, speedups: list[float], climbe
 def test_steps_that_change_nothing_are_exactly_one(climbed: Run) -> None:
     """A step that changes neither side has the factor 1 with no width, and says so."""
     for level, keys in ((1, {"rows", "activation", "own"}), (2, {"activation", "own"})):
-        same = {r.step.key for r in ladder.climb(climbed, level) if r.same}
+        same = {r.step.key for r in climb.climb(climbed, level) if r.same}
         assert same == keys
-    rung = next(r for r in ladder.climb(climbed, 1) if r.same)
+    rung = next(r for r in climb.climb(climbed, 1) if r.same)
     assert rung.factor == Ratio(value=1.0, low=1.0, high=1.0, blocks=rung.factor.blocks)
 
 
 @pytest.mark.parametrize("level", ladder.LEVELS)
 def test_stated_changes_match_the_cells(level: int, climbed: Run) -> None:
     """A step that says which side it changes changes the cell of that side and of no other."""
-    rungs = ladder.climb(climbed, level)
+    rungs = climb.climb(climbed, level)
     for before, after in pairwise(rungs):
         if after.step.key == "own":  # there are none in this run
             continue
@@ -283,12 +297,12 @@ def test_own_kernels_are_the_last_step(climbed: Run) -> None:
         cells=pd.concat([cells, own], ignore_index=True),
         samples=pd.concat([samples, times], ignore_index=True),
     )
-    assert ladder.own_fff(run) == "fff_own/x"
+    assert climb.own_fff(run) == "fff_own/x"
     for level in ladder.LEVELS:
-        rungs = ladder.climb(run, level)
+        rungs = climb.climb(run, level)
         assert rungs[-1].fff == "fff_own/x"
         assert not rungs[-1].same
-        assert ladder.product(rungs) == pytest.approx(rungs[-1].speedup.value, rel=1e-12)
+        assert climb.product(rungs) == pytest.approx(rungs[-1].speedup.value, rel=1e-12)
     assert rungs[-1].speedup.value == pytest.approx(100, rel=0.03)
     assert "`fff_own` (own code)" in explain.format_page(run)
 
@@ -297,7 +311,7 @@ def test_quotient_of_independent_ratios() -> None:
     """The interval of a quotient is wider than either part's and holds what the parts' centres say."""
     over = Ratio(value=10.0, low=8.0, high=12.5, blocks=4)
     under = Ratio(value=5.0, low=4.0, high=6.25, blocks=3)
-    got = ladder.quotient(over, under)
+    got = climb.quotient(over, under)
     assert got.value == pytest.approx(2.0)
     assert got.low == pytest.approx(2.0 / 1.25 ** (2**0.5))
     assert got.high == pytest.approx(2.0 * 1.25 ** (2**0.5))
@@ -344,9 +358,9 @@ def test_page_says_both_figures(climbed: Run) -> None:
     """The first paragraph names the claim, the figure by the published protocol and the strict one."""
     text = explain.format_page(climbed)
     first = text.split("\n\n")[1]
-    rungs = ladder.climb(climbed, 2)
+    rungs = climb.climb(climbed, 2)
     for rung in (rungs[0], rungs[7]):
-        assert explain._speedup(rung) in first
+        assert explain_words.format_speedup(rung) in first
     assert "78 times" in first
     assert "341 times" in first
     rows = [line for line in text.splitlines() if re.match(r"\| \d \|", line)]
@@ -383,17 +397,17 @@ def test_wrong_cell_leaves_a_gap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         return -1.0 if implementation == "fff_l2_unit_scale" else by_table(implementation, protocol)
 
     run = make_run(tmp_path / "run", monkeypatch, script)
-    rungs = ladder.climb(run, 2)
+    rungs = climb.climb(run, 2)
     assert rungs[2].speedup is None
     assert rungs[3].factor is None
-    assert explain._factor(rungs[3]) == "not measured"
-    assert ladder.product(rungs) is None
+    assert explain_words.format_factor(rungs[3]) == "not measured"
+    assert climb.product(rungs) is None
     assert not (run.samples["implementation"] == "fff_l2_unit_scale").any()
     text = explain.format_page(run)
     assert "not measured: no right FFF was sampled" in text
     assert "WRONG: fff_l2_unit_scale" in text
     assert "there is no product" in text
-    figure = explain.ladder_figure(run)
+    figure = waterfall.ladder_figure(run)
     assert "not measured" in [t.get_text() for t in figure.axes[1].texts]
 
 
@@ -405,7 +419,7 @@ def test_providers_compete_for_the_baseline(
     run = make_run(tmp_path / "run", monkeypatch, blas_names=["scipy", "mkl"])
     assert set(run.cells.loc[run.cells["role"] == "ladder", "provider"]) == {"scipy"}
     assert set(run.cells.loc[run.cells["role"] == "layer", "provider"]) == {"scipy", "mkl"}
-    for rung in ladder.climb(run, 1)[:7]:
+    for rung in climb.climb(run, 1)[:7]:
         assert "/scipy" in rung.ff
         assert "/scipy" in rung.fff
     assert "(providers: scipy, mkl)" in explain.format_page(run)
@@ -451,6 +465,6 @@ def test_explain_end_to_end(
     assert "not measured" not in printed
     run = load_run(tmp_path / "run")
     for level in ladder.LEVELS:
-        rungs = ladder.climb(run, level)
-        assert ladder.product(rungs) == pytest.approx(rungs[-1].speedup.value, rel=1e-12)
+        rungs = climb.climb(run, level)
+        assert climb.product(rungs) == pytest.approx(rungs[-1].speedup.value, rel=1e-12)
     assert set(run.cells.loc[run.cells["role"] == "ladder", "status"]) == {"ok"}
