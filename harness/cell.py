@@ -16,8 +16,8 @@ _RATES = {
     ("ff", 1): 15.0, ("ff", 2): 26.0, ("ff", 3): 90.0, ("fff", 1): 12.0, ("fff", 2): 9.0,
 }  # fmt: skip
 _RATE_UNKNOWN = 20.0
-GATE_S = 0.6  # the float64 oracle on its subset
-_CEILING_GATE_S = 0.1
+GATE_S = 0.15  # the float64 oracle on its subset
+_CEILING_GATE_S = 0.05
 _SET_S = 0.08  # drawing a further set of weights and the oracle on it
 _FLUSHES_S = 0.1  # the walks of one sample
 # In a second and later process a pass this long is not run whole before it is timed: see worker.py.
@@ -82,8 +82,11 @@ class Cell:
 
     def sample_s(self) -> float:
         """Return a guess of what one sample takes."""
-        flushing = _FLUSHES_S if self.weights == "flushed" else 0.0
-        return max(self.sets * self.predicted_s() / self.slices(), 0.03) + flushing
+        pass_s = self.predicted_s() / self.slices()
+        untimed_s = _FLUSHES_S if self.weights == "flushed" else 0.0
+        if self.weights == "hot":
+            untimed_s = clock.count_warming(1e9 * pass_s) * pass_s
+        return max(self.sets * pass_s, 1.2e-9 * clock.MIN_SAMPLE_NS) + untimed_s
 
 
 def label(provider: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, partial
@@ -12,8 +13,11 @@ from harness.machine import read_disturbance
 # Shorter samples would measure the timer and single interrupts: 20 ms is 1e5 times the clock's step.
 MIN_SAMPLE_NS = 20_000_000
 # A cell that follows others finds its weights evicted; repeated passes would find them where they were.
-# An untimed pass before each sample makes that the state of the first pass too; for a longer pass the
-# refill (some ms) is no longer worth a second pass.
+# Untimed passes before each sample make that the state of the first pass too. One does not do it: a cache
+# that another cell has streamed through takes its new lines up slowly (passes of 0.5 ms became 3 %
+# faster from the 5th to the 15th), so that short samples of few passes would be slower than those of
+# many. For a longer pass the refill (some ms) is no longer worth a second pass.
+_WARM_NS = 10_000_000
 _REWARM_BELOW_NS = 500_000_000
 # Longer samples are cut into slices of the batch where the implementation's tokens are independent, so
 # that they interleave with the other cells as finely as those do.
@@ -50,7 +54,8 @@ def calibrate(time: TimePasses, gate_ns: int, min_sample_ns: int = MIN_SAMPLE_NS
     while loops < _MAX_LOOPS:
         elapsed = max(1, time(loops))
         if elapsed >= min_sample_ns:
-            return loops
+            # Not the loops that the doubling came to: those differ by up to two from run to run.
+            return max(1, math.ceil(1.2 * loops * min_sample_ns / elapsed)) if loops > 1 else 1
         # Aim a little above, so that a small speed-up does not need another round.
         loops = max(2 * loops, min(64 * loops, int(1.2 * loops * min_sample_ns / elapsed)))
     return _MAX_LOOPS
@@ -69,13 +74,21 @@ def count_slices(batch: int, token_block: int, pass_ns: int) -> int:
     return slices
 
 
+def count_warming(expected_ns: float) -> int:
+    """Return the untimed passes before a sample of passes that take about so long."""
+    if expected_ns >= _REWARM_BELOW_NS:
+        return 0
+    return max(1, math.ceil(_WARM_NS / max(1.0, expected_ns)))
+
+
 def sample(time: TimePasses, loops: int, expected_ns: float) -> Sample:
     """Take one sample: `loops` passes as one interval, with the disturbances counted around it.
 
-    expected_ns: about how long one pass takes; a short one is run once more before, untimed.
+    expected_ns: about how long one pass takes; short ones are run before, untimed, for 10 ms or once.
     """
-    if expected_ns < _REWARM_BELOW_NS:
-        time(1)
+    warming = count_warming(expected_ns)
+    if warming:
+        time(warming)
     before = read_disturbance()
     called = perf_counter_ns()
     elapsed = time(loops)

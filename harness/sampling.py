@@ -62,8 +62,7 @@ class Sampling:
         pace.turn += 1
         self.tally.add(cell.id, journal.block)
         pace.pass_s = record.elapsed_ns / pace.loops * pace.slices / 1e9
-        if cell.weights == "flushed":
-            pace.untimed_s = time.monotonic() - started - record.elapsed_ns / 1e9
+        pace.untimed_s = time.monotonic() - started - record.elapsed_ns / 1e9
         journal.show_sample(record)
 
     def repeats(self) -> dict[str, int]:

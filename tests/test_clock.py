@@ -54,12 +54,31 @@ def test_sample_counts_disturbances(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(clock, "read_disturbance", lambda: readings.pop(0))
     calls: list[int] = []
     taken = clock.sample(_fake(10, calls), 7, expected_ns=10)
-    assert calls == [1, 7]  # a short pass is run once before, untimed
+    assert calls == [1_000_000, 7]  # passes of 10 ns are run before, untimed
     assert taken.call_ns > -70
     found = replace(taken, call_ns=0)
     assert found == clock.Sample(
         loops=7, elapsed_ns=70, switches=2, faults=0, steal_ticks=3, call_ns=0
     )
+
+
+@pytest.mark.parametrize(
+    ("pass_ns", "warming"),
+    [(1e5, 100), (4e5, 25), (9e6, 2), (2e7, 1), (4.9e8, 1), (5e8, 0), (1e18, 0)],
+)
+def test_short_passes_warm_the_caches_for_a_while(pass_ns: float, warming: int) -> None:
+    """Passes are run untimed for 10 ms before a sample, a longer one once, half a second's not at all."""
+    assert clock.count_warming(pass_ns) == warming
+
+
+@pytest.mark.parametrize("first_ns", [4e5, 6e5, 9e5, 1.4e6])
+def test_loops_do_not_hang_on_the_first_pass(first_ns: float) -> None:
+    """A first pass that was slower by chance leaves the loops as they are, so that runs sample alike."""
+
+    def time(loops: int) -> int:
+        return int(first_ns if loops == 1 else loops * 4e5)
+
+    assert clock.calibrate(time, int(first_ns), 10_000_000) == 30
 
 
 def test_a_long_pass_is_not_run_before_its_sample(monkeypatch: pytest.MonkeyPatch) -> None:
