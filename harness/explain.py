@@ -23,7 +23,6 @@ from harness.explain_words import (
     strict_rung,
 )
 from harness.ladder import LEVELS
-from harness.plan import PUBLISHED_ROUNDS
 from harness.reader import Run
 from harness.stats import Ratio
 from harness.waterfall import ladder_figure
@@ -110,7 +109,7 @@ def format_page(run: Run, climbs: Climbs | None = None) -> str:
         first_provider=sweep.blas[0].rsplit("/", 1)[-1],
         batch=sweep.batches[0], width=sweep.widths[0], threads=sweep.threads,
         started=run.head.started_utc, code=f"{record.harness_version}, {record.commit}",
-        passes=fff_passes, ff_passes=ff_passes, rounds=PUBLISHED_ROUNDS,
+        passes=fff_passes, ff_passes=ff_passes,
         processes=run.samples["process"].nunique(), problems=_problems(run),
     )  # fmt: skip
     return text

@@ -177,12 +177,9 @@ class Bench:
                                near_ties=0, unwritten=0)  # fmt: skip
         return None
 
-    def run(
-        self, kernel: str, problem: Problem, loops: int, *, unwritten: bool, look: bool = True
-    ) -> dict[str, Any]:
+    def run(self, kernel: str, problem: Problem, loops: int, *, unwritten: bool) -> dict[str, Any]:
         """Check a kernel, then time `loops` passes as one interval, the first of them cold.
 
-        look: whether what the passes left behind is checked as well.
         Returns the verdict, the notes of the record and, where the kernel is right, the sample.
         """
         verdict = self.gate(kernel, problem)
@@ -197,9 +194,7 @@ class Bench:
         operands = self._cold(problem, unwritten=unwritten)
         _, time = self._bind(kernel, problem, operands)
         answer["sample"] = asdict(clock.sample(time, loops, math.inf))
-        after = None
-        if look:
-            after = self._check_timed(kernel, problem, operands, unwritten=unwritten)
+        after = self._check_timed(kernel, problem, operands, unwritten=unwritten)
         if after is not None:
             answer["verdict"] = asdict(after)
         return answer

@@ -19,7 +19,7 @@ class Pace:
     """Hold how a cell is sampled and how long that takes; 0 where it is not known yet.
 
     pass_s: a pass over the whole batch, by its last sample. turn: samples taken, since slices come in turn.
-    untimed_s: of a sample, what stands between its timed passes.
+    untimed_s: of a sample, what stands before and between its timed passes.
     """
 
     loops: int = 0
@@ -85,8 +85,3 @@ class Gate:
         """Say whether a cell that passed its gate before is too long to be run whole once more for it."""
         long = self.paces.get(cell.id, Pace()).pass_s >= LONG_PASS_S
         return cell.id in self.gated and long and cell.weights == "hot"
-
-    def again_s(self, cells: list[Cell]) -> float:
-        """Return what gating these cells in a further set of processes will take."""
-        passes = [self.paces[c.id].pass_s for c in cells]
-        return sum(p for p in passes if p < LONG_PASS_S) + 0.5 * sum(c.check_s() for c in cells)

@@ -17,15 +17,21 @@ from harness.spec import SweepSpec
 
 QUICK_BATCH = 256
 BUDGET_S, QUICK_BUDGET_S = 320.0, 38.0
-PROCESSES = 3
+PROCESSES = 5
 
-START_S = 2.0  # a measuring process: interpreter, libraries, drawing the operands
+START_S = 1.5  # a measuring process: interpreter, libraries, drawing the operands
 _PROCESS_BYTES = 160 << 20
 _CEILING_EXTENT = 2048
-# The published protocol times 250 passes as one mean; here a mean of this long is taken instead, twice in
-# each fresh process, so that it has an interval.
-PUBLISHED_PASSES, PUBLISHED_ROUNDS = 250, 2
+# The published protocol times 250 passes as one mean; here a mean of this long is taken instead, in
+# each fresh process anew, so that it has an interval.
+PUBLISHED_PASSES = 250
 PUBLISHED_SAMPLE_S = 0.3
+
+
+def count_processes(most: int, rest_s: float, gate_s: float, block_s: float) -> int:
+    """Return how many of up to `most` sets of processes get a block; the first is gated and gets one."""
+    more = int((rest_s - block_s) / max(gate_s + block_s, 1e-3))
+    return 1 + min(max(0, more), most - 1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,9 +45,9 @@ class Plan:
     published_sample_s: float = PUBLISHED_SAMPLE_S
 
     def published_s(self) -> float:
-        """Return the predicted time of one process's rounds of the published protocol."""
+        """Return the predicted time of the published protocol in one process."""
         passes = sum(c.predicted_s() * self.published_loops(c) for c in self.published)
-        return PUBLISHED_ROUNDS * passes + GATE_S * len(self.published)
+        return passes + GATE_S * len(self.published)
 
     def published_loops(self, cell: Cell) -> int:
         """Return the passes behind one mean of the published protocol, 250 there, fewer where long."""
@@ -59,9 +65,16 @@ class Plan:
         checks = sum(cell.check_s() for cell in self.cells)
         return whole + checks + START_S * len(self.providers()) + self.published_s()
 
+    def processes(self, spec: SweepSpec) -> int:
+        """Return the predicted number of sets of fresh processes: those asked for that get a block."""
+        if spec.passes:
+            return spec.processes
+        rest = spec.budget_s - self.gate_s(0)
+        return count_processes(spec.processes, rest, self.gate_s(1), self.block_s())
+
     def gates_s(self, spec: SweepSpec) -> float:
         """Return the predicted time of the gates of all processes."""
-        return sum(self.gate_s(process) for process in range(spec.processes))
+        return sum(self.gate_s(process) for process in range(self.processes(spec)))
 
     def block_s(self) -> float:
         """Return the predicted time of one block."""
@@ -91,7 +104,7 @@ class Plan:
         if spec.passes:
             return spec.passes
         left = spec.budget_s - self.gates_s(spec)
-        return max(spec.processes, int(left / self.block_s()))
+        return max(self.processes(spec), int(left / self.block_s()))
 
     def predicted_s(self, spec: SweepSpec) -> float:
         """Return the predicted time of the whole sweep."""

@@ -151,7 +151,7 @@ def find_progress(run: Run) -> Progress:
     loops = dict(zip(gates["cell"], gates["loops"].astype(int), strict=True))
     loops.update(samples.groupby("cell")["loops"].last().astype(int))
     slices = dict(zip(gates["cell"], gates["slices"].astype(int), strict=True))
-    bad = cells[cells["status"].isin(["wrong", "failed"])]
+    bad = cells[cells["status"] != "ok"]
     processes = [*samples["process"], *cells["process"], *(p.process for p in run.providers)]
     return Progress(
         process=_next(map(int, processes)), block=_next(map(int, samples["block"])),

@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Literal
 
 from harness import doctor, machine, resume
+from harness.budget import Budget
 from harness.cell import Cell, make_twin
 from harness.crew import Crew
 from harness.errors import UsageError
 from harness.gate import Gate, Pace
 from harness.journal import Journal, Monitor
-from harness.plan import START_S, Plan
+from harness.plan import Plan
 from harness.process import ProcessDiedError
 from harness.published_protocol import run_published
 from harness.reader import Run, load_run
@@ -32,8 +33,6 @@ from harness.resume import Progress, Tally
 from harness.sampling import Sampling
 from harness.spec import SweepSpec
 from harness.writer import WriteError, Writer
-
-_MAX_BLOCKS = 60
 
 EndReason = Literal["complete", "interrupted", "budget", "failed"]
 
@@ -66,7 +65,7 @@ def run_folder(spec: SweepSpec) -> Path:
 
 
 class _Sweep:
-    """Hold one sweep while it runs: what it writes, its processes, its gate and its sampling."""
+    """Hold one sweep while it runs: its journal, processes, gate, sampling and budget."""
 
     def __init__(self, spec: SweepSpec, plan: Plan, monitor: Monitor) -> None:
         self.spec, self.plan = spec, plan
@@ -77,10 +76,9 @@ class _Sweep:
             journal=self.journal, crew=self.crew, gate=self.gate, tally=Tally(spec.passes),
             cells=sorted(plan.cells, key=lambda c: -c.workspace_bytes),
         )  # fmt: skip
-        # Sets of fresh processes: in all, and still to come.
-        self.rounds = self.left = spec.processes
+        self.budget = Budget(journal=self.journal, gate=self.gate, sampling=self.sampling)
+        self.left = spec.processes  # sets of fresh processes that are still to come
         self.recorded: set[str] = set()  # cells that the run that is taken up has a record of
-        self.published_s = 0.0  # what the published protocol took in one process
 
     def take_up(self, progress: Progress) -> None:
         """Continue where a run was cut, with processes and blocks of new numbers."""
@@ -89,7 +87,7 @@ class _Sweep:
             progress.process, progress.block, progress.order,
         )  # fmt: skip
         journal.elapsed_before_ns, journal.lost = progress.elapsed_ns, dict(progress.lost)
-        self.rounds = self.left = progress.rounds
+        self.left = progress.rounds
         self.sampling.tally = progress.tally
         self.gate.gated = set(progress.gated)
         self.gate.paces = {
@@ -127,14 +125,6 @@ class _Sweep:
             paces[twin.id] = Pace(loops=of.loops, slices=of.slices)
             self.gate.prepare(twin)
 
-    def blocks_now(self) -> int:
-        """Return the blocks for the current process, so that all of them share what is left."""
-        if self.sampling.tally.goal:
-            return -(-self.sampling.missing() // self.left)
-        left = self.spec.budget_s - self.journal.elapsed_s() - (self.left - 1) * self.gate_s()
-        fit = int(left / self.left / max(self.sampling.block_s(), 1e-3))
-        return min(fit, _MAX_BLOCKS // self.spec.processes)
-
     def open_processes(self) -> None:
         """Start what processes the live cells need, record their providers, gate every cell in them."""
         needed = {cell.runs_in for cell in self.sampling.live()}
@@ -143,44 +133,40 @@ class _Sweep:
             with suppress(ProcessDiedError, UsageError):
                 if provider in needed:
                     self.crew.record(self.crew.running.get(provider) or self.crew.start(provider))
-        self.published_s = run_published(self.plan, self.journal, self.crew)
+        run_published(self.plan, self.journal, self.crew)
         for cell in self.sampling.live():
-            self.gate.prepare(cell)
+            reason = self.budget.leave_out(cell)
+            if reason:
+                self.journal.record_cell(cell, "unavailable", reason, {})
+            else:
+                self.gate.prepare(cell)
         self.add_twins()
 
     def run_process(self) -> None:
         """Gate every cell in a set of fresh processes and sample its blocks."""
-        journal, sampling = self.journal, self.sampling
+        journal, sampling, budget = self.journal, self.sampling, self.budget
+        before, began_s = set(self.gate.gated), journal.elapsed_s()
         self.open_processes()
+        budget.note_gates(journal.elapsed_s() - began_s, before, len(self.plan.providers()))
+        self.left = budget.processes(self.left)
         # The first process samples whatever the budget says: a table needs one sample a cell.
-        blocks = self.blocks_now()
-        least = 2 if self.plan.published else 1  # a step of the ladder needs an interval too
+        blocks = budget.blocks(self.left)
+        least = 2 if self.plan.published and self.left == 1 else 1  # a step needs an interval
         if journal.block == 0:
             blocks = max(least, blocks)
         total = sampling.tally.goal or journal.block + blocks * self.left
         journal.append(BlocksRecord(process=journal.process, blocks=blocks, total=total))
         block_s = sampling.block_s()
-        rest = (self.left - 1) * (self.gate_s() + blocks * block_s)
+        rest = (self.left - 1) * (budget.gate_s + blocks * block_s)
         journal.predicted_s = journal.elapsed_s() + blocks * block_s + rest
         if self.spec.order == "blocked":
             sampling.run_blocked(blocks)
             blocks = 0
         for _ in range(blocks):
-            over = journal.elapsed_s() + sampling.block_s() > self.spec.budget_s
-            if over and not sampling.tally.goal and journal.block >= least:
+            if budget.is_over() and journal.block >= least:
                 break
             sampling.run_block()
         self.crew.stop()
-
-    def gate_s(self) -> float:
-        """Return what starting and gating a further set of processes will take."""
-        starts = START_S * len(self.plan.providers()) + self.published_s
-        return starts + self.gate.again_s(self.sampling.live())
-
-    def gate_fits(self) -> bool:
-        """Say whether another set of processes fits into the budget with at least one block."""
-        needed = self.journal.elapsed_s() + self.gate_s() + self.sampling.block_s()
-        return needed <= self.spec.budget_s
 
     def run(self) -> EndReason:
         """Measure with all sets of processes, and return how that ended."""
@@ -188,16 +174,18 @@ class _Sweep:
         for cell, reason in self.plan.unavailable:
             if cell.id not in self.recorded:
                 journal.record_cell(cell, "unavailable", reason, {})
-        first = journal.process
-        for process in range(first, first + self.rounds):
-            journal.process, self.left = process, first + self.rounds - process
+        first = True
+        while self.left:
             if not sampling.live():
                 return "failed"
             if sampling.tally.goal and not sampling.missing():
                 return "complete"
-            if process > first and not sampling.tally.goal and not self.gate_fits():
+            if not first and not self.budget.another_fits():
                 return "budget"
             self.run_process()
+            first = False
+            self.left -= 1
+            journal.process += 1
         return "complete" if sampling.live() else "failed"
 
     def finish(self, reason: EndReason) -> str:

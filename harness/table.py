@@ -127,8 +127,8 @@ def _foot_lines(run: Run) -> list[str]:
         lines += [format_markdown_table(ceiling_frame(view.ceilings(run))), ""]
     lines += [
         "- `91x [88, 94]`: geometric mean over blocks of interleaved samples and its 95 % interval "
-        "(resampled by process, then block); digits stop where the interval does. `~91x`: one block, "
-        "no interval.",
+        "(Student's, with the fresh processes as units); digits stop where the interval does. "
+        "`~91x`: one block, no interval.",
         *_call_lines(run),
         "- limit: the baseline's neurons over those computed, the most that fewer operations alone give. "
         "A same-level speedup can pass it where the baseline is bound by memory.",

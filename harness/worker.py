@@ -278,9 +278,7 @@ class Worker:
         bench = faulty.Bench(
             table=table, operands=self.operands, workspace=self.workspace.take, known=self.gated
         )
-        return bench.run(
-            kernel, problem, request["loops"], unwritten=request["unwritten"], look=request["look"]
-        )
+        return bench.run(kernel, problem, request["loops"], unwritten=request["unwritten"])
 
     def answer(self, request: dict[str, Any]) -> dict[str, Any]:
         """Carry out one request."""

@@ -24,7 +24,7 @@ _VERDICT = {
 
 
 class ScriptedProcess:
-    """Answer the sweep's requests from a script; times scatter by a percent or two."""
+    """Answer the sweep's requests from a script; times scatter by half a percent."""
 
     script: Script
 
@@ -46,7 +46,7 @@ class ScriptedProcess:
         seconds = type(self).script(implementation, protocol)
         if seconds < 0:
             return {**_VERDICT, "ok": False, "reason": "planted"}, 0
-        return dict(_VERDICT), int(seconds * 1e9 * self.rng.normal(1.0, 0.01))
+        return dict(_VERDICT), int(seconds * 1e9 * self.rng.normal(1.0, 0.005))
 
     def ask(self, op: str, _timeout_s: float, **request: Any) -> dict[str, Any]:
         """Answer one request."""

@@ -236,7 +236,7 @@ def test_options_reach_the_spec(monkeypatch: pytest.MonkeyPatch) -> None:
             cli.run(words)
     default, quick, full = specs
     assert (default.batches, default.widths, default.blas) == ([16384], [768], ["scipy"])
-    assert (default.threads, default.processes, default.passes) == (1, 3, 0)
+    assert (default.threads, default.processes, default.passes) == (1, 5, 0)
     assert not default.quick
     assert quick.quick
     assert quick.batches[0] < default.batches[0]

@@ -20,6 +20,7 @@ ALLOWED: dict[str, set[str]] = {
     "api": {"blas", "plugin", "problem", "registry"},
     "axes": {"problem", "recipes"},
     "blas": {"native"},
+    "budget": {"cell", "gate", "journal", "plan", "sampling"},
     "by_batch": {"canvas", "conditions", "reader", "rows", "stats", "view"},
     "canvas": {"reader"},
     "ceilings": {"oracle", "problem"},
@@ -48,8 +49,8 @@ ALLOWED: dict[str, set[str]] = {
     "entry": {"cli"},
     "errors": set(),
     "explain": {
-        "axes", "canvas", "climb", "explain_words", "ladder", "notation", "plan", "published", "reader",
-        "stats", "table_head", "waterfall",
+        "axes", "canvas", "climb", "explain_words", "ladder", "notation", "published", "reader", "stats",
+        "table_head", "waterfall",
     },
     "explain_words": {"climb", "ladder", "notation", "published", "reader"},
     "facts": set(),
@@ -96,7 +97,7 @@ ALLOWED: dict[str, set[str]] = {
     "stability": {"stats"},
     "stats": {"problem"},
     "sweep": {
-        "axes", "cell", "crew", "doctor", "gate", "journal", "machine", "plan", "process",
+        "budget", "cell", "crew", "doctor", "gate", "journal", "machine", "plan", "process",
         "published_protocol", "reader", "records", "resume", "sampling", "spec", "writer",
     },
     "table": {
