@@ -56,24 +56,32 @@ class BuildKernels(build_ext):
 
 
 class BuildPackage(build_py):
-    """Ship the public header with the package, for kernels that are compiled outside of it."""
-
-    _HEADER = Path("native/include/ffk.h")
+    """Ship what is compiled where the package is installed: the public header and the CUDA kernels."""
 
     def run(self) -> None:
-        """Copy the header beside the modules; an editable install finds it in the source tree."""
+        """Copy them beside the modules; an editable install finds them in the source tree."""
         super().run()
-        if not self.editable_mode:
-            self.mkpath(str(Path(self.build_lib, "harness/include")))
-            self.copy_file(str(self._HEADER), self._shipped())
+        for source, shipped in self._shipped().items():
+            self.mkpath(str(Path(shipped).parent))
+            self.copy_file(source, shipped)
 
     def get_outputs(self, include_bytecode: bool = True) -> list[str]:
-        """Name the header among the files of the package."""
-        shipped = [] if self.editable_mode else [self._shipped()]
-        return [*super().get_outputs(include_bytecode), *shipped]
+        """Name them among the files of the package."""
+        return [*super().get_outputs(include_bytecode), *self._shipped().values()]
 
-    def _shipped(self) -> str:
-        return str(Path(self.build_lib, "harness/include", self._HEADER.name))
+    def _shipped(self) -> dict[str, str]:
+        """Return where each source goes."""
+        if self.editable_mode:
+            return {}
+        sources = {
+            "include": [Path("native/include/ffk.h")],
+            "cuda": Path("native/cuda").glob("*.cu*"),
+        }
+        return {
+            str(path): str(Path(self.build_lib, "harness", folder, path.name))
+            for folder, paths in sources.items()
+            for path in sorted(paths)
+        }
 
 
 setup(
