@@ -48,13 +48,9 @@ class Kernel:
     plan: Callable[[Problem, bool, int], Launch]
 
 
-def _item_bytes(problem: Problem) -> int:
-    return {"float32": 4, "bfloat16": 2}[problem.dtype]
-
-
 def is_aligned(problem: Problem, pointers: tuple[int, ...]) -> bool:
     """Say whether every row of every operand is whole 16-byte pieces; pointers: where the arrays begin."""
-    rows = [d * _item_bytes(problem) for d in (problem.d_in, problem.d_out)]
+    rows = [d * problem.item_bytes for d in (problem.d_in, problem.d_out)]
     return all(n % PIECE_BYTES == 0 for n in (*rows, *pointers))
 
 
@@ -83,7 +79,7 @@ def choose_team(problem: Problem, aligned: bool, multiprocessors: int) -> int:
     batch alone gives the multiprocessors too few warps to hide the latency of the weights.
     """
     width = max(problem.d_in, problem.d_out)
-    piece = _LANES * PIECE_BYTES // _item_bytes(problem)
+    piece = _LANES * PIECE_BYTES // problem.item_bytes
     wanted = multiprocessors * _WARPS_OF_MULTIPROCESSOR
     team = 1
     while team < _FUSED_WARPS and (

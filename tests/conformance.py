@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 
 import numpy as np
+import shim
 
 from harness import blas, native, registry
 from harness.check import check, poison
@@ -47,14 +48,14 @@ def present_providers() -> list[str]:
 
 
 def cases() -> list[Case]:
-    """Return every available implementation with each dtype that it takes, under SciPy's BLAS with each
-    instruction set, and those built on BLAS under each further provider with the fastest one.
+    """Return every available implementation for the CPU with each dtype that it takes, under SciPy's BLAS
+    with each instruction set, and those built on BLAS under each further provider with the fastest one.
 
     Of the ceilings only the bare product: the others have a truth and a test file of their own.
     """
     found = []
     for i in [*registry.layers(), registry.get("ceiling_sgemm")]:
-        if i.unavailable():
+        if "cpu" not in i.devices or i.unavailable():
             continue
         provider = blas.DEFAULT if i.needs_provider else ""
         served = [(provider, isa) for isa in native.isas()]
@@ -67,6 +68,15 @@ def cases() -> list[Case]:
             for name, isa in served
         ]
     return found
+
+
+def cuda_cases() -> list[Case]:
+    """Return every CUDA kernel in the shim, which needs no GPU."""
+    return [
+        Case(implementation=i, provider="", isa="", dtype=dtype)
+        for i in shim.implementations()
+        for dtype in i.dtypes
+    ]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import planted
 import pytest
-from conformance import Case, cases, guard, judge, prepare, with_x
+from conformance import Case, cases, cuda_cases, guard, judge, prepare, with_x
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from scipy.special import erf
@@ -17,7 +17,7 @@ from harness.check import choose_tokens, compare, find_truth, poison
 from harness.oracle import fff_oracle
 from harness.problem import DTYPES, Array, Operands, Problem, make_operands
 
-CASES = cases()
+CASES = [*cases(), *cuda_cases()]
 LAYER_CASES = [c for c in CASES if c.implementation.layer != "ceiling"]
 FFF_CASES = [c for c in CASES if c.implementation.layer == "fff"]
 FF_CASES = [c for c in CASES if c.implementation.layer == "ff"]

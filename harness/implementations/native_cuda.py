@@ -66,6 +66,7 @@ for _kernel in cuda_launch.KERNELS.values():
             summary=_kernel.summary,
             prepare=partial(_prepare, _kernel),
             workspace_bytes=lambda problem: 0,
+            dtypes=_kernel.dtypes,
             unavailable=_unavailable,
         )
     )
