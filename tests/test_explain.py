@@ -145,7 +145,8 @@ def test_faulty_kernel_does_what_it_says(
     operands = replace(operands, y=guarded[1:-1])
     copies = [a.copy() for a in (operands.x, operands.w_in, operands.w_out)]
     space = make_aligned((native.workspace_bytes(kernel, problem),), np.uint8)
-    forward, _ = native.bind(kernel, problem, operands, blas.load("scipy").table, "", space)
+    around = native.Surroundings(blas=blas.load("scipy").table)
+    forward, _ = native.bind(kernel, problem, operands, around, space)
     forward()
     wanted = by_hand(kernel, problem, operands, y)
     np.testing.assert_allclose(operands.y, wanted, rtol=2e-4, atol=2e-4)
