@@ -15,6 +15,7 @@ from harness.errors import UnknownNameError, UsageError
 from harness.problem import DTYPES, MAX_DEPTH, MAX_TREES, Problem
 
 BASELINE = "bert-base-4095"
+LAUNCHES = ("eager", "graph")
 PAPER_BATCH, PAPER_WIDTH = 16384, 768
 PAPER_MODELS = (BASELINE, "bert-base-3072", "ultrafastbert-1x11")
 FAMILY = (
@@ -121,6 +122,26 @@ def parse_choices(option: str, text: str, known: Sequence[str]) -> list[str]:
     if not words:
         raise UsageError(f"{option}: need at least one of {', '.join(known)}, got {text!r}")
     return words
+
+
+class Usual(NamedTuple):
+    """Hold the lists that a sweep takes on a device where it is not told."""
+
+    dtype: str
+    math: str
+    weights: str
+    launch: str
+
+
+def usual(device: str) -> Usual:
+    """Return what is measured on a device where nothing is asked for.
+
+    On a GPU cold figures stand beside the hot ones, replayed passes beside launched ones, and what tensor
+    cores make of the same layer beside plain float32: a claim over one of them says little of the others.
+    """
+    if device == "cuda":
+        return Usual("float32,bfloat16", "ieee,tf32", "hot,flushed", "eager,graph")
+    return Usual("float32", "ieee", "hot", "eager")
 
 
 def parse_dtypes(text: str) -> list[str]:

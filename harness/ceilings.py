@@ -96,6 +96,7 @@ def _sgemm(problem: Problem, operands: Operands, tokens: Array) -> Truth:
 _TRUTHS: Mapping[str, Callable[[Problem, Operands, Array], Truth]] = {
     "ceiling_fma": _fma, "ceiling_read": _read, "ceiling_write": _write, "ceiling_copy": _copy,
     "ceiling_stream": _copy, "ceiling_gather": _gather, "ceiling_sgemm": _sgemm,
+    "ceiling_cuda_copy": _copy, "ceiling_cuda_matmul": _sgemm,
 }  # fmt: skip
 
 
@@ -112,6 +113,7 @@ def count_work(implementation: str, problem: Problem) -> tuple[int, int]:
         "ceiling_write": 4 * p.hidden * p.batch * p.d_out,
         "ceiling_copy": 8 * p.hidden * p.batch * p.d_in,
         "ceiling_stream": 8 * p.hidden * p.batch * p.d_in,
+        "ceiling_cuda_copy": 8 * p.hidden * p.batch * p.d_in,
         "ceiling_gather": 4 * p.hidden * p.batch * p.d_in,
     }
     if implementation in bytes_moved:
@@ -168,7 +170,7 @@ def _walks(set_bytes: int) -> int:
     return int(np.clip(_MIN_TRAFFIC_BYTES // set_bytes, 1, _MAX_WALKS))
 
 
-def _stream(name: str, place: str, size: int, row: int, seed: int) -> Extent:
+def stream(name: str, place: str, size: int, row: int, seed: int) -> Extent:
     """Place a stream of `size` bytes in rows of `row` elements."""
     d_in, d_out = {"read": (row, 1), "write": (1, row)}.get(name, (row, row))
     rows = max(1, size // (4 * row * (2 if d_in == d_out else 1)))
@@ -212,9 +214,9 @@ def place_all(sets: Mapping[str, int], widths: list[int], seed: int) -> list[Ext
     ordered = dict(sorted(sets.items(), key=lambda item: -item[1]))
     row = max(_ROW_LANES, min(ordered.values()) // 8 // _ROW_LANES * _ROW_LANES)
     for name in ("read", "write", "copy"):
-        found += [_stream(name, place, size, row, seed) for place, size in ordered.items()]
+        found += [stream(name, place, size, row, seed) for place, size in ordered.items()]
     if MEMORY in ordered:  # its stores leave every cache: the set of a cache would not be in one
-        found.append(_stream("stream", MEMORY, ordered[MEMORY], row, seed))
+        found.append(stream("stream", MEMORY, ordered[MEMORY], row, seed))
     for width in widths:
         found += _gathers(ordered, width, seed)
     return found

@@ -30,6 +30,7 @@ class Cell:
 
     place: the part of the memory that a ceiling's set fits (`L2`, `memory`), empty for all others.
     weights: where they stand as a pass begins (locality.py); sets: of weights, where they are rotated.
+    launch: `eager`, or `graph` where passes are replayed from a CUDA graph.
     """
 
     id: str
@@ -44,6 +45,7 @@ class Cell:
     place: str = ""
     weights: str = "hot"
     sets: int = 1
+    launch: str = "eager"
     unwritten: bool = False  # role ladder only: the buffers are zero pages that nothing ever wrote
 
     def work(self) -> tuple[int, int]:
@@ -58,7 +60,7 @@ class Cell:
 
     def slices(self) -> int:
         """Return into how many slices a sample of the predicted pass would be cut."""
-        if self.weights != "hot":
+        if self.weights != "hot" or self.launch == "graph":
             return 1
         block = registry.get(self.implementation).token_block
         return clock.count_slices(self.problem.batch, block, int(1e9 * self.predicted_s()))
@@ -106,7 +108,7 @@ def _workspace_bytes(implementation: Implementation, problem: Problem) -> int:
 
 def make_cell(
     implementation: Implementation, problem: Problem, model: str, provider: str, *,
-    place: str = "", weights: str = "hot", sets: int = 1,
+    place: str = "", weights: str = "hot", sets: int = 1, launch: str = "eager",
 ) -> Cell:  # fmt: skip
     """Return the cell of an implementation on a problem, under a provider where it needs one.
 
@@ -122,7 +124,7 @@ def make_cell(
     ]
     if bound:
         parts.append(label(provider))
-    parts += conditions.suffix(problem, weights)
+    parts += conditions.suffix(problem, weights, launch)
     # A kernel that can't run here can't be asked for its workspace either.
     barred = implementation.unavailable() or problem.dtype not in implementation.dtypes
     size = 0 if barred else _workspace_bytes(implementation, problem)
@@ -131,7 +133,7 @@ def make_cell(
         implementation=implementation.id, level=implementation.level, model=model,
         provider=label(bound) if bound else "", problem=problem, workspace_bytes=size,
         runs_in=plugin.seat(bound, implementation.id) or provider, place=place, weights=weights,
-        sets=sets,
+        sets=sets, launch=launch,
     )  # fmt: skip
 
 
@@ -141,4 +143,5 @@ def make_twin(cell: Cell) -> Cell:
         id=f"{cell.id}/again", role="aa", implementation=cell.implementation, level=cell.level,
         model=cell.model, provider=cell.provider, runs_in=cell.runs_in, problem=cell.problem,
         workspace_bytes=cell.workspace_bytes, weights=cell.weights, sets=cell.sets,
+        launch=cell.launch,
     )  # fmt: skip

@@ -26,10 +26,16 @@ TOLERANCE = {"float32": _ACCUMULATED, "bfloat16": _ACCUMULATED}
 # rounding is the tanh form of the GELU: it is off by less than 5e-4 where a hidden value may be by 4e-3.
 ROUNDED = {"float32": 0.0, "bfloat16": 2.0**-8}
 SPREAD = 3.0
+# TF32 keeps 10 bits of each factor: off by up to 2^-11 each, 2^-10 where a device cuts. That of the
+# hidden values is bounded as above; that of x and w_in, over the terms of a dot product, comes to less than
+# that of z itself. y is not rounded: it is a float32 sum.
+_TF32 = 2.0**-10
 # Below this relative pre-activation a float32 sum may fall on either side of the turn. Whatever the dtype:
 # a turn is decided by the float32 sum of exact products, before any rounding to bfloat16.
 _SUM_NEAR_TIE = 4 * float(np.finfo(np.float32).eps)
 NEAR_TIE = {"float32": _SUM_NEAR_TIE, "bfloat16": _SUM_NEAR_TIE}
+# TF32's dot products are off by their factors: over d terms by 0.6 / sqrt(d) of 2^-10 of the magnitudes.
+_TF32_NEAR_TIE = _TF32 / 4
 MAX_LEFT_OUT = 0.1  # share of near-tie tokens above which nothing would be proved
 
 # Quiet NaNs that no arithmetic on our data makes: the default NaN is 0x7FC00000, in bfloat16 0x7FC0.
@@ -55,6 +61,19 @@ class Verdict:
     tokens: int
     near_ties: int
     unwritten: int
+
+
+def near_tie(problem: Problem) -> float:
+    """Return the relative pre-activation below which a turn may be taken either way."""
+    return _TF32_NEAR_TIE if problem.math == "tf32" else NEAR_TIE[problem.dtype]
+
+
+def _rounded(problem: Problem) -> tuple[float, float]:
+    """Return what the elements of y, and what hidden values, may be rounded to, relative to themselves."""
+    if problem.math == "tf32":
+        return 0.0, _TF32
+    unit = ROUNDED[problem.dtype]
+    return unit, 0.0 if problem.layer == "ceiling" else unit  # a bare product hides nothing
 
 
 def poison(y: Array) -> None:
@@ -127,15 +146,16 @@ def check(
 
 def compare(y: Array, truth: oracle.Truth, problem: Problem, *, unwritten: int = 0) -> Verdict:
     """Compare an output ``(tokens, d_out)`` with the truth for the same tokens."""
-    decided = ~(truth.margin < NEAR_TIE[problem.dtype])
+    decided = ~(truth.margin < near_tie(problem))
     near_ties = int(np.count_nonzero(~decided))
     got, want = y[decided].astype(np.float64), truth.y[decided]
     finite = np.isfinite(want)
     misplaced = int(np.count_nonzero(np.isfinite(got) != finite))
     # The second term lets subnormal results round to zero.
     allowed = TOLERANCE[problem.dtype] * truth.scale[decided] + float(np.finfo(np.float32).tiny)
-    if unit := ROUNDED[problem.dtype]:
-        allowed += unit * (np.abs(want) + SPREAD * truth.rounding[decided])
+    own, hidden = _rounded(problem)
+    if own or hidden:
+        allowed += own * np.abs(want) + SPREAD * hidden * truth.rounding[decided]
     both = finite & np.isfinite(got)
     error = np.zeros_like(want)
     np.divide(np.abs(got - want), allowed, out=error, where=both)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, partial
 from time import perf_counter_ns
+from typing import Any
 
 from harness.machine import read_disturbance
 
@@ -31,14 +32,18 @@ TimePasses = Callable[[int], int]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sample:
-    """Hold one timed value and what disturbed it."""
+    """Hold one timed value and what disturbed it. The last four are a device's, see cuda_clock.py."""
 
     loops: int
     elapsed_ns: int
     switches: int
     faults: int
     steal_ticks: int
-    call_ns: int
+    call_ns: int = 0
+    wall_ns: int = 0
+    sm_clock_mhz: int = 0
+    power_w: float = 0.0
+    throttle: tuple[str, ...] = ()
 
 
 def calibrate(time: TimePasses, gate_ns: int, min_sample_ns: int = MIN_SAMPLE_NS) -> int:
@@ -93,7 +98,7 @@ def sample(time: TimePasses, loops: int, expected_ns: float) -> Sample:
     called = perf_counter_ns()
     elapsed = time(loops)
     call_ns = perf_counter_ns() - called - elapsed
-    disturbed = read_disturbance().since(before)
+    disturbed: dict[str, Any] = read_disturbance().since(before)
     return Sample(loops=loops, elapsed_ns=elapsed, call_ns=call_ns, **disturbed)
 
 

@@ -13,16 +13,17 @@ from harness.problem import Problem
 from harness.reader import Run
 from harness.stats import Ratio
 
-COLUMNS = ("dtype", "data", "rows", "routing", "weights")
-DEFAULTS = ("float32", "random", "distinct", "uniform", "hot")
+COLUMNS = ("dtype", "math", "data", "rows", "routing", "weights", "launch")
+DEFAULTS = ("float32", "ieee", "random", "distinct", "uniform", "hot", "eager")
 
 
 # ---- names --------------------------------------------------------------------------------------
 
 
-def suffix(problem: Problem, weights: str) -> list[str]:
+def suffix(problem: Problem, weights: str, launch: str = "eager") -> list[str]:
     """Return the parts of a cell's id that say where its conditions differ from the default."""
-    names = (problem.dtype, problem.data, problem.rows, problem.routing, weights)
+    p = problem
+    names = (p.dtype, p.math, p.data, p.rows, p.routing, weights, launch)
     return [
         f"{column}-{name}" if column == "rows" else recipes.label(name)
         for column, name, default in zip(COLUMNS, names, DEFAULTS, strict=True)

@@ -43,7 +43,9 @@ class Crew:
     def start(self, provider: str) -> MeasuringProcess:
         """Start a provider's process. Raises UsageError or ProcessDiedError as MeasuringProcess does."""
         spec = self.journal.spec
-        process = MeasuringProcess(provider, threads=spec.threads, keep_blas_env=spec.keep_blas_env)
+        process = MeasuringProcess(
+            provider, threads=spec.threads, keep_blas_env=spec.keep_blas_env, device=spec.device
+        )
         self.running[provider] = process
         return process
 

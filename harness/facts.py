@@ -37,9 +37,9 @@ class DeviceFacts(_Fact):
     l2_bytes: int = 0
     multiprocessors: int = 0
     uuid: str = ""
-    driver: str = Field(default="", description="newest CUDA that the driver knows")
     torch: str = ""
     cuda: str = Field(default="", description="that torch was built with")
+    unmetered: str = Field(default="", description="why clock, power and throttling are not told")
 
 
 class MachineFacts(_Fact):

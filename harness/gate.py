@@ -62,6 +62,7 @@ class Gate:
                 loops=pace.loops, slices=pace.slices, count_nodes=cell.id not in self.gated,
                 head_only=self._by_head(cell), weights=cell.weights, sets=cell.sets,
                 min_sample_ns=least_ns, isa=journal.spec.isa, threads=journal.spec.threads,
+                launch=cell.launch,
             )  # fmt: skip
         # A fresh process that refuses what an earlier one accepted costs the cells that run in it.
         except (ProcessDiedError, RequestFailedError, UsageError) as error:
@@ -84,4 +85,5 @@ class Gate:
     def _by_head(self, cell: Cell) -> bool:
         """Say whether a cell that passed its gate before is too long to be run whole once more for it."""
         long = self.paces.get(cell.id, Pace()).pass_s >= LONG_PASS_S
-        return cell.id in self.gated and long and cell.weights == "hot"
+        hot = cell.weights == "hot" and cell.launch == "eager"
+        return cell.id in self.gated and long and hot

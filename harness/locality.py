@@ -10,9 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from harness.check import Verdict, check, poison
+from harness.check import Verdict, check
 from harness.clock import TimePasses
-from harness.problem import Operands, Problem, make_aligned, make_leaves
+from harness.placed import Placed
+from harness.problem import Problem, make_aligned, make_leaves
 from harness.recipes import path_of
 from harness.registry import Context, Implementation, Prepared
 
@@ -111,7 +112,7 @@ def rotate_loops(loops: int, sets: int) -> int:
 
 
 def gate_rotation(
-    implementation: Implementation, problem: Problem, sets: Sequence[Operands], context: Context
+    implementation: Implementation, problem: Problem, sets: Sequence[Placed], context: Context
 ) -> tuple[Prepared, int, Verdict]:
     """Check an implementation on each set of weights, then on one round of all of them.
 
@@ -122,23 +123,23 @@ def gate_rotation(
     Raises CannotRotateError where the implementation takes one set only.
     """
     verdict: Verdict | None = None
-    for i, operands in enumerate(sets):
-        prepared = implementation.prepare(problem, operands, context)
-        poison(operands.y)
+    for i, placed in enumerate(sets):
+        prepared = implementation.prepare(problem, placed.own, context)
+        placed.poison()
         prepared.time(1)
-        verdict = check(problem, operands, seed=problem.seed, most=_SET_TOKENS)
+        verdict = check(problem, placed.fetch(), seed=problem.seed, most=_SET_TOKENS)
         if not verdict.ok:
             reason = f"weight set {i + 1} of {len(sets)}: {verdict.reason}"
             return prepared, 0, replace(verdict, reason=reason)
-    rotation = tuple((o.w_in, o.w_out) for o in sets[1:])
-    prepared = implementation.prepare(problem, replace(sets[0], rotation=rotation), context)
+    rotation = tuple((placed.own.w_in, placed.own.w_out) for placed in sets[1:])
+    prepared = implementation.prepare(problem, replace(sets[0].own, rotation=rotation), context)
     if prepared.sets != len(sets):
         raise CannotRotateError(
             f"{implementation.id} takes one set of weights: it can't rotate several"
         )
-    poison(sets[-1].y)
+    sets[-1].poison()
     pass_ns = prepared.time(len(sets)) // len(sets)
-    verdict = check(problem, sets[-1], seed=problem.seed, most=_SET_TOKENS)
+    verdict = check(problem, sets[-1].fetch(), seed=problem.seed, most=_SET_TOKENS)
     if not verdict.ok:
         verdict = replace(verdict, reason=f"after a round of all weight sets: {verdict.reason}")
     held = len(sets) * problem.weight_bytes() / 2**20

@@ -110,13 +110,16 @@ def fff_oracle(x: Array, w_in: Array, w_out: Array, depth: int) -> Truth:
 
 
 def product_oracle(x: Array, w: Array) -> Truth:
-    """Return ``y = x w`` in float64; x (batch, k), w (k, d_out)."""
+    """Return ``y = x w`` in float64; x (batch, k), w (k, d_out).
+
+    rounding: the root of the sum of the products' squares, what one rounding of each factor comes to.
+    """
     x, w = x.astype(np.float64), w.astype(np.float64)
     batch = x.shape[0]
     return Truth(
         y=x @ w,
         scale=np.abs(x) @ np.abs(w),
-        rounding=np.zeros((batch, w.shape[1])),
+        rounding=np.sqrt((x * x) @ (w * w)),
         margin=np.full(batch, np.inf),
         nodes=np.empty((batch, 0, 0), np.int64),
     )

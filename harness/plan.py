@@ -7,10 +7,11 @@ from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from itertools import product
 
-from harness import axes, blas, ceilings, locality, machine, registry
+from harness import axes, blas, ceilings, locality, machine, on_device, registry
 from harness.axes import Model, Recipes
 from harness.cell import GATE_S, LONG_PASS_S, Cell, label, make_cell
 from harness.errors import UnavailableError, UsageError
+from harness.facts import DeviceFacts
 from harness.problem import Problem
 from harness.registry import Implementation
 from harness.spec import SweepSpec
@@ -111,15 +112,6 @@ class Plan:
         return self.gates_s(spec) + self.blocks(spec) * self.block_s()
 
 
-def _check_device(device: str) -> None:
-    devices = sorted({device for i in registry.all() for device in i.devices})
-    if device not in devices:
-        raise UsageError(
-            f"--device: nothing here runs on {device!r}; this harness has implementations for "
-            f"{', '.join(devices)}"
-        )
-
-
 def _choose(spec: SweepSpec) -> list[Implementation]:
     known = [i for i in registry.all() if spec.device in i.devices]
     chosen = axes.select([i.id for i in known], spec.only, spec.skip)
@@ -185,11 +177,11 @@ def _layer_cells(
     chosen: Sequence[Implementation],
     models: Sequence[Model],
     combinations: Sequence[Recipes],
+    cache_bytes: int,
 ) -> tuple[list[Cell], dict[str, str]]:
     """Return the cells, and why some of them can't be measured as asked."""
     cells: dict[str, Cell] = {}
     refused: dict[str, str] = {}
-    cache_bytes = machine.last_level_bytes()
     for width in spec.widths:
         for batch in spec.batches:
             for model in models:
@@ -200,18 +192,15 @@ def _layer_cells(
                     typed = replace(plain, dtype=dtype)
                     problem = axes.apply_recipes(typed, recipe, spec.models)
                     sets, reason = locality.count_sets(problem, weights, cache_bytes)
-                    for implementation, provider in product(fitting, spec.blas):
-                        cell = make_cell(
-                            implementation,
-                            problem,
-                            model.name,
-                            provider,
-                            weights=weights,
-                            sets=sets,
-                        )
-                        cells.setdefault(cell.id, cell)
-                        if reason:
-                            refused[cell.id] = reason
+                    for implementation, provider in product(fitting, spec.blas or [""]):
+                        for math, launch in on_device.ways(spec, implementation, problem, weights):
+                            cell = make_cell(
+                                implementation, replace(problem, math=math), model.name, provider,
+                                weights=weights, sets=sets, launch=launch,
+                            )  # fmt: skip
+                            cells.setdefault(cell.id, cell)
+                            if reason:
+                                refused[cell.id] = reason
     return list(cells.values()), refused
 
 
@@ -248,40 +237,55 @@ def make_plan(spec: SweepSpec) -> Plan:
     Raises UsageError where nothing is left to measure, a provider or device is not there, or the operands
     would not fit into memory.
     """
-    _check_device(spec.device)
+    facts = on_device.find(spec.device)
     _check_providers(spec)
     chosen = _choose(spec)
     models, notices = _with_baseline(spec, {i.layer for i in chosen})
     combinations, left_out = axes.combine_recipes(spec.data, spec.rows, spec.routing)
     notices += left_out
-    cells, refused = _layer_cells(spec, chosen, models, combinations)
-    reasons = {c.id: c_reason for c in cells if (c_reason := _reason(c, refused))}
+    cache_bytes = facts.l2_bytes if facts else machine.last_level_bytes()
+    cells, refused = _layer_cells(spec, chosen, models, combinations, cache_bytes)
+    reasons = {c.id: c_reason for c in cells if (c_reason := _reason(c, refused, facts))}
     usable = [c for c in cells if c.id not in reasons]
-    untaken = {c.problem.dtype for c in cells} - {c.problem.dtype for c in usable}
+    takers = [c for c in cells if not _unfit(registry.get(c.implementation), c)]
+    untaken = {c.problem.dtype for c in cells} - {c.problem.dtype for c in takers}
     if untaken and not refused:
         raise UsageError(f"--dtype: no chosen implementation that runs here takes {min(untaken)}")
     if not usable and refused:
         raise UsageError(f"--weights: {next(iter(refused.values()))}")
+    if not usable and cells:
+        raise UsageError(f"nothing is left to measure: {cells[0].id} {reasons[cells[0].id]}")
     if not usable:
         raise UsageError(
             "nothing is left to measure: no chosen implementation computes a chosen model"
         )
-    ceiling_cells, remarks = _ceiling_cells(spec, chosen)
+    ceiling_cells, remarks = (
+        on_device.ceiling_cells(spec, facts, chosen) if facts else _ceiling_cells(spec, chosen)
+    )
     plan = Plan(
         cells=[*usable, *ceiling_cells],
         unavailable=[(c, reasons[c.id]) for c in cells if c.id in reasons],
         notices=[*notices, *remarks],
     )
     _check_memory(plan)
+    if facts:
+        on_device.check_memory(plan.cells, facts)
     return plan
 
 
-def _reason(cell: Cell, refused: Mapping[str, str]) -> str:
+def _reason(cell: Cell, refused: Mapping[str, str], facts: DeviceFacts | None) -> str:
     """Return why a cell can't be measured, or an empty string."""
-    implementation = registry.get(cell.implementation)
+    reason = _unfit(registry.get(cell.implementation), cell) or refused.get(cell.id, "")
+    return reason or (on_device.why_too_large(cell, facts) if facts else "")
+
+
+def _unfit(implementation: Implementation, cell: Cell) -> str:
+    """Return why an implementation can't be measured as a cell asks, whatever the size."""
     if cell.problem.dtype not in implementation.dtypes:
         return f"takes {' and '.join(implementation.dtypes)} alone, not {cell.problem.dtype}"
-    return implementation.unavailable() or refused.get(cell.id, "")
+    if cell.launch == "graph" and not implementation.capturable:
+        return "its passes can't be captured as a CUDA graph"
+    return implementation.unavailable()
 
 
 def _check_memory(plan: Plan) -> None:

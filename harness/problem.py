@@ -101,8 +101,6 @@ class Problem:
             )
         if self.layer == "ceiling" and (self.data, self.routing) != ("random", "uniform"):
             raise ValueError("a ceiling is measured on random data")
-        if self.layer == "ceiling" and self.dtype != "float32":
-            raise ValueError(f"dtype of a ceiling must be float32, got {self.dtype!r}")
         router = self.router()
         reason = recipes.conflict(self.data, self.rows, self.routing)
         if router is not None and not reason:

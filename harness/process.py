@@ -28,8 +28,10 @@ class RequestFailedError(RuntimeError):
 class MeasuringProcess:
     """Run `harness.worker` for one provider and exchange JSON lines with it."""
 
-    def __init__(self, provider: str, *, threads: int, keep_blas_env: bool) -> None:
-        """Start the process. provider: its name, or the seat of a plugin.
+    def __init__(
+        self, provider: str, *, threads: int, keep_blas_env: bool, device: str = "cpu"
+    ) -> None:
+        """Start the process. provider: its name, or the seat of a plugin. device: where its passes run.
 
         Raises UsageError where it refuses the provider or the plugin, ProcessDiedError where it ends.
         """
@@ -39,7 +41,7 @@ class MeasuringProcess:
         self._errors = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115
         # A group of its own: Ctrl-C is the sweep's to handle, not the measuring process's.
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "harness.worker", provider],
+            [sys.executable, "-m", "harness.worker", provider, device],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors,
             env=environment, process_group=0, bufsize=0,
         )  # fmt: skip

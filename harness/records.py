@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from harness.facts import Finding, MachineFacts
+from harness.facts import DeviceFacts, Finding, MachineFacts
 
 SCHEMA_VERSION = 1
 HEAD, LINES, LOCK = "run.json", "records.jsonl", "run.lock"
@@ -52,6 +52,9 @@ class MachineRecord(_Record):
     facts: MachineFacts = Field(
         default_factory=MachineFacts, description="settings, and the state when the run began"
     )
+    device: DeviceFacts | None = Field(
+        default=None, description="that the passes ran on, None for the CPU"
+    )
     findings: list[Finding] = Field(
         default_factory=list, description="what of it matters for measuring, by `doctor`"
     )
@@ -87,6 +90,8 @@ class SweepRecord(_Record):
         default="", description="instruction set that was forced, empty for the fastest"
     )
     baseline: str = Field(default="bert-base-4095", description="model that ratios are over")
+    math: list[str] = ["ieee"]
+    launch: list[str] = ["eager"]
 
 
 class RunHead(_Record):
@@ -137,6 +142,8 @@ class CellRecord(_Record):
     depth: int
     trees: int
     dtype: str
+    math: str = Field("ieee", description="of float32 products: ieee, or tf32 on tensor cores")
+    launch: str = Field("eager", description="eager, or graph: passes replayed from a CUDA graph")
     data: str
     rows: str = "distinct"
     routing: str = "uniform"
@@ -185,6 +192,16 @@ class SampleRecord(_Record):
         description="time the hypervisor took from this machine, in clock ticks"
     )
     call_ns: int = Field(default=0, description="of the call from Python, outside of `elapsed_ns`")
+    wall_ns: int = Field(
+        default=0, description="on a device, launches and the last wait included; 0 on the CPU"
+    )
+    sm_clock_mhz: int = Field(
+        default=0, description="of the device behind the sample; 0 if not told"
+    )
+    power_w: float = 0.0
+    throttle: list[str] = Field(
+        default=[], description="what held the device's clock down before or behind the sample"
+    )
 
 
 class EndRecord(_Record):

@@ -44,6 +44,8 @@ class SweepSpec:
     dtype: Sequence[str] = ("float32",)
     isa: str = ""
     baseline: str = BASELINE
+    math: Sequence[str] = ("ieee",)
+    launch: Sequence[str] = ("eager",)
 
     def record(self) -> SweepRecord:
         """Return what of it stands in the run."""
@@ -56,4 +58,5 @@ class SweepSpec:
             timeout_s=self.timeout_s, data=list(self.data), rows=list(self.rows),
             routing=list(self.routing), weights=list(self.weights), order=self.order,
             dtype=list(self.dtype), isa=self.isa, baseline=self.baseline,
+            math=list(self.math), launch=list(self.launch),
         )  # fmt: skip

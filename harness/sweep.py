@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
-from harness import doctor, machine, resume
+from harness import doctor, machine, on_device, resume
 from harness.budget import Budget
 from harness.cell import Cell, make_twin
 from harness.crew import Crew
@@ -107,7 +107,17 @@ class _Sweep:
     def conditions(self, cell: Cell) -> tuple[object, ...]:
         """Return what two cells must share to be compared."""
         p = cell.problem
-        return (p.batch, p.d_in, p.dtype, p.data, p.rows, p.routing, cell.weights)
+        return (
+            p.batch,
+            p.d_in,
+            p.dtype,
+            p.math,
+            p.data,
+            p.rows,
+            p.routing,
+            cell.weights,
+            cell.launch,
+        )
 
     def add_twins(self) -> None:
         """Add the fastest FF of each baseline problem a second time, as the A/A pair."""
@@ -227,7 +237,7 @@ def _examine(sweep: _Sweep) -> MachineRecord:
     )  # fmt: skip
     if spec.strict:
         doctor.refuse_serious(examined.findings)
-    return examined
+    return examined.model_copy(update={"device": on_device.find(spec.device)})
 
 
 def _open(sweep: _Sweep, resumed: Run | None) -> Path:

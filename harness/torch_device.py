@@ -78,7 +78,8 @@ class TorchDevice:
         if reason := why_unavailable():
             raise UnavailableError(reason)
         self.facts = _facts()
-        self._meter, self.unmetered = nvml.open_meter(self.facts.uuid)
+        self._meter, reason = nvml.open_meter(self.facts.uuid)
+        self.facts = self.facts.model_copy(update={"unmetered": reason})
         self._flush: Any = None
         self.set_math("ieee")
 

@@ -7,14 +7,12 @@ so that it can't damage an answer.
 from __future__ import annotations
 
 import json
-import os
 import resource
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
-from typing import Any, TextIO, TypeVar
+from typing import Any, TypeVar
 
-import numpy as np
 import threadpoolctl
 
 from harness import (
@@ -25,31 +23,23 @@ from harness import (
     machine,
     native,
     oracle,
+    pipe,
     plugin,
     registry,
     routing,
 )  # fmt: skip
-from harness.check import Verdict, check, poison
+from harness.check import Verdict, check
+from harness.cuda_clock import make_timer
+from harness.device import CaptureError, Device
 from harness.errors import UnavailableError, UsageError
-from harness.problem import Array, Operands, Problem, make_aligned, make_weights, make_x
+from harness.placed import Placed
+from harness.problem import Problem
 from harness.registry import Context, Implementation, Prepared
+from harness.store import Store
+from harness.timing import DeviceTiming, HostTiming, Timing
 
 _HEAD_TOKENS = 64
 _Result = TypeVar("_Result")
-
-
-class Arena:
-    """Lend one aligned, touched buffer to all cells: only one of them runs at a time."""
-
-    def __init__(self) -> None:
-        """Begin with nothing."""
-        self._buffer = make_aligned((0,), np.uint8)
-
-    def take(self, size: int) -> Array:
-        """Return the first `size` bytes; a larger request than any before makes a new buffer."""
-        if size > self._buffer.nbytes:
-            self._buffer = make_aligned((size,), np.uint8)
-        return self._buffer[:size]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,24 +49,23 @@ class Piece:
     implementation: str
     problem: Problem
     first: int  # token of the batch
-    operands: Operands
+    placed: Placed
     prepared: Prepared
+    turn: int = 0  # set of weights that the last pass takes, where several are rotated
 
 
 class Worker:
     """Answer the sweep's requests with one provider; cells share inputs, weights and workspace."""
 
-    def __init__(self, provider: str) -> None:
-        """Load the provider; an empty name means that no cell here needs one."""
+    def __init__(self, provider: str, device: Device | None = None) -> None:
+        """Load the provider; an empty name means that no cell here needs one. device: None for the CPU."""
         self.provider = blas.load(provider) if provider else None
         self.isa = ""  # of our own vector code, one for all cells of a run; empty for the fastest
         self.threads, self.caches = 1, machine.caches()
-        self.workspace, self.outputs = Arena(), Arena()
-        self.inputs: dict[tuple[Any, ...], Array] = {}
-        self.weights: dict[tuple[Any, ...], tuple[Array, Array]] = {}
+        self.device, self.store = device, Store(device)
+        self.timing: Timing = DeviceTiming(device) if device else HostTiming()
         self.nodes: dict[Problem, routing.Touched] = {}
         self.truths: dict[object, oracle.Truth] = {}
-        self.flusher: locality.Flusher | None = None
         self.cells: dict[str, list[Piece]] = {}  # by cell, a piece for each slice of the batch
         self.proved: dict[str, list[bool]] = {}  # by cell and slice: its output has been checked
         self.gated: dict[tuple[str, Problem], Verdict] = {}
@@ -97,96 +86,56 @@ class Worker:
         facts["path"] = blas.portable_path(facts["path"])
         return {"provider": facts, **shared, "variables": machine.relevant_variables()}
 
-    def operands(self, problem: Problem, turn: int = 0) -> Operands:
-        """Return a problem's operands; problems of one recipe share the bytes, smaller batches the head.
-
-        turn: which set of weights, where several are rotated.
-        """
-        x_key = problem.input_key()
-        x = self.inputs.get(x_key)
-        if x is None or len(x) < problem.batch:
-            x = self.inputs[x_key] = make_x(problem)
-        w_key = locality.weight_key(problem, turn)
-        if w_key not in self.weights:
-            self.weights[w_key] = make_weights(problem, turn)
-        w_in, w_out = self.weights[w_key]
-        size = problem.item_bytes * problem.batch * problem.d_out
-        y = self.outputs.take(size).view(problem.stored)
-        return Operands(
-            x=x[: problem.batch], w_in=w_in, w_out=w_out,
-            y=y.reshape(problem.batch, problem.d_out),
-        )  # fmt: skip
+    def context(self) -> Context:
+        """Return what an implementation is prepared with in this process."""
+        own: dict[str, Any] = {}
+        if self.device is not None:
+            own = {"device": "cuda", "timer": make_timer(self.device)}
+        return Context(provider=self.provider, workspace=self.store.workspace, isa=self.isa, **own)
 
     def run_checked(
         self, piece: Piece, run: Callable[[Prepared], _Result]
     ) -> tuple[_Result, Verdict]:
         """Poison a piece's output, run it and compare with the oracle."""
-        poison(piece.operands.y)
+        piece.placed.poison()
         result = run(piece.prepared)
         verdict = check(
             piece.problem,
-            piece.operands,
+            piece.placed.fetch(),
             seed=piece.problem.seed,
             implementation=piece.implementation,
             known=self.truths,
             key=(
                 piece.problem,
                 piece.first,
+                piece.turn,
                 piece.implementation if piece.problem.layer == "ceiling" else "",
             ),
         )
         return result, verdict
 
-    def context(self) -> Context:
-        """Return what every cell of this process is prepared with."""
-        return Context(
-            provider=self.provider, workspace=self.workspace.take, isa=self.isa,
-            threads=self.threads, caches=self.caches,
-        )  # fmt: skip
-
     def piece(self, implementation: Implementation, problem: Problem, tokens: slice) -> Piece:
         """Prepare an implementation for a range of a problem's tokens, on the problem's own buffers."""
-        whole = self.operands(problem)
-        own = Operands(x=whole.x[tokens], w_in=whole.w_in, w_out=whole.w_out, y=whole.y[tokens])
-        part = replace(problem, batch=len(own.x))
-        context = self.context()
+        placed = self.store.operands(problem).tokens(tokens)
+        part = replace(problem, batch=len(placed.host.x))
         return Piece(
-            implementation=implementation.id,
-            problem=part,
-            first=tokens.start,
-            operands=own,
-            prepared=implementation.prepare(part, own, context),
-        )
+            implementation=implementation.id, problem=part, first=tokens.start, placed=placed,
+            prepared=implementation.prepare(part, placed.own, self.context()),
+        )  # fmt: skip
 
     def run_rotated(
         self, implementation: Implementation, problem: Problem, sets: int
     ) -> tuple[Prepared, int, Verdict]:
         """Take an implementation through its gate on each of several sets of weights and on their round."""
-        context = self.context()
-        operands = [self.operands(problem, turn) for turn in range(sets)]
-        return locality.gate_rotation(implementation, problem, operands, context)
-
-    def calibrate(self, prepared: Prepared, gate_ns: int, min_sample_ns: int) -> int:
-        """Return the passes of a sample; this is the warm-up too."""
-        loops = clock.calibrate(prepared.time, gate_ns, min_sample_ns)
-        return locality.rotate_loops(loops, prepared.sets)
-
-    def make_flushed(self, prepared: Prepared, min_sample_ns: int) -> tuple[Prepared, int]:
-        """Return the preparation with every pass timed alone from flushed caches, and its passes a sample."""
-        if self.flusher is None:
-            self.flusher = locality.Flusher.make(machine.last_level_bytes())
-        time = self.flusher.singles(prepared.time)
-        pass_ns = max(1.0, time(2) / 2)
-        notes = {**prepared.notes, "weights": self.flusher.note(pass_ns)}
-        loops = locality.flushed_loops(pass_ns, min_sample_ns)
-        return replace(prepared, time=time, notes=notes), loops
+        placed = [self.store.operands(problem, turn) for turn in range(sets)]
+        return locality.gate_rotation(implementation, problem, placed, self.context())
 
     def describe_touched(self, problem: Problem) -> dict[str, Any]:
         """Return what a pass touches of its weights, for the record."""
         if problem.layer != "fff":
             return {"working_set_bytes": problem.weight_bytes()}
         if problem not in self.nodes:
-            self.nodes[problem] = routing.count_nodes(problem, self.operands(problem))
+            self.nodes[problem] = routing.count_nodes(problem, self.store.operands(problem).host)
         touched = asdict(self.nodes[problem])
         return {"nodes_touched": touched.pop("nodes"), **touched}
 
@@ -200,12 +149,15 @@ class Worker:
         problem = Problem(**request["problem"])
         implementation = registry.get(request["implementation"])
         # The largest workspace is taken first, so that all pieces share it.
-        self.workspace.take(implementation.workspace_bytes(problem))
+        self.store.workspace(implementation.workspace_bytes(problem))
         cell, head_only = request["cell"], request["head_only"]
         self.isa, self.threads = request["isa"], request["threads"]
+        self.set_math(problem)
         try:
             gated, gate_ns, verdict = self._gate(implementation, problem, request)
-        except locality.CannotRotateError as error:
+            if request["launch"] == "graph" and verdict.ok:
+                gated, verdict = self._capture(gated, request["weights"])
+        except (locality.CannotRotateError, CaptureError) as error:
             return {"unavailable": str(error)}
         answer: dict[str, Any] = {
             "verdict": asdict(verdict), "gate_ns": gate_ns, "notes": gated.prepared.notes,
@@ -216,14 +168,15 @@ class Worker:
         if request["count_nodes"] and problem.layer != "ceiling" and not head_only:
             answer.update(self.describe_touched(problem))
         if request["weights"] == "flushed":
-            flushed, loops = self.make_flushed(gated.prepared, request["min_sample_ns"])
+            flushed, loops = self.timing.flushed(gated.prepared, request["min_sample_ns"])
             gated = replace(gated, prepared=flushed)
             answer.update(notes=flushed.notes, loops=request["loops"] or loops, slices=1)
         elif not head_only:
-            loops = self.calibrate(gated.prepared, gate_ns, request["min_sample_ns"])
+            loops = self.timing.calibrate(gated.prepared, gate_ns, request["min_sample_ns"])
             most = clock.count_slices(problem.batch, implementation.token_block, gate_ns)
             answer["loops"] = request["loops"] or loops
-            answer["slices"] = request["slices"] or (most if request["weights"] == "hot" else 1)
+            whole = request["weights"] != "hot" or request["launch"] == "graph"
+            answer["slices"] = request["slices"] or (1 if whole else most)
         if answer["slices"] == 1 and not head_only:
             self.cells[cell], self.proved[cell] = [gated], [True]
             return answer
@@ -241,27 +194,39 @@ class Worker:
         """Run and check what the request asks for: the batch, its head, or each of several sets."""
         if request["weights"] == "rotated":
             prepared, gate_ns, verdict = self.run_rotated(implementation, problem, request["sets"])
-            own = self.operands(problem)
+            last = request["sets"] - 1
             made = Piece(
-                implementation=implementation.id,
-                problem=problem,
-                first=0,
-                operands=own,
-                prepared=prepared,
-            )
+                implementation=implementation.id, problem=problem, first=0, prepared=prepared,
+                placed=self.store.operands(problem, last), turn=last,
+            )  # fmt: skip
             return made, gate_ns, verdict
         tokens = min(problem.batch, _HEAD_TOKENS) if request["head_only"] else problem.batch
         gated = self.piece(implementation, problem, slice(0, tokens))
         gate_ns, verdict = self.run_checked(gated, lambda prepared: prepared.time(1))
         return gated, gate_ns, verdict
 
+    def _capture(self, piece: Piece, weights: str) -> tuple[Piece, Verdict]:
+        """Capture a piece that passed its gate as a graph, and take the graph through the gate as well."""
+        graph = self.timing.captured(piece.prepared, flushed=weights == "flushed")
+        piece = replace(piece, prepared=graph)
+        _, verdict = self.run_checked(piece, lambda prepared: prepared.time(prepared.sets))
+        if not verdict.ok:
+            verdict = replace(verdict, reason=f"replayed from a graph: {verdict.reason}")
+        return piece, verdict
+
+    def set_math(self, problem: Problem) -> None:
+        """Choose how float32 products are computed on the device, as the problem says."""
+        if self.device is not None:
+            self.device.set_math(problem.math)
+
     def sample(self, request: dict[str, Any]) -> dict[str, Any]:
         """Take one sample of a prepared cell, its slices in turn; check one that is not proved yet."""
         cell, turn = request["cell"], request["turn"] % len(self.cells[request["cell"]])
         piece = self.cells[cell][turn]
+        self.set_math(piece.problem)
 
         def take(prepared: Prepared) -> clock.Sample:
-            return clock.sample(prepared.time, request["loops"], request["expected_ns"])
+            return self.timing.sample(prepared, request["loops"], request["expected_ns"])
 
         if self.proved[cell][turn]:
             return asdict(take(piece.prepared))
@@ -276,8 +241,9 @@ class Worker:
         problem, kernel = Problem(**request["problem"]), request["kernel"]
         table = None if self.provider is None else self.provider.table
         bench = faulty.Bench(
-            table=table, operands=self.operands, workspace=self.workspace.take, known=self.gated
-        )
+            table=table, operands=lambda p: self.store.operands(p).host,
+            workspace=self.store.workspace, known=self.gated,
+        )  # fmt: skip
         return bench.run(kernel, problem, request["loops"], unwritten=request["unwritten"])
 
     def answer(self, request: dict[str, Any]) -> dict[str, Any]:
@@ -294,26 +260,25 @@ class Worker:
         raise ValueError(f"unknown request {request['op']!r}")
 
 
-def _private_output() -> TextIO:
-    """Return the pipe to the sweep, and point standard output at standard error."""
-    channel = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)
-    return channel
+def open_device(name: str) -> Device | None:
+    """Return a device by name, None for the CPU. Raises UnavailableError with the reason."""
+    if name == "cpu":
+        return None
+    from harness.torch_device import (
+        TorchDevice,
+    )  # torch takes seconds, and the CPU needs none of it
+
+    return TorchDevice()
 
 
 def main() -> None:
     """Serve requests from standard input until it ends."""
-    channel = _private_output()
-
-    def send(message: dict[str, Any]) -> None:
-        channel.write(json.dumps(message) + "\n")
-        channel.flush()
-
+    send = pipe.open_channel()
     try:
         provider, source = plugin.split_seat(sys.argv[1])
         if source:
             plugin.load(source)
-        worker = Worker(provider)
+        worker = Worker(provider, open_device(sys.argv[2]))
         send(worker.hello())
     except (UsageError, UnavailableError) as error:
         send({"refused": str(error)})

@@ -72,7 +72,7 @@ class FakeEvent:
 class FakeDevice:
     """Keep the host's and the device's time in ns. capacity: bytes of memory."""
 
-    capacity: int = 1 << 30
+    capacity: int = 8 << 30
     now: float = 0.0
     streams: dict[str, float] = field(default_factory=lambda: {"main": 0.0})  # busy until
     current: str = "main"
@@ -90,7 +90,7 @@ class FakeDevice:
         """Return what it is."""
         return DeviceFacts(
             name="Fake 1", capability="8.6", memory_bytes=self.capacity, free_bytes=self.free_bytes(),
-            l2_bytes=1 << 20, multiprocessors=4, uuid="fake", driver="13.0", torch="none", cuda="13.0",
+            l2_bytes=1 << 20, multiprocessors=4, uuid="fake", torch="2.99", cuda="13.0",
         )  # fmt: skip
 
     # ---- the queue ----
@@ -141,7 +141,8 @@ class FakeDevice:
         self.now = max(self.now, *self.streams.values()) + SYNC_NS
         for event in self.unpassed:
             event.passed = True
-        for effect in self.effects:
+        # A pass has the same effect each time: of many, only the last can be seen.
+        for effect in reversed(dict.fromkeys(reversed(self.effects))):
             effect()
         self.unpassed, self.effects = [], []
 

@@ -19,7 +19,7 @@ from harness.spec import SweepSpec
 
 SPEC = SweepSpec(
     levels=[1], device="cpu", models=axes.parse_models("ff-40,1x3"), batches=[20], widths=[24],
-    only=[], skip=["ceiling_*", "*tiled"], blas=["scipy"], threads=1, seed=0, passes=2,
+    only=["*_l1_blas"], skip=["ceiling_*"], blas=["scipy"], threads=1, seed=0, passes=2,
     budget_s=60.0, processes=1, quick=True, keep_blas_env=False, out=None,
 )  # fmt: skip
 
@@ -53,7 +53,10 @@ def test_default_ids_stay() -> None:
     assert cells[""].id == "fff_l1_blas/ultrafastbert-1x3/b20/w24/scipy"
     assert cells[""].problem == Problem(layer="fff", batch=20, d_in=24, d_out=24, depth=3, trees=1)
     problem = cells[""].problem
-    found = (problem.dtype, problem.data, problem.rows, problem.routing, cells[""].weights)
+    found = (
+        problem.dtype, problem.math, problem.data, problem.rows, problem.routing, cells[""].weights,
+        cells[""].launch,
+    )  # fmt: skip
     assert found == conditions.DEFAULTS
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 from fake_device import FLUSH_NS, LAUNCH_NS, SYNC_NS, FakeDevice
@@ -51,15 +52,15 @@ def test_no_sample_without_a_wait(monkeypatch: pytest.MonkeyPatch) -> None:
     """A clock that does not wait for the device gets an error from its events and no figure."""
     device = FakeDevice()
     monkeypatch.setattr(FakeDevice, "synchronise", lambda self: None)
-    for measure in (_timer(device).measure, _timer(device).measure_flushed):
+    for flushed in (False, True):
         with pytest.raises(RuntimeError, match="before the device had passed it"):
-            measure(1)
+            replace(_timer(device), flushed=flushed).measure(1)
 
 
 def test_flush_is_outside_of_the_window() -> None:
     """Each cold pass is timed alone between two marks, its flush before the first of them."""
     device = FakeDevice()
-    taken = _timer(device).measure_flushed(2)
+    taken = replace(_timer(device), flushed=True).measure(2)
     first = device.log[: device.log.index("elapsed")]
     assert first[:9] == [
         "synchronise", *["flush", "record", "set 0", "record"] * 2,
@@ -75,7 +76,7 @@ def test_cold_is_slower_than_hot() -> None:
     timer = _timer(device)
     timer(1)
     hot = timer(10)
-    assert timer.measure_flushed(10).device_ns == pytest.approx(3 * hot, rel=0.05)
+    assert replace(timer, flushed=True)(10) == pytest.approx(3 * hot, rel=0.05)
 
 
 def test_sets_come_in_turn() -> None:
@@ -89,7 +90,7 @@ def test_sets_come_in_turn() -> None:
         "set 2",
     ] * 2
     device.log.clear()
-    timer.measure_flushed(3)
+    replace(timer, flushed=True)(3)
     assert [n for n in device.log if n.startswith("set")] == ["set 0", "set 1", "set 2"] * 2
 
 
@@ -114,9 +115,10 @@ def test_a_long_pass_has_a_graph_of_its_own() -> None:
 def test_cold_passes_are_replayed_alone() -> None:
     """Under flushed caches each replay holds one pass, and all of it is cold."""
     device = FakeDevice()
-    graph = _timer(device, hot_ns=1000, sets=2).captured(pass_ns=1000, alone=True)
+    timer = replace(_timer(device, hot_ns=1000, sets=2), flushed=True)
+    graph = timer.captured(pass_ns=1000)
     assert graph.each == 1
-    assert graph.measure_flushed(4).device_ns == 4 * 3000
+    assert graph(4) == 4 * 3000
 
 
 def test_what_waits_can_not_be_captured() -> None:

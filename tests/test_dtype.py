@@ -86,10 +86,11 @@ def test_touched_nodes_are_those_of_the_oracle() -> None:
     assert touched.working_set_bytes == distinct * (24 + 16) * 2
 
 
-def test_ceilings_are_float32() -> None:
-    """A ceiling of another dtype is refused: its loops are float32."""
-    with pytest.raises(ValueError, match="dtype of a ceiling"):
-        Problem(layer="ceiling", batch=1, d_in=1, d_out=1, hidden=1, dtype="bfloat16")
+def test_ceilings_of_the_cpu_are_float32() -> None:
+    """The processor's ceilings take float32 alone: that is what their loops are written in."""
+    ceilings = [i for i in registry.all() if i.layer == "ceiling" and "cpu" in i.devices]
+    assert ceilings
+    assert {i.dtypes for i in ceilings} == {("float32",)}
 
 
 # ---- the verdict --------------------------------------------------------------------------------

@@ -28,8 +28,8 @@ ALLOWED: dict[str, set[str]] = {
     "check": {"ceilings", "oracle", "problem"},
     "cli": {
         "axes", "blas", "compare", "compare_table", "console", "doctor", "explain", "ladder", "locality",
-        "machine", "merge", "notation", "plan", "plot", "plugin", "process", "reader", "recipes", "records",
-        "registry", "resume", "spec", "sweep", "table",
+        "machine", "merge", "notation", "plan", "plot", "plugin", "problem", "process", "reader", "recipes",
+        "records", "registry", "resume", "spec", "sweep", "table",
     },
     "climb": {"axes", "ladder", "reader", "stats"},
     "clock": {"machine"},
@@ -38,7 +38,7 @@ ALLOWED: dict[str, set[str]] = {
     "conditions": {"problem", "reader", "recipes", "stats"},
     "console": {"axes", "conditions", "notation", "records"},
     "crew": {"cell", "journal", "process", "records", "spec"},
-    "cuda_clock": {"device"},
+    "cuda_clock": {"clock", "device", "machine"},
     "cuda_compile": set(),
     "cuda_driver": {"cuda_launch"},
     "cuda_launch": {"problem"},
@@ -71,7 +71,7 @@ ALLOWED: dict[str, set[str]] = {
     "judge_system": {"facts", "inspection"},
     "ladder": {"axes", "cell", "machine", "native", "plan", "problem", "reader", "spec", "stats", "view"},
     "ledger": {"axes", "published", "reader", "rows", "stats", "view"},
-    "locality": {"check", "clock", "problem", "recipes", "registry"},
+    "locality": {"check", "clock", "placed", "problem", "recipes", "registry"},
     "lock": set(),
     "machine": {"native", "probe", "records"},
     "merge": {"frames", "notation", "reader", "rows", "stats", "view"},
@@ -79,7 +79,15 @@ ALLOWED: dict[str, set[str]] = {
     "notation": {"published", "stats"},
     "nvml": {"device"},
     "oracle": {"problem"},
-    "plan": {"axes", "blas", "ceilings", "cell", "locality", "machine", "problem", "registry", "spec"},
+    "on_device": {
+        "ceilings", "cell", "device", "device_probe", "facts", "locality", "problem", "registry", "spec",
+    },
+    "pipe": set(),
+    "placed": {"check", "device", "problem"},
+    "plan": {
+        "axes", "blas", "ceilings", "cell", "facts", "locality", "machine", "on_device", "problem",
+        "registry", "spec",
+    },
     "plot": {
         "axes", "by_batch", "canvas", "conditions", "notation", "reader", "rows", "stats", "table", "view",
     },
@@ -101,8 +109,9 @@ ALLOWED: dict[str, set[str]] = {
     "spec": {"axes", "records"},
     "stability": {"stats"},
     "stats": {"problem"},
+    "store": {"device", "locality", "placed", "problem"},
     "sweep": {
-        "budget", "cell", "crew", "doctor", "gate", "journal", "machine", "plan", "process",
+        "budget", "cell", "crew", "doctor", "gate", "journal", "machine", "on_device", "plan", "process",
         "published_protocol", "reader", "records", "resume", "sampling", "spec", "writer",
     },
     "table": {
@@ -110,6 +119,7 @@ ALLOWED: dict[str, set[str]] = {
         "view",
     },
     "table_head": {"notation", "reader", "records", "stability", "vector_width", "view"},
+    "timing": {"clock", "cuda_clock", "device", "locality", "machine", "registry"},
     "torch_device": {"device", "facts", "nvml", "problem"},
     "vector_width": set(),
     "view": {
@@ -117,8 +127,8 @@ ALLOWED: dict[str, set[str]] = {
     },
     "waterfall": {"canvas", "climb", "explain_words", "ladder", "reader"},
     "worker": {
-        "blas", "check", "clock", "faulty", "locality", "machine", "native", "oracle", "plugin", "problem",
-        "registry", "routing",
+        "blas", "check", "clock", "cuda_clock", "device", "faulty", "locality", "machine", "native", "oracle",
+        "pipe", "placed", "plugin", "problem", "registry", "routing", "store", "timing", "torch_device",
     },
     "writer": {"lock", "records"},
 }  # fmt: skip

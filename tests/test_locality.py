@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from harness import blas, locality, registry
-from harness.check import check, poison
+from harness.check import check
+from harness.placed import Placed, on_host
 from harness.problem import Operands, Problem, make_aligned, make_operands, make_weights
 from harness.registry import Context, Implementation, Prepared
 
@@ -26,11 +27,11 @@ def context() -> Context:
     )
 
 
-def make_sets(problem: Problem, count: int) -> list[Operands]:
+def make_sets(problem: Problem, count: int) -> list[Placed]:
     """Return several sets of weights over one x and y."""
     first = make_operands(problem)
     pairs = [make_weights(problem, turn) for turn in range(count)]
-    return [replace(first, w_in=w_in, w_out=w_out) for w_in, w_out in pairs]
+    return [on_host(replace(first, w_in=w_in, w_out=w_out)) for w_in, w_out in pairs]
 
 
 def with_prepare(
@@ -65,9 +66,9 @@ def test_pass_i_takes_set_i(passes: int, context: Context) -> None:
     """After n passes over three sets the output is that of set (n - 1) % 3, and of no other."""
     sets = make_sets(FFF, 3)
     prepared, _, _ = locality.gate_rotation(registry.get("fff_l1_blas"), FFF, sets, context)
-    poison(sets[0].y)
+    sets[0].poison()
     prepared.time(passes)
-    right = [check(FFF, operands).ok for operands in sets]
+    right = [check(FFF, placed.host).ok for placed in sets]
     assert right == [i == (passes - 1) % 3 for i in range(3)]
 
 
@@ -78,7 +79,7 @@ def test_a_wrong_set_is_named(context: Context) -> None:
 
     def prepare(problem: Problem, operands: Operands, context: Context) -> Prepared:
         prepared = real.prepare(problem, operands, context)
-        if operands.w_in is not sets[1].w_in:
+        if operands.w_in is not sets[1].own.w_in:
             return prepared
 
         def time(loops: int) -> int:

@@ -8,6 +8,7 @@ from pathlib import Path
 from harness import axes, blas, locality, machine, plan, recipes
 from harness.cli.options import require_positive, split_patterns
 from harness.errors import UsageError
+from harness.problem import MATHS
 from harness.spec import SweepSpec
 
 
@@ -17,9 +18,9 @@ def make_spec(
     threads: int = 1, seed: int, passes: int | None, budget: float | None, processes: int,
     quick: bool, keep_blas_env: bool = False, out: Path | None,
     plugins: Sequence[Path] = (), timeout: float | None = None, strict: bool = False,
-    data: str = "random", rows: str = "distinct", routing: str = "uniform", weights: str = "hot",
-    order: str = "interleaved", dtype: str = "float32", isa: str = "",
-    baseline: str = axes.BASELINE,
+    data: str = "random", rows: str = "distinct", routing: str = "uniform",
+    weights: str | None = None, order: str = "interleaved", dtype: str | None = None, isa: str = "",
+    math: str | None = None, launch: str | None = None, baseline: str = axes.BASELINE,
 ) -> SweepSpec:  # fmt: skip
     """Return the spec that the words of the command line ask for. Raises UsageError that names the option."""
     for option, value in (("--threads", threads), ("--passes", passes), ("--budget", budget),
@@ -35,6 +36,7 @@ def make_spec(
         raise UsageError(
             "--passes and --budget: give one of them; each decides when the sweep ends"
         )
+    usual = axes.usual(device)
     default_batch = str(plan.QUICK_BATCH if quick else axes.PAPER_BATCH)
     default_budget = plan.QUICK_BUDGET_S if quick else plan.BUDGET_S
     return SweepSpec(
@@ -42,14 +44,35 @@ def make_spec(
         batches=axes.parse_extents("--batch", batch or default_batch),
         widths=axes.parse_extents("--width", width), only=split_patterns(only),
         skip=split_patterns(skip),
-        blas=list(dict.fromkeys(split_patterns(blas_names))) or [blas.DEFAULT],
+        blas=_parse_blas(device, blas_names),
         threads=threads, seed=seed, passes=passes or 0, budget_s=budget or default_budget,
         processes=min(processes, passes) if passes else processes,
         quick=quick, keep_blas_env=keep_blas_env, out=out, strict=strict,
         plugins=[str(path.resolve()) for path in plugins], timeout_s=timeout or 0.0,
         data=axes.parse_choices("--data", data, recipes.DATA),
         rows=axes.parse_choices("--rows", rows, recipes.ROWS), routing=axes.parse_routing(routing),
-        weights=axes.parse_choices("--weights", weights, locality.WEIGHTS),
-        order=axes.parse_order(order), dtype=axes.parse_dtypes(dtype), isa=machine.check_isa(isa),
+        weights=axes.parse_choices("--weights", weights or usual.weights, locality.WEIGHTS),
+        order=axes.parse_order(order), dtype=axes.parse_dtypes(dtype or usual.dtype),
+        isa=machine.check_isa(isa), math=_of_device("--math", device, math or usual.math, MATHS),
+        launch=_of_device("--launch", device, launch or usual.launch, axes.LAUNCHES),
         baseline=axes.parse_baseline(baseline),
     )  # fmt: skip
+
+
+def _parse_blas(device: str, names: list[str] | None) -> list[str]:
+    """Return the BLAS providers, none on a device. Raises UsageError where some were named for one."""
+    if device == "cpu":
+        return list(dict.fromkeys(split_patterns(names))) or [blas.DEFAULT]
+    if names:
+        raise UsageError(f"--blas: a BLAS library of the CPU; --device {device} uses none")
+    return []
+
+
+def _of_device(option: str, device: str, text: str, known: Sequence[str]) -> list[str]:
+    """Return the choices of an option whose first alone exists on the CPU. Raises UsageError."""
+    chosen = axes.parse_choices(option, text, known)
+    if device == "cpu" and chosen != [known[0]]:
+        raise UsageError(
+            f"{option}: the CPU has {known[0]} alone, got {text!r}; take --device cuda"
+        )
+    return chosen

@@ -86,7 +86,7 @@ def sweep_command(
     levels: Annotated[
         str, typer.Option(help="BLAS levels to measure, a list of 1, 2, 3.")
     ] = "1,2,3",
-    device: Annotated[str, typer.Option(help="Device to measure on.")] = "cpu",
+    device: Annotated[str, typer.Option(help="Device to measure on: cpu or cuda.")] = "cpu",
     models: Annotated[
         str,
         typer.Option(
@@ -121,11 +121,26 @@ def sweep_command(
         str, typer.Option(help="What x and the weights hold: a list of random, zeros (all 0).")
     ] = "random",
     dtype: Annotated[
-        str,
+        str | None,
         typer.Option(
-            help="What x, the weights and y are stored in: a list of float32, bfloat16. Sums are float32."
+            help="What x, the weights and y are stored in: a list of float32, bfloat16. Sums are float32. "
+            "[default: float32; on cuda both]"
         ),
-    ] = "float32",
+    ] = None,
+    math: Annotated[
+        str | None,
+        typer.Option(
+            help="Products of float32 on cuda: a list of ieee, tf32 (rounded to 10 bits, on tensor cores). "
+            "[default: both on cuda]"
+        ),
+    ] = None,
+    launch: Annotated[
+        str | None,
+        typer.Option(
+            help="How passes start on cuda: a list of eager, graph (replayed from a CUDA graph). "
+            "[default: both on cuda]"
+        ),
+    ] = None,
     rows: Annotated[
         str, typer.Option(help="Tokens: a list of distinct, same (every token is one row).")
     ] = "distinct",
@@ -137,12 +152,13 @@ def sweep_command(
         ),
     ] = "uniform",
     weights: Annotated[
-        str,
+        str | None,
         typer.Option(
             help="Where the weights stand as a pass begins: a list of hot (as the last pass left them), "
-            "rotated (several sets in turn, twice the last-level cache), flushed (caches evicted)."
+            "rotated (several sets in turn, twice the last-level cache), flushed (caches evicted). "
+            "[default: hot; on cuda hot,flushed]"
         ),
-    ] = "hot",
+    ] = None,
     isa: Annotated[
         str,
         typer.Option(
@@ -182,7 +198,7 @@ def sweep_command(
         ),
     ] = None,
 ) -> int:
-    """Measure the CPU half of the paper's Table 2 here and put it beside the published figures.
+    """Measure the paper's Table 2 here, the CPU half or with --device cuda the GPU half.
 
     Every cell is checked against a float64 oracle before it is timed. Samples are taken in interleaved
     random order. Ctrl-C keeps what is finished. Exit status: 0 done, 1 a result was wrong or a cell failed,
@@ -196,7 +212,7 @@ def sweep_command(
         budget=budget, processes=processes, quick=quick, keep_blas_env=keep_blas_env, out=out,
         plugins=plugins or [], timeout=timeout, strict=strict,
         data=data, rows=rows, routing=routing, weights=weights, order=order,
-        dtype=dtype, isa=isa, baseline=baseline,
+        dtype=dtype, isa=isa, baseline=baseline, math=math, launch=launch,
     )  # fmt: skip
     if resume_run is not None:
         resumed, spec = _take_up(context, resume_run, spec)
