@@ -19,6 +19,7 @@ from harness import (
     locality,
     native,
     plan,
+    plugin,
     registry,
     routing,
     spec,
@@ -200,10 +201,13 @@ SWEEP = [
 ]  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def plugin_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the file of an FFF that takes both dtypes."""
-    path = tmp_path_factory.mktemp("plugin") / "both.py"
+@pytest.fixture
+def plugin_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return the file of an FFF that takes both dtypes; what it registers is forgotten in the end."""
+    registry.all()
+    for module, name in ((registry, "_known"), (plugin, "_origins"), (plugin, "_loaded")):
+        monkeypatch.setattr(module, name, getattr(module, name).copy())
+    path = tmp_path / "both.py"
     path.write_text(PLUGIN)
     return path
 
