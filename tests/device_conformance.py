@@ -1,0 +1,100 @@
+"""Own the conformance verdict of an implementation on a device: as on the CPU, in the device's memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from conformance import Guarded, guard
+
+from harness.check import check, poison
+from harness.cuda_clock import make_timer
+from harness.device import Device
+from harness.problem import Array, Operands, Problem, make_operands, make_weights
+from harness.registry import Context, Implementation
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """Hold guarded operands, and the device's copy of their memory with all canaries."""
+
+    device: Device
+    guarded: Guarded
+    whole: Any
+
+    def tensor(self, array: Array) -> Any:
+        """Return the device's copy of an array of the guarded memory."""
+        first = array.ctypes.data - self.guarded.memory.ctypes.data
+        part = self.whole[first : first + array.nbytes]
+        return part.view(getattr(torch, array.dtype.name)).reshape(array.shape)
+
+    def send(self) -> None:
+        """Copy the memory to the device."""
+        self.device.write(self.whole, self.guarded.memory)
+
+    def fetch(self) -> None:
+        """Copy the memory back, once what was queued is done."""
+        self.device.read(self.whole, self.guarded.memory)
+
+
+def _hold(device: Device, guarded: Guarded) -> Held:
+    memory = guarded.memory
+    held = Held(device, guarded, device.empty(memory.shape, memory.dtype))
+    held.send()
+    return held
+
+
+def _inputs(held: Held) -> list[bytes]:
+    operands = held.guarded.operands
+    return [a.tobytes() for a in (operands.x, operands.w_in, operands.w_out)]
+
+
+def judge_on(device: Device, implementation: Implementation, problem: Problem) -> str:
+    """Return the first fault that an implementation shows on a device, or an empty string.
+
+    Every pass is judged on poisoned output: two, one inside `time`, two with the sets of weights in turn,
+    and one from a graph. All must leave the operands and every canary as they were, and the same bytes for
+    the same weights.
+    """
+    first = _hold(device, guard(make_operands(problem), implementation.workspace_bytes(problem)))
+    host = first.guarded.operands
+    w_in, w_out = make_weights(problem, 1)
+    second = _hold(device, guard(replace(host, w_in=w_in, w_out=w_out)))
+    other = second.guarded.operands
+    own = Operands(
+        x=first.tensor(host.x), w_in=first.tensor(host.w_in), w_out=first.tensor(host.w_out),
+        y=first.tensor(host.y), rotation=((second.tensor(other.w_in), second.tensor(other.w_out)),),
+    )  # fmt: skip
+    context = Context(
+        provider=None, workspace=lambda size: first.tensor(first.guarded.workspace)[:size],
+        device="cuda", timer=make_timer(device),
+    )  # fmt: skip
+    prepared = implementation.prepare(problem, own, context)
+    passes: list[tuple[Callable[[], object], int]] = [
+        (prepared.forward, 0), (prepared.forward, 0), (lambda: prepared.time(1), 0),
+        (lambda: prepared.time(2), prepared.sets - 1),
+    ]  # fmt: skip
+    if implementation.capturable:
+        passes.append((lambda: device.capture(prepared.forward)(), 0))
+    before = _inputs(first), _inputs(second)
+    outputs: tuple[set[bytes], set[bytes]] = (set(), set())
+    for run, weights in passes:
+        poison(host.y)
+        first.send()
+        run()
+        first.fetch()
+        used = (host, replace(host, w_in=other.w_in, w_out=other.w_out))[weights]
+        verdict = check(problem, used)
+        if not verdict.ok:
+            return verdict.reason
+        outputs[weights].add(host.y.tobytes())
+    second.fetch()
+    if not (first.guarded.intact() and second.guarded.intact()):
+        return "something outside of the arrays was written"
+    if (_inputs(first), _inputs(second)) != before:
+        return "an operand was changed"
+    if max(map(len, outputs)) > 1:
+        return "passes over the same operands left different bytes"
+    return ""
