@@ -44,9 +44,19 @@ class ShimFault(AssertionError):
     """Say what a launch did that it must not: what the shim or a sanitizer reported first."""
 
 
+@cache
 def unavailable() -> str:
-    """Return why nothing can be built here, or an empty string."""
-    return "" if shutil.which(COMPILER) else f"there is no {COMPILER}"
+    """Return why nothing can be built and run here, or an empty string."""
+    if shutil.which(COMPILER) is None:
+        return f"there is no {COMPILER}"
+    folder = Path(tempfile.mkdtemp(dir=_scratch()))
+    (folder / "main.cpp").write_text("int main() {}\n")
+    done = subprocess.run(
+        [COMPILER, *FLAGS, *SANITIZERS, "main.cpp", "-o", "program"], cwd=folder, env=_environment(),
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    lines = done.stderr.strip().splitlines()
+    return f"{COMPILER} can't build with sanitizers: {lines[-1]}" if done.returncode else ""
 
 
 @cache

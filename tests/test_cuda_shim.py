@@ -5,13 +5,12 @@ The conformance suite runs them too, through the shim, with the problems that ev
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import ml_dtypes
 import numpy as np
 import pytest
 import shim
 from conformance import Case, judge
+from cuda_faults import FAULTS, FUSED, OVERFLOW, make_fff
 from shim import Program, ShimFault
 
 from harness import cuda_compile, cuda_launch
@@ -19,19 +18,6 @@ from harness.cuda_launch import KERNELS, Launch
 from harness.problem import Array, Problem
 
 pytestmark = pytest.mark.skipif(bool(shim.unavailable()), reason=shim.unavailable())
-
-
-def _fff(batch: int, d_in: int, d_out: int, depth: int = 2, dtype: str = "float32") -> Problem:
-    return Problem(
-        layer="fff",
-        batch=batch,
-        d_in=d_in,
-        d_out=d_out,
-        depth=depth,
-        trees=1,
-        seed=d_in,
-        dtype=dtype,
-    )
 
 
 def _verdict(kernel_id: str, program: Program, problem: Problem, team: int = 0) -> str:
@@ -57,14 +43,14 @@ def test_widths_around_what_a_warp_holds(width: int, team: int, dtype: str) -> N
     """Rows that end before, at and behind a piece or all that a team holds are right, whole or ragged."""
     program = shim.program("fff_cuda_fused")
     for d_in, d_out in ((width, 16), (16, width), (width, width)):
-        problem = _fff(3, d_in, d_out, dtype=dtype)
+        problem = make_fff(3, d_in, d_out, dtype=dtype)
         assert _verdict("fff_cuda_fused", program, problem, team) == ""
 
 
 @pytest.mark.parametrize(("d_in", "d_out"), [(6148, 8), (8, 6148), (4097, 9), (9, 4097)])
 def test_rows_wider_than_a_block_holds(d_in: int, d_out: int) -> None:
     """x beyond the registers of 8 warps is read again, y beyond them is cut into tiles: both are right."""
-    problem = _fff(2, d_in, d_out)
+    problem = make_fff(2, d_in, d_out)
     assert cuda_launch.choose_team(problem, d_in % 4 == d_out % 4 == 0, 1) == 8
     assert _verdict("fff_cuda_fused", shim.program("fff_cuda_fused"), problem) == ""
 
@@ -83,111 +69,10 @@ def test_runs_without_the_own_switch() -> None:
     """The scheduler's portable switch, for processors other than x86-64, gives the same verdict."""
     source = cuda_compile.read_source("fff_cuda_fused")
     path = shim.build(source, KERNELS["fff_cuda_fused"].entries, ("-DSHIM_UCONTEXT",))
-    assert _verdict("fff_cuda_fused", Program(path=path), _fff(5, 20, 12), 2) == ""
+    assert _verdict("fff_cuda_fused", Program(path=path), make_fff(5, 20, 12), 2) == ""
 
 
 # ---- planted faults -----------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Fault:
-    """Name a fault: what is put in the place of what in which kernel, where it shows, and what is said."""
-
-    kernel: str
-    old: str
-    new: str
-    problem: Problem
-    says: str
-    team: int = 0
-
-
-_FUSED, _NAIVE = "fff_cuda_fused", "fff_cuda_naive"
-_LOAD_ONE = "if (at + i * LANES < size)\n                v[i] = "
-_LOAD_PIECE = "if (at < size)\n            unpack"
-_STORE_PIECE = "if (at < size)\n            *(uint4 *)"
-_OVERFLOW = "AddressSanitizer: heap-buffer-overflow"
-FAULTS = {
-    "dropped barrier": Fault(
-        kernel=_FUSED, old="    __syncthreads();\n", new="", problem=_fff(5, 256, 8), team=2,
-        says="not finite",
-    ),
-    "no second buffer": Fault(
-        kernel=_FUSED, old="slots[step % 2]", new="slots[0]", problem=_fff(9, 256, 8, 5), team=2,
-        says="tolerance",
-    ),
-    "barrier that a ragged batch leaves": Fault(
-        kernel=_FUSED, old="    const int n_nodes = ",
-        new="    if (!is_real)\n        return;\n    const int n_nodes = ",
-        problem=_fff(5, 256, 8), team=2, says="divergent barrier",
-    ),
-    "barrier in a branch": Fault(
-        kernel=_FUSED, old="        slot[warp] = z;\n    __syncthreads();\n",
-        new="    {\n        slot[warp] = z;\n        __syncthreads();\n    }\n",
-        problem=_fff(5, 256, 8), team=2, says="divergent barrier",
-    ),
-    "warp operation in a branch": Fault(
-        kernel=_FUSED, old="        sum += __shfl_xor_sync(",
-        new="        if (threadIdx.x % LANES < 16)\n            sum += __shfl_xor_sync(",
-        problem=_fff(5, 9, 8), team=1, says="lanes of mask ffffffff that do not come",
-    ),
-    "one step of the reduction short": Fault(
-        kernel=_FUSED, old="distance = LANES / 2", new="distance = LANES / 4",
-        problem=_fff(5, 128, 8), team=1, says="tolerance",
-    ),
-    "load of an element past the row": Fault(
-        kernel=_FUSED, old=_LOAD_ONE, new=_LOAD_ONE.replace("<", "<="), problem=_fff(5, 33, 9),
-        says=_OVERFLOW,
-    ),
-    "load of a piece past the row": Fault(
-        kernel=_FUSED, old=_LOAD_PIECE, new=_LOAD_PIECE.replace("<", "<="), problem=_fff(5, 36, 8),
-        says=_OVERFLOW,
-    ),
-    "store of a piece past the row": Fault(
-        kernel=_FUSED, old=_STORE_PIECE, new=_STORE_PIECE.replace("<", "<="),
-        problem=_fff(5, 8, 12), says=_OVERFLOW,
-    ),
-    "no tail of wide rows": Fault(
-        kernel=_FUSED, old="at < size; at += stride", new="at < 0; at += stride",
-        problem=_fff(5, 772, 8), team=1, says="tolerance",
-    ),
-    "no tail of a piece": Fault(
-        kernel=_FUSED, old=_LOAD_ONE, new=_LOAD_ONE.replace("at + i * LANES", "first + 127"),
-        problem=_fff(5, 129, 9), team=1, says="tolerance",
-    ),
-    "no tail of the batch": Fault(
-        kernel=_FUSED, old="    if (is_real)\n        for", new="        for",
-        problem=_fff(5, 8, 8), says=_OVERFLOW,
-    ),
-    "tiles of y that overlap": Fault(
-        kernel=_FUSED, old="blockIdx.y * PIECES * stride", new="0", problem=_fff(5, 8, 772), team=1,
-        says="not written",
-    ),
-    "one of a pair taken twice": Fault(
-        kernel=_FUSED, old="__uint_as_float(pairs[i] << 16)",
-        new="__uint_as_float(pairs[i] & 0xffff0000)", problem=_fff(5, 16, 8, dtype="bfloat16"),
-        says="tolerance",
-    ),
-    "every turn reversed": Fault(
-        kernel=_FUSED, old="(z >= 0.0f)", new="(z < 0.0f)", problem=_fff(5, 9, 8), says="tolerance"
-    ),
-    "a token too many": Fault(
-        kernel=_NAIVE, old="if (token >= batch)", new="if (token > batch)", problem=_fff(5, 9, 7),
-        says=_OVERFLOW,
-    ),
-    "no bound of the batch": Fault(
-        kernel=_NAIVE, old="if (token >= batch)", new="if (token < 0)", problem=_fff(5, 9, 7),
-        says=_OVERFLOW,
-    ),
-    "an element too many": Fault(
-        kernel="ff_cuda_naive", old="i < d_in", new="i <= d_in",
-        problem=Problem(layer="ff", batch=5, d_in=9, d_out=7, hidden=3), says=_OVERFLOW,
-    ),
-    "a last element forgotten": Fault(
-        kernel="ff_cuda_naive", old="j < d_out; ++j)\n            y[j] += ",
-        new="j < d_out - 1; ++j)\n            y[j] += ",
-        problem=Problem(layer="ff", batch=5, d_in=9, d_out=7, hidden=3), says="tolerance",
-    ),
-}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", FAULTS)
@@ -237,7 +122,7 @@ _PLANTED = {
     "two masks": ("__ballot_sync(lane < 16 ? 0xffffffff : 0xffff0000, 1);", "do not come"),
     "a shared array left": ("tile[i + 1] = 0.0f;", "index 64 out of bounds"),
     "a local array left": ("float v[4]; y[0] = v[i + 1];", "out of bounds"),
-    "a row of y left": ("y[(blockIdx.x + 1) * 320] = 0.0f;", _OVERFLOW),
+    "a row of y left": ("y[(blockIdx.x + 1) * 320] = 0.0f;", OVERFLOW),
     "an unaligned piece": ("*(uint4 *)(y + 1) = make_uint4(0, 0, 0, 0);", "misaligned address"),
 }  # fmt: skip
 
@@ -299,7 +184,7 @@ extern "C" __global__ void rounded(const float *x, bfloat16 *y, int n) {
     narrow(x[i], y + i);
 }
 """
-    headers = cuda_compile.read_source(_FUSED).headers
+    headers = cuda_compile.read_source(FUSED).headers
     source = cuda_compile.Source(name="rounded.cu", text=text, headers=headers)
     program = Program(path=shim.build(source, ("rounded",)))
     # Every upper half with lower halves below, at and above the tie.

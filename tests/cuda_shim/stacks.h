@@ -12,7 +12,7 @@ extern "C" {
 void shim_switch(void **old_stack, void *new_stack);
 }
 
-#ifdef SHIM_UCONTEXT
+#if defined(SHIM_UCONTEXT) || !defined(__x86_64__)
 #include <ucontext.h>
 /* Portable, and slow: each switch is a system call. What is left lies on the stack that is left. */
 void shim_switch(void **old_stack, void *new_stack) {
@@ -29,8 +29,7 @@ static void *prepare_stack(char *stack, void (*start)()) {
     return context;
 }
 #else
-/* x86-64: keep the registers that a callee must keep on the old stack, take the others' from the
- * new. */
+/* x86-64: put the registers that a callee must keep on the old stack, take the new one's. */
 asm(".globl shim_switch\n"
     "shim_switch: push %rbp; push %rbx; push %r12; push %r13; push %r14; push %r15\n"
     "mov %rsp, (%rdi); mov %rsi, %rsp\n"
