@@ -217,3 +217,10 @@ def test_golden_file_is_as_its_tool_writes_it() -> None:
     plain = {n: {a: asdict(r) for a, r in by.items()} for n, by in golden.items()}
     assert held == {"nvrtc": held["nvrtc"], "entries": plain}
     assert text == cuda_resources.format_golden(held["nvrtc"], golden)
+
+
+def test_cubins_stand_in_the_users_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Cubins are kept where the user's system keeps what can be made again."""
+    pytest.importorskip("platformdirs")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert cuda_compile.cache_folder() == tmp_path / "fff-harness" / "cuda"
