@@ -62,7 +62,8 @@ ALLOWED: dict[str, set[str]] = {
     "gate": {"cell", "clock", "crew", "journal", "process"},
     "gpu": {"facts"},
     "implementations": {
-        "blas", "cuda_compile", "cuda_driver", "cuda_launch", "device_probe", "native", "problem", "registry",
+        "blas", "clock", "cuda_compile", "cuda_driver", "cuda_launch", "device_probe", "native", "problem",
+        "registry",
     },
     "inspection": {"facts", "records"},
     "journal": {"cell", "records", "spec", "writer"},

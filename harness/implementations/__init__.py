@@ -10,9 +10,9 @@ import sys
 from types import ModuleType
 
 from harness import registry
-from harness.implementations import cuda_ceilings, native_cpu, native_cuda
+from harness.implementations import cuda_ceilings, native_cpu, native_cuda, triton_layers
 
-__all__ = ["cuda_ceilings", "native_cpu", "native_cuda"]
+__all__ = ["cuda_ceilings", "native_cpu", "native_cuda", "triton_layers"]
 
 
 class _CallableModule(ModuleType):

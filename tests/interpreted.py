@@ -1,0 +1,155 @@
+"""Own the Triton layers as cases of the conformance suite, under Triton's interpreter.
+
+Import it where the environment has TRITON_INTERPRET=1: Triton decides at import whether it interprets.
+The kernels and the code that launches them run unchanged, on torch tensors over the guarded arrays.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import triton.language as tl
+from conformance import Case
+from triton.runtime.interpreter import InterpreterBuilder, TensorHandle
+
+from harness import registry
+from harness.implementations import triton_layers, triton_plan
+from harness.implementations.triton_layers import Candidate, Pass, Weights
+from harness.problem import Operands, Problem
+from harness.registry import Context, Implementation, Prepared
+from harness.torch_device import as_tensor
+
+FUSED, GROUPED = "fff_triton_fused", "fff_triton_grouped"
+_PACKAGE = "harness.implementations"
+
+
+def _widen(handle: TensorHandle) -> TensorHandle:
+    """Return a bfloat16 handle, which holds bits, as float32."""
+    bits = handle.data.astype(np.uint32) << 16
+    return TensorHandle(bits.view(np.float32), tl.float32)
+
+
+def mend_interpreter() -> None:
+    """Let the interpreter's product take bfloat16: up to 3.9 it multiplies the bits as integers.
+
+    Products of bfloat16 are exact in float32, where the device accumulates them too.
+    """
+    multiply = InterpreterBuilder.create_dot
+
+    def create_dot(self: Any, a: TensorHandle, b: TensorHandle, *rest: Any) -> Any:
+        if a.dtype == tl.bfloat16:
+            a, b = _widen(a), _widen(b)
+        return multiply(self, a, b, *rest)
+
+    InterpreterBuilder.create_dot = create_dot
+
+
+def _tensors(operands: Operands) -> Operands:
+    arrays = {name: as_tensor(getattr(operands, name)) for name in ("x", "w_in", "w_out", "y")}
+    pairs = tuple((as_tensor(w_in), as_tensor(w_out)) for w_in, w_out in operands.rotation)
+    return replace(operands, **arrays, rotation=pairs)
+
+
+def make(
+    name: str, candidates_of: Any, workspace_bytes: Any = triton_plan.grouped_workspace_bytes
+) -> Case:
+    """Return a case of candidates, on tensors over its arrays."""
+    implementation = replace(
+        registry.get(FUSED), id=name, prepare=partial(triton_layers.prepare, candidates_of),
+        workspace_bytes=workspace_bytes,
+    )  # fmt: skip
+    return on_tensors(implementation)
+
+
+def on_tensors(implementation: Implementation) -> Case:
+    """Return a case whose operands and workspace reach the implementation as tensors over the arrays."""
+
+    def prepare(problem: Problem, operands: Operands, context: Context) -> Prepared:
+        hosted = replace(context, workspace=lambda size: as_tensor(context.workspace(size)))
+        return implementation.prepare(problem, _tensors(operands), hosted)
+
+    hosted = replace(implementation, prepare=prepare, devices=("cpu",))
+    return Case(implementation=hosted, provider="", isa="")
+
+
+def registered(name: str) -> Case:
+    """Return what the registry holds, its choice of a tile included."""
+    return on_tensors(registry.get(name))
+
+
+def fused(
+    tokens: int, block_in: int = 0, block_out: int = 0, kernels: ModuleType | None = None
+) -> Case:
+    """Return the fused kernel with a tile of some tokens; blocks as wide as the rows by default."""
+    from harness.implementations import triton_fused
+
+    module = triton_fused if kernels is None else kernels
+
+    def candidates(problem: Problem, operands: Operands, context: Context) -> list[Candidate]:
+        tile = triton_plan.fused_tile(problem, tokens, 16)
+        tile = replace(
+            tile, block_in=block_in or tile.block_in, block_out=block_out or tile.block_out
+        )
+
+        def bind(weights: Weights) -> Pass:
+            launch: Pass = module.bind(problem, tile, weights, operands.x, operands.y)
+            return launch
+
+        return [("", bind)]
+
+    suffix = f"_{block_in}_{block_out}" if block_in or block_out else ""
+    return make(f"{FUSED}_{tokens}{suffix}", candidates, lambda problem: 0)
+
+
+def grouped(tokens: int) -> Case:
+    """Return the grouped kernels with a tile of some tokens."""
+    from harness.implementations import triton_bands
+
+    return grouped_by(triton_bands, tokens)
+
+
+def grouped_by(bands: ModuleType, tokens: int = 16) -> Case:
+    """Return the grouped kernels as a module launches them."""
+
+    def candidates(problem: Problem, operands: Operands, context: Context) -> list[Candidate]:
+        memory = context.workspace(triton_plan.grouped_workspace_bytes(problem))
+
+        def bind(weights: Weights) -> Pass:
+            launch: Pass = bands.bind(problem, tokens, weights, operands.x, operands.y, memory)
+            return launch
+
+        return [("", bind)]
+
+    return make(f"{GROUPED}_{tokens}", candidates)
+
+
+def plant(folder: Path, name: str, right: str, wrong: str) -> ModuleType:
+    """Return one of the kernels' modules, loaded from a copy in which one piece of text is another.
+
+    Raises ValueError where the text does not stand there exactly once.
+    """
+    spec = importlib.util.find_spec(f"{_PACKAGE}.{name}")
+    assert spec is not None
+    assert spec.origin is not None
+    source = Path(spec.origin).read_text(encoding="utf-8")
+    if source.count(right) != 1:
+        raise ValueError(f"{name} holds {right!r} {source.count(right)} times")
+    copy = folder / f"{name}.py"
+    copy.write_text(source.replace(right, wrong), encoding="utf-8")
+    planted = importlib.util.spec_from_file_location(f"{name}_planted", copy)
+    assert planted is not None
+    assert planted.loader is not None
+    module = importlib.util.module_from_spec(planted)
+    sys.modules[module.__name__] = module  # dataclasses look their module up
+    planted.loader.exec_module(module)
+    return module
+
+
+mend_interpreter()

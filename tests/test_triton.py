@@ -1,0 +1,112 @@
+"""The Triton kernels without a GPU: interpreted against the oracle, and compiled ahead of time.
+
+Each in a process of its own: Triton decides at import whether it interprets.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("torch")
+pytest.importorskip("triton")
+
+TESTS = Path(__file__).parent
+GOLDEN = TESTS / "data" / "triton_resources.json"
+# Another version of the compiler schedules otherwise; more than this is another kernel.
+REGISTERS, SHARED = 16, 8192
+
+Usage = dict[str, dict[str, int]]
+
+
+def _run(words: list[str], **variables: str) -> str:
+    """Run Python from the root of the sources; return what it printed, or fail with it."""
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("TRITON_")} | variables
+    paths = [str(TESTS), str(TESTS.parent), environment.get("PYTHONPATH", "")]
+    environment["PYTHONPATH"] = os.pathsep.join(path for path in paths if path)
+    done = subprocess.run(
+        [sys.executable, *words], cwd=TESTS.parent, env=environment, capture_output=True, text=True,
+        check=False, timeout=900,
+    )  # fmt: skip
+    if done.returncode:
+        pytest.fail(f"{done.stdout[-8000:]}\n{done.stderr[-4000:]}", pytrace=False)
+    return done.stdout
+
+
+def test_interpreted_kernels_conform() -> None:
+    """Every Triton kernel passes the conformance suite under the interpreter, and planted faults fail it."""
+    words = ["-m", "pytest", str(TESTS / "triton_interpreted.py"), "-p", "no:cacheprovider"]
+    told = _run(words, TRITON_INTERPRET="1").strip().splitlines()[-1]
+    passed = re.fullmatch(r"(\d+) passed in .*", told)
+    assert passed, f"some did not run: {told}"
+    assert int(passed.group(1)) > 50
+
+
+@cache
+def _compiled(folder: Path) -> dict[str, Any]:
+    answer = json.loads(_run([str(TESTS / "triton_compiled.py")], TRITON_CACHE_DIR=str(folder)))
+    assert isinstance(answer, dict)
+    return answer
+
+
+@pytest.fixture
+def compiled(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Return what the compiler says of every launch, compiled once."""
+    return _compiled(tmp_path_factory.getbasetemp() / "triton")
+
+
+def find_growth(found: Usage, golden: Usage) -> list[str]:
+    """Return what spills, takes more than was recorded, left the tensor cores, or is not in both."""
+    grown = [f"{key}: only in one of both" for key in sorted(found.keys() ^ golden.keys())]
+    for key in sorted(found.keys() & golden.keys()):
+        now, then = found[key], golden[key]
+        if now["stack"]:
+            grown.append(f"{key}: spills {now['stack']} bytes")
+        for name, slack in (("registers", REGISTERS), ("shared", SHARED)):
+            if now[name] > then[name] + slack:
+                grown.append(f"{key}: {now[name]} {name}, {then[name]} before")
+        if bool(now["products"]) != bool(then["products"]):
+            grown.append(
+                f"{key}: {now['products']} tensor-core products, {then['products']} before"
+            )
+    return grown
+
+
+def test_compiles_without_spills(compiled: dict[str, Any]) -> None:
+    """Every launch compiles for sm_80 and sm_90, spills nothing and takes what it took."""
+    golden = json.loads(GOLDEN.read_text(encoding="utf-8"))
+    assert find_growth(compiled["launches"], golden["launches"]) == []
+
+
+def test_tensor_cores_where_claimed(compiled: dict[str, Any]) -> None:
+    """The grouped products of bfloat16 run on tensor cores; float32 is exact and runs on none."""
+    launches: Usage = compiled["launches"]
+    grouped = {k: u for k, u in launches.items() if k.endswith(("route_kernel", "output_kernel"))}
+    assert all(bool(u["products"]) == ("bfloat16" in key) for key, u in grouped.items())
+    for architecture in ("sm_80", "sm_90"):
+        assert sum(key.startswith(f"{architecture} bfloat16") for key in grouped) > 10
+
+
+def test_a_planted_spill_is_seen(compiled: dict[str, Any]) -> None:
+    """A product that is too wide for a thread's registers reads as spilled, and fails."""
+    usage = compiled["spilling"]
+    assert usage["stack"] > 0
+    assert find_growth({"x": usage}, {"x": usage}) == [f"x: spills {usage['stack']} bytes"]
+
+
+def test_growth_is_found() -> None:
+    """More registers or shared memory than the slack, a lost tensor core and a missing launch all fail."""
+    then = {"registers": 40, "stack": 0, "shared": 1024, "products": 4}
+    assert find_growth({"x": then}, {"x": then}) == []
+    for change in ({"registers": 57}, {"shared": 9217}, {"products": 0}):
+        assert len(find_growth({"x": then | change}, {"x": then})) == 1
+    assert find_growth({"x": then | {"registers": 56}}, {"x": then}) == []
+    assert len(find_growth({"x": then}, {"z": then})) == 2

@@ -1,0 +1,188 @@
+"""Own the ahead-of-time compilation of every Triton launch: run as a program, it prints what each takes.
+
+No GPU and no driver is touched: what the host code would launch is caught, compiled for an architecture and
+read by cuobjdump from the binary. A process of its own: Triton decides at import whether it interprets.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import triton
+from triton import knobs
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+from triton.runtime.jit import JITFunction
+
+from harness.implementations import triton_bands, triton_fused, triton_plan
+from harness.problem import DTYPES, Problem
+
+ARCHITECTURES = (80, 90)
+_OPTIONS = ("num_warps", "num_stages", "enable_fp_fusion", "maxnreg")
+_POINTER = {torch.float32: "*fp32", torch.bfloat16: "*bf16", torch.int32: "*i32"}
+_PRODUCT = re.compile(r"\bwgmma\.mma_async|\bmma\.sync")
+_USAGE = re.compile(r"REG:(\d+) STACK:(\d+) SHARED:(\d+) LOCAL:(\d+)")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Launch:
+    """Hold one launch as the host code made it."""
+
+    kernel: JITFunction[Any]
+    arguments: tuple[Any, ...]
+    words: dict[str, Any]
+
+
+def catch(run: Callable[[], None]) -> list[Launch]:
+    """Return what a pass would launch; nothing is launched."""
+    caught: list[Launch] = []
+
+    def record(
+        self: JITFunction[Any], *arguments: Any, grid: Any, warmup: bool, **words: Any
+    ) -> None:
+        caught.append(Launch(kernel=self, arguments=arguments, words=words))
+
+    launched, JITFunction.run = JITFunction.run, record  # type: ignore[method-assign]
+    try:
+        run()
+    finally:
+        JITFunction.run = launched  # type: ignore[method-assign]
+    return caught
+
+
+def source(launch: Launch) -> ASTSource:
+    """Return what Triton would compile for a launch: pointers and extents by type and divisibility by 16."""
+    signature, constants, hints = {}, {}, {}
+    names = launch.kernel.arg_names
+    for position, (name, value) in enumerate(zip(names, launch.arguments, strict=False)):
+        if isinstance(value, torch.Tensor):
+            signature[name] = _POINTER[value.dtype]
+        elif value == 1:
+            signature[name], constants[name] = "constexpr", 1
+            continue
+        else:
+            signature[name] = "i32"
+        if isinstance(value, torch.Tensor) or value % 16 == 0:
+            hints[(position,)] = [["tt.divisibility", 16]]
+    for name in names[len(launch.arguments) :]:
+        signature[name], constants[name] = "constexpr", launch.words[name]
+    return ASTSource(launch.kernel, signature, constants, hints)
+
+
+def usage(launch: Launch, architecture: int) -> dict[str, int]:
+    """Compile a launch; return its registers, bytes of stack and of shared memory, and tensor-core products.
+
+    A stack is where spilled registers go: the kernels keep nothing else there.
+    """
+    options = {name: launch.words.get(name) for name in _OPTIONS}
+    target = GPUTarget("cuda", architecture, 32)
+    compiled = triton.compile(source(launch), target=target, options=options)
+    with tempfile.TemporaryDirectory() as folder:
+        binary = Path(folder) / "kernel.cubin"
+        binary.write_bytes(compiled.asm["cubin"])
+        text = subprocess.run(
+            [knobs.nvidia.cuobjdump.path, "-res-usage", str(binary)],
+            capture_output=True, text=True, check=True,
+        ).stdout  # fmt: skip
+    found = _USAGE.search(text)
+    assert found, text
+    registers, stack, _, local = (int(n) for n in found.groups())
+    products = len(_PRODUCT.findall(compiled.asm["ptx"]))
+    shared = compiled.metadata.shared
+    return {"registers": registers, "stack": stack + local, "shared": shared, "products": products}
+
+
+def _operands(problem: Problem) -> list[torch.Tensor]:
+    shapes = (
+        (problem.batch, problem.d_in), *problem.weight_shapes(), (problem.batch, problem.d_out)
+    )  # fmt: skip
+    dtype = getattr(torch, problem.dtype)
+    return [torch.empty(shape, dtype=dtype, device="meta") for shape in shapes]
+
+
+def fused_passes(problem: Problem) -> dict[str, Callable[[], None]]:
+    """Return a pass of the fused kernel for each tile."""
+    x, w_in, w_out, y = _operands(problem)
+    return {
+        f"{tile.tokens} tokens {tile.warps} warps": triton_fused.bind(
+            problem, tile, (w_in, w_out), x, y
+        )
+        for tile in triton_plan.fused_tiles(problem)
+    }
+
+
+def grouped_pass(problem: Problem, tile: int) -> Callable[[], None]:
+    """Return a pass of the grouped kernels with a tile."""
+    x, w_in, w_out, y = _operands(problem)
+    size = triton_plan.grouped_workspace(problem, tile).bytes
+    memory = torch.empty(size, dtype=torch.uint8, device="meta")
+    return triton_bands.bind(problem, tile, (w_in, w_out), x, y, memory)
+
+
+def _fff(batch: int, trees: int, depth: int, dtype: str, width: int = 768) -> Problem:
+    return Problem(
+        layer="fff", batch=batch, d_in=width, d_out=width, depth=depth, trees=trees, dtype=dtype
+    )
+
+
+def passes(dtype: str) -> dict[str, Callable[[], None]]:
+    """Return the passes whose launches are compiled.
+
+    The paper's layer with every tile; two trees with levels left to a gather; trees of one band, taken in
+    one launch; the most groups that are sorted; rows that fill a program's registers.
+    """
+    found = {f"1x11 {k}": run for k, run in fused_passes(_fff(16384, 1, 11, dtype)).items()}
+    for tile in triton_plan.GROUPED_TILES:
+        found[f"1x11 {tile} tokens"] = grouped_pass(_fff(16384, 1, 11, dtype), tile)
+    widest = triton_plan.GROUPED_TILES[-1]
+    found["2x10 gathers below"] = grouped_pass(_fff(1024, 2, 10, dtype), widest)
+    found["3072x0"] = grouped_pass(_fff(16384, 3072, 0, dtype), widest)
+    found["1x13"] = grouped_pass(_fff(1 << 16, 1, 13, dtype), widest)
+    wide = fused_passes(_fff(64, 1, 11, dtype, width=12288))
+    return found | {f"wide {k}": run for k, run in wide.items()}
+
+
+def report() -> dict[str, dict[str, int]]:
+    """Return the usage of every distinct launch by architecture, dtype, pass, number in it and kernel."""
+    found: dict[str, dict[str, int]] = {}
+    seen = set()
+    for architecture in ARCHITECTURES:
+        for dtype in DTYPES:
+            for name, run in passes(dtype).items():
+                for number, launch in enumerate(catch(run)):
+                    made = source(launch)
+                    same = (architecture, made.hash(), str(launch.words))
+                    if same not in seen:
+                        seen.add(same)
+                        key = f"sm_{architecture} {dtype} {name} {number} {launch.kernel.__name__}"
+                        found[key] = usage(launch, architecture)
+    return found
+
+
+def spilling() -> dict[str, int]:
+    """Return the usage of a product that is planted too wide for a thread's registers."""
+    planned, triton_plan.output_columns = triton_plan.output_columns, lambda problem, tile: 256
+    try:
+        *_, output = catch(grouped_pass(_fff(16384, 1, 11, "float32"), 64))
+    finally:
+        triton_plan.output_columns = planned
+    return usage(output, 80)
+
+
+def main() -> None:
+    """Print all as JSON, with the version of Triton that compiled."""
+    answer = {"triton": triton.__version__, "launches": report(), "spilling": spilling()}
+    json.dump(answer, sys.stdout, indent=1)
+
+
+if __name__ == "__main__":
+    main()
