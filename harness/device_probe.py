@@ -25,7 +25,7 @@ class Found:
     reason: str = ""
 
 
-def ask(patience_s: float = PATIENCE_S) -> Found:
+def ask(patience_s: float) -> Found:
     """Return what the CUDA device is, or the reason in one line; ends within `patience_s` in any case."""
     try:
         done = subprocess.run(
@@ -46,7 +46,7 @@ def ask(patience_s: float = PATIENCE_S) -> Found:
 @cache
 def find_cuda() -> Found:
     """Return what the CUDA device is, or why there is none; asked once a process."""
-    return ask()
+    return ask(PATIENCE_S)
 
 
 def why_not(device: str) -> str:

@@ -82,12 +82,14 @@ def versus_frame(point: Point) -> pd.DataFrame:
 
 def speed_frame(speeds: list[Speed]) -> pd.DataFrame:
     """Return absolute figures: time, rate, share of the measured sgemm and of the ceiling, samples."""
+    on_device = any(math.isfinite(s.wall_ns) for s in speeds)
     return pd.DataFrame(
         {
             "implementation": s.implementation,
             "model": view.title(s.model) if s.model else NONE,
             "provider": s.provider or NONE,
             "a pass": format_time(s.pass_ns),
+            **({"with launches": format_time(s.wall_ns)} if on_device else {}),
             "a token": format_time(s.token_ns) if s.model else NONE,
             "GFLOP/s": format_rate(s.gflops),
             "of sgemm": format_share(s.share),
@@ -174,7 +176,7 @@ def speeds_csv_frame(run: Run) -> pd.DataFrame:
     """Return every cell's absolute figures as plain numbers, ceilings included."""
     speeds = [s for point in view.points(run) for s in point.speeds] + view.ceilings(run)
     names = ("cell", "implementation", "model", "provider", "status", "pass_ns", "token_ns", "gflops",
-             "share", "of_ceiling", "of_floor", "place", "gbs", "samples", "note")  # fmt: skip
+             "share", "of_ceiling", "of_floor", "place", "gbs", "samples", "note", "wall_ns")  # fmt: skip
     return pd.DataFrame([{n: getattr(s, n) for n in names} for s in speeds])
 
 

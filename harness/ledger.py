@@ -7,7 +7,7 @@ from collections import Counter
 from dataclasses import asdict, dataclass
 from typing import Literal
 
-from harness import published, view
+from harness import device_rows, published, view
 from harness.axes import BASELINE, PAPER_BATCH, PAPER_WIDTH
 from harness.published import FASTEST_FF, PublishedCell
 from harness.reader import Run
@@ -63,6 +63,11 @@ def judge(measured: Ratio, cell: PublishedCell) -> tuple[Finding, str]:
     return "reproduced", f"the measured interval overlaps {band}"
 
 
+def paper_device(run: Run) -> str:
+    """Return which half of the paper's table a run measured: `cpu` or `gpu`."""
+    return "gpu" if device_rows.is_device(run) else "cpu"
+
+
 def _why_run_unfit(run: Run) -> str:
     """Return why no measured cell of a run can be set against the paper, or an empty string."""
     if run.head.sweep.quick:
@@ -107,13 +112,28 @@ def _find_level(run: Run, point: Point, cell: PublishedCell) -> tuple[Ratio | No
 
 def _find_versus(run: Run, point: Point, cell: PublishedCell) -> tuple[Ratio | None, str, str]:
     """Return the ratio to the fastest FF, its provider, and why there is none."""
-    want = f"fff_{view.COLUMNS.get(int(cell.implementation.rsplit(' ', 1)[-1]), '')}"
+    if cell.implementation in device_rows.COLUMNS:
+        want = f"fff_{device_rows.COLUMNS[cell.implementation]}"
+    else:
+        want = f"fff_{view.COLUMNS.get(int(cell.implementation.rsplit(' ', 1)[-1]), '')}"
     rows = {v.provider: v for v in point.versus
             if v.model == cell.model and v.implementation == want}  # fmt: skip
     for provider in _prefer(list(rows), run):
         if rows[provider].ratio is not None:
             return rows[provider].ratio, provider, ""
     return None, "", "this run did not measure it, or no FF to compare it with"
+
+
+def _find_gpu(run: Run, point: Point, cell: PublishedCell) -> tuple[Ratio | None, str, str]:
+    """Return the ratio in the same GPU column, no provider, and why there is none."""
+    for entry in device_rows.gpu_entries(run, point):
+        if (entry.model, entry.column) != (cell.model, cell.implementation):
+            continue
+        if entry.ratio is not None:
+            return entry.ratio, "", ""
+        if entry.status != "none":
+            return None, "", f"the cell is {entry.status} in this run"
+    return None, "", "this run did not measure it"
 
 
 def _by_definition(cell: PublishedCell) -> tuple[Finding, str] | None:
@@ -135,7 +155,7 @@ def _entry(run: Run, point: Point | None, cell: PublishedCell) -> Entry:
     known = _by_definition(cell)
     if known is not None:
         finding, reason = known
-    elif cell.device != run.head.sweep.device:
+    elif cell.device != paper_device(run):
         reason = (
             f"a {cell.device.upper()} figure; this run measured on {run.head.sweep.device.upper()}"
         )
@@ -147,7 +167,8 @@ def _entry(run: Run, point: Point | None, cell: PublishedCell) -> Entry:
             f"width {widths}"
         )
     else:
-        find = _find_versus if cell.baseline == FASTEST_FF else _find_level
+        same = _find_gpu if device_rows.is_device(run) else _find_level
+        find = _find_versus if cell.baseline == FASTEST_FF else same
         ratio, provider, reason = find(run, point, cell)
         unfit = _why_run_unfit(run)
         if ratio is not None:

@@ -182,6 +182,12 @@ def _same(name: str, then: Any, now: Any) -> bool:
     return bool(then == now)
 
 
+def _device_of(machine: MachineRecord) -> str:
+    """Return what a device's figures hang on, empty for the CPU; free memory differs from run to run."""
+    d = machine.device
+    return f"{d.name}, sm {d.capability}, torch {d.torch}, CUDA {d.cuda}" if d else ""
+
+
 def check_machine(run: Run, now: MachineRecord) -> None:
     """Refuse with a UsageError that names what differs where the machine or the code is not the run's."""
     then = run.head.machine
@@ -190,6 +196,8 @@ def check_machine(run: Run, now: MachineRecord) -> None:
             before, here = getattr(then, name), getattr(now, name)
             if not _same(name, before, here):
                 _refuse(run.folder, what, name, before, here)
+    if (before := _device_of(then)) != (here := _device_of(now)):
+        _refuse(run.folder, "machine", "device", before, here)
     for name in _PACKAGES:
         before, here = then.packages.get(name), now.packages.get(name)
         if before != here:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from harness import stats
-from harness.ceilings import MEMORY, find_capacities
+from harness.ceilings import MEMORY
+from harness.measured import Ceilings
 from harness.problem import ITEM_BYTES
 from harness.reader import Run
 
@@ -19,91 +19,6 @@ SLACK = 1.05
 # A baseline below this share of the bandwidth is not bound by it, and can't be excused by it.
 _BOUND_BY_STREAMING = 0.5
 _INDEPENDENT = (1, 2)  # BLAS levels that read all weights anew for each token
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Ceilings:
-    """Hold the measured ceilings of one thread.
-
-    flops: peak rate in GFLOP/s (flops a ns). bandwidth: GB/s (bytes a ns) by place, never lower in a faster
-    place. capacity: bytes by cache. Empty or NaN where the run measured none.
-
-    Both are the fastest sample of any ceiling of the kind: a ceiling is what was seen to be possible, and a
-    disturbance only ever slows. bandwidth is the highest of all streams and the gather: a pass mixes reads
-    with writes, and what can be read and written at once is more than what can be read.
-    typical: the same of the median samples: what this run could count on, its neighbours included.
-    """
-
-    flops: float
-    bandwidth: dict[str, float]
-    capacity: dict[str, int]
-    typical: dict[str, float] = field(default_factory=dict)
-
-    def place_of(self, size: int) -> str:
-        """Return the fastest place that holds a set of `size` bytes."""
-        return next((p for p, most in self.capacity.items() if size <= most), MEMORY)
-
-    def _order(self) -> list[str]:
-        return [*self.capacity, MEMORY]
-
-    def is_faster(self, place: str, other: str) -> bool:
-        """Say whether a place is nearer to the processor than another."""
-        return self._order().index(place) < self._order().index(other)
-
-    def slower(self, place: str) -> str:
-        """Return the next slower place, the memory for itself."""
-        return self._order()[min(self._order().index(place) + 1, len(self.capacity))]
-
-    def _at(self, place: str, known: dict[str, float]) -> float:
-        slower = self._order()[self._order().index(place) :]
-        return next((known[p] for p in slower if p in known), math.nan)
-
-    def bandwidth_at(self, place: str) -> float:
-        """Return the bandwidth of a place, that of the next slower one where it was not measured."""
-        return self._at(place, self.bandwidth)
-
-    def typical_at(self, place: str) -> float:
-        """Return the typical bandwidth of a place, that of the next slower one where it was not measured."""
-        return self._at(place, self.typical or self.bandwidth)
-
-
-def _fastest_ns(run: Run, cell: str) -> float:
-    return float(run.samples.loc[run.samples["cell"] == cell, "pass_ns"].min())
-
-
-def place_name(cell: Any) -> str:
-    """Return the place of a ceiling's set, empty where it has none."""
-    return str(dict(cell["notes"]).get("place", ""))
-
-
-def is_stream(cell: Any) -> bool:
-    """Say whether a ceiling's rate is of bytes."""
-    return bool(cell["role"] == "ceiling" and cell["flops"] == 0)
-
-
-def measure(run: Run) -> Ceilings:
-    """Return the ceilings that a run measured, per thread."""
-    found = run.cells[(run.cells["role"] == "ceiling") & (run.cells["status"] == "ok")]
-    peak, bandwidth, typical = math.nan, dict[str, float](), dict[str, float]()
-    for _, cell in found.iterrows():
-        time = _fastest_ns(run, cell["cell"])
-        if not math.isfinite(time):
-            continue
-        if is_stream(cell):
-            place, rate = place_name(cell), cell["bytes_moved"] / time
-            bandwidth[place] = max(bandwidth.get(place, 0.0), rate)
-            median = cell["bytes_moved"] / stats.pass_ns(run.samples, cell["cell"])
-            typical[place] = max(typical.get(place, 0.0), median)
-        else:
-            # Our own loops run on one thread; a provider's product on all of them.
-            threads = cell["threads"] if cell["provider"] else 1
-            peak = np.fmax(peak, cell["flops"] / time / threads)
-    capacity = find_capacities(run.head.machine.caches)
-    below = 0.0
-    for place in reversed([*capacity, MEMORY]):
-        if place in bandwidth:
-            below = bandwidth[place] = max(below, bandwidth[place])
-    return Ceilings(flops=float(peak), bandwidth=bandwidth, capacity=capacity, typical=typical)
 
 
 # ---- the least time of a pass -------------------------------------------------------------------
@@ -151,10 +66,10 @@ def floor_ns(ceilings: Ceilings, cell: Any) -> float:
 
     max(flops / peak, compulsory bytes / bandwidth): the larger, not the sum, since a processor computes
     while it loads, and a sum would call a kernel impossible that does both at once. Each of the cell's
-    threads is granted the full rate of one, which no machine exceeds. The peak is that of float32: a
-    processor may have products of bfloat16 that are several times as fast, so there the bytes alone bound.
+    threads is granted the full rate of one, which no machine exceeds. The peak is that of the cell's
+    precision; of the CPU only float32's is measured, so that of bfloat16 the bytes alone bound.
     """
-    compute = cell["flops"] / ceilings.flops if cell["dtype"] == "float32" else math.nan
+    compute = cell["flops"] / ceilings.peak_of(cell)
     traffic = traffic_ns(ceilings, compulsory_bytes(cell))
     return float(np.fmax(compute, traffic)) / max(1, int(cell["threads"]))
 
@@ -166,7 +81,9 @@ def summed_floor_ns(ceilings: Ceilings, cell: Any) -> float:
     kernel that computes while it loads may pass it. Weights that are cold as a pass begins come from the
     memory whatever their size, and x and y with them. Of bfloat16 the bytes alone, as in `floor_ns`.
     """
-    compute = cell["flops"] / ceilings.flops if cell["dtype"] == "float32" else 0.0
+    compute = cell["flops"] / ceilings.peak_of(cell)
+    if math.isnan(compute) and cell["dtype"] != "float32":
+        compute = 0.0
     size = compulsory_bytes(cell)
     cold = cell["weights"] != "hot"
     traffic = size / ceilings.bandwidth_at(MEMORY) if cold else traffic_ns(ceilings, size)

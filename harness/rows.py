@@ -51,7 +51,8 @@ class Speed:
     of_ceiling: the least time of a pass here (roofline.floor_ns) as a share of its time, NaN for a ceiling.
     of_floor: the same of the sum of computing and moving (roofline.summed_floor_ns).
     unstable: what disturbed its samples. place, gbs, fastest_ns, width: where a ceiling's set lies, its
-    rate in GB/s, its fastest sample, and the elements of a row.
+    rate in GB/s, its fastest sample, and the elements of a row. wall_ns: of a pass on a device, launches
+    and waits included.
     """
 
     cell: str
@@ -74,6 +75,7 @@ class Speed:
     fastest_ns: float = np.nan
     width: int = 0
     unstable: tuple[str, ...] = ()
+    wall_ns: float = np.nan
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

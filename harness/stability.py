@@ -35,6 +35,14 @@ def _faults(samples: pd.DataFrame) -> str:
     return f"{faults:.0f} page faults a sample" if faults > MAX_FAULTS_PER_SAMPLE else ""
 
 
+def _throttled(samples: pd.DataFrame) -> str:
+    marked = samples[samples["throttle"].str.len() > 0]
+    if marked.empty:
+        return ""
+    names = ", ".join(sorted({name for found in marked["throttle"] for name in found}))
+    return f"THROTTLED in {len(marked)} of {len(samples)} samples ({names})"
+
+
 def trend(times: pd.Series) -> float:
     """Return the relative change of a cell's time over the run, 0 where no trend is significant.
 
@@ -66,7 +74,7 @@ def reasons(samples: pd.DataFrame, cell: str) -> list[str]:
     own = samples[samples["cell"] == cell]
     if own.empty:
         return []
-    found = (_steal(own), _switches(own), _faults(own), _drift(own, cell))
+    found = (_steal(own), _switches(own), _faults(own), _drift(own, cell), _throttled(own))
     return [reason for reason in found if reason]
 
 

@@ -86,6 +86,12 @@ def ratio(samples: pd.DataFrame, slow: str, fast: str) -> Ratio | None:
     )  # fmt: skip
 
 
+def wall_ns(samples: pd.DataFrame, cell: str) -> float:
+    """Return a cell's median time of a pass with its launches in ns, NaN where it ran on no device."""
+    own = samples[(samples["cell"] == cell) & (samples["wall_ns"] > 0)]
+    return float((own["wall_ns"] / own["loops"] * own["slices"]).median())
+
+
 def pass_ns(samples: pd.DataFrame, cell: str) -> float:
     """Return a cell's median time of a pass in ns, NaN where it has no sample."""
     return float(samples.loc[samples["cell"] == cell, "pass_ns"].median())

@@ -221,7 +221,9 @@ class _Sweep:
 
 def _check_resumed(sweep: _Sweep, resumed: Run) -> None:
     """Refuse to mix what another machine, code or provider measured into a run."""
-    resume.check_machine(resumed, machine.make_record())
+    now = machine.make_record()
+    device = on_device.find(sweep.spec.device)
+    resume.check_machine(resumed, now.model_copy(update={"device": device}))
     for process in sweep.crew.running.values():
         record = sweep.crew.describe(process)
         if record is not None:

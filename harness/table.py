@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from harness import conditions, ledger, view
+from harness import conditions, device_table, ledger, view
 from harness.axes import PAPER_BATCH, PAPER_WIDTH
 from harness.frames import (
     REMARKED,
@@ -34,6 +34,7 @@ from harness.rows import Entry, Point, Versus
 from harness.stats import Ratio
 from harness.table_head import head_lines
 
+_PAPER_MACHINES = {"cpu": "i7-6700HQ, MKL 2023.2", "gpu": "RTX A6000"}
 TABLE_FILES = ("table.md", "table.csv", "speeds.csv", "table.tex", "ledger.json")
 
 
@@ -41,6 +42,26 @@ def format_place(point: Point) -> str:
     """Return where a section stands: its batch, its width, and what differs from the default conditions."""
     differs = conditions.title(point.conditions)
     return f"Batch {point.batch}, width {point.width}" + (f", {differs}" if differs else "")
+
+
+def impossible(points: list[Point]) -> list[str]:
+    """Return a line for each figure that passes its limit or ceiling without an explanation."""
+    lines = []
+    for point in points:
+        at = f"batch {point.batch}, width {point.width}"
+        for provider, entries in point.entries.items():
+            lines += [
+                f"{view.title(e.model)} at level {e.level}, {provider}, {at}: {e.remark}"
+                for e in entries
+                if e.impossible
+            ]
+        lines += [
+            f"{view.title(v.model)}, {v.implementation}, over the fastest FF, {at}: {v.remark}"
+            for v in point.versus
+            if v.impossible
+        ]
+        lines += [f"{s.cell}: faster than its ceiling allows" for s in point.speeds if s.impossible]
+    return lines
 
 
 def _point_lines(run: Run, point: Point) -> list[str]:
@@ -53,6 +74,7 @@ def _point_lines(run: Run, point: Point) -> list[str]:
             format_markdown_table(paper_frame(run, entries)),
         ]
         lines += _remark_lines([(f"{view.title(e.model)}, level {e.level}", e) for e in entries])
+    lines += device_table.point_lines(run, point)
     if point.versus:
         lines += ["", _best_line(run, point), "", format_markdown_table(versus_frame(point))]
         lines += _remark_lines(
@@ -130,6 +152,7 @@ def _foot_lines(run: Run) -> list[str]:
         "(Student's, with the fresh processes as units); digits stop where the interval does. "
         "`~91x`: one block, no interval.",
         *_call_lines(run),
+        *device_table.reading_lines(run),
         "- limit: the baseline's neurons over those computed, the most that fewer operations alone give. "
         "A same-level speedup can pass it where the baseline is bound by memory.",
         "- of its ceiling: the least time of a pass here over its time. The least time is the larger of the "
@@ -140,8 +163,8 @@ def _foot_lines(run: Run) -> list[str]:
         "computes and moves one after the other. An aim, not a bound: what computes while it loads may pass "
         "it. Cold weights count at the memory's bandwidth, in bfloat16 the bytes alone.",
         f"- {REMARKED} above the limit, explained by where the weights lie: see the line below the table.",
-        f"- paper: Table 2 of arXiv 2311.10770 (batch {PAPER_BATCH}, width {PAPER_WIDTH}, i7-6700HQ, "
-        f"MKL 2023.2); {UNCONFIRMED} in no source that could be opened.",
+        f"- paper: Table 2 of arXiv 2311.10770 (batch {PAPER_BATCH}, width {PAPER_WIDTH}, "
+        f"{_PAPER_MACHINES[ledger.paper_device(run)]}); {UNCONFIRMED} in no source that could be opened.",
     ]
     judged = (run.cells["status"] == "ok") & ~run.cells["role"].isin(["ceiling", "ladder"])
     checked = run.cells.loc[judged, "checked_tokens"]
@@ -168,7 +191,8 @@ def _call_lines(run: Run) -> list[str]:
 def _ledger_lines(run: Run) -> list[str]:
     entries = ledger.make_ledger(run)
     by_arithmetic = [e for e in entries if e.provenance == "arithmetic"]
-    elsewhere = [e for e in entries if e.device == "gpu" and e not in by_arithmetic]
+    other = "CPU" if ledger.paper_device(run) == "gpu" else "GPU"
+    elsewhere = [e for e in entries if e.device == other.lower() and e not in by_arithmetic]
     shown = [e for e in entries if e not in by_arithmetic and e not in elsewhere]
     counts = ", ".join(f"{n} {finding}" for finding, n in ledger.count(shown).items())
     return [
@@ -176,9 +200,10 @@ def _ledger_lines(run: Run) -> list[str]:
         "## Ledger of the published cells",
         "",
         f"Of {len(entries)} published cells {len(by_arithmetic)} follow by arithmetic and {len(elsewhere)} "
-        f"were measured on a GPU, not comparable here; of the other {len(shown)}: {counts}. Reproduced means "
-        f"that the measured 95 % interval overlaps the published value within {100 * ledger.BAND:.0f} % to "
-        "either side; the paper gives no interval. All cells stand in ledger.json.",
+        f"were measured on a {other}, not comparable here; of the other {len(shown)}: {counts}. Reproduced "
+        "means that the measured 95 % interval overlaps the published value within "
+        f"{100 * ledger.BAND:.0f} % to either side; the paper gives no interval. "
+        "All cells stand in ledger.json.",
         "",
         format_markdown_table(ledger_frame(shown)),
     ]
@@ -187,9 +212,10 @@ def _ledger_lines(run: Run) -> list[str]:
 def format_markdown(run: Run) -> str:
     """Return the whole report of a run as Markdown."""
     points = view.points(run)
-    lines = head_lines(run) + [f"- **IMPOSSIBLE**: {line}" for line in view.impossible(points)]
+    lines = head_lines(run) + [f"- **IMPOSSIBLE**: {line}" for line in impossible(points)]
     for point in points:
         lines += _point_lines(run, point)
+    lines += device_table.contest_lines(run)
     lines += _contrast_lines(run)
     lines += _foot_lines(run)
     lines += _ledger_lines(run)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from harness import stability, vector_width, view
+from harness.device_table import device_lines
 from harness.notation import format_bytes
 from harness.reader import Run
 from harness.records import FORCING, ProviderRecord
@@ -63,8 +64,9 @@ def head_lines(run: Run) -> list[str]:
     """Return the lines above all tables: the machine, the providers, and what is wrong with the run."""
     sweep, machine = run.head.sweep, run.head.machine
     quick = " (QUICK: small batch, few samples; not for quoting)" if sweep.quick else ""
-    lines = [f"# Speedups of conditional over dense feedforward layers, CPU{quick}", ""]
-    lines += [f"- Machine: {format_machine(run)}"]
+    where = sweep.device.upper()
+    lines = [f"# Speedups of conditional over dense feedforward layers, {where}{quick}", ""]
+    lines += [f"- Machine: {format_machine(run)}", *device_lines(run)]
     lines += [f"- BLAS {format_provider(p)}" for p in _first_providers(run)]
     dropped = sorted({d for p in run.providers for d in p.dropped})
     if dropped:

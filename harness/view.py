@@ -9,17 +9,20 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from harness import axes, conditions, published, roofline, stability, stats
-from harness.ceilings import find_capacities
+from harness import axes, conditions, measured, published, roofline, stability, stats
 from harness.reader import Run
 from harness.rows import Entry, Point, Speed, Versus
 from harness.stats import Ratio
 
 # The implementation behind each column of the paper's table: the level's plain form.
 COLUMNS = {1: "l1_blas", 2: "l2_blas", 3: "l3_blas"}
+# What the paper's column over the fastest FF is called, of what is not built on BLAS.
+_PUBLISHED_AS = {"fff_torch_bmm": "pytorch bmm"}
 _CEILING_ORDER = {
     f"ceiling_{name}": i
-    for i, name in enumerate(("sgemm", "fma", "read", "write", "copy", "stream", "gather"))
+    for i, name in enumerate(
+        ("sgemm", "cuda_matmul", "fma", "read", "write", "copy", "stream", "cuda_copy", "gather")
+    )
 }
 
 
@@ -83,14 +86,14 @@ def _versus(run: Run, cells: pd.DataFrame, fastest: str) -> list[Versus]:
     cells = _ordered(run, cells)
     for _, cell in cells[(cells["layer"] == "fff") & (cells["status"] == "ok")].iterrows():
         level = int(cell["level"]) if pd.notna(cell["level"]) else None
-        column = f"level {level}" if level else cell["implementation"]
+        column = f"level {level}" if level else _PUBLISHED_AS.get(cell["implementation"], "")
         rows.append(
             Versus(
                 cell=cell["cell"], implementation=cell["implementation"], model=cell["model"],
                 provider=cell["provider"], level=level,
                 ratio=stats.ratio(run.samples, fastest, cell["cell"]) if fastest else None,
                 published=published.find(cell["model"], column, baseline=published.FASTEST_FF)
-                if _is_papers(run)
+                if _is_papers(run) and (level is not None) == (run.head.sweep.device == "cpu")
                 else None,
             )
         )  # fmt: skip
@@ -118,8 +121,7 @@ def _note(cell: pd.Series) -> str:
     if cell["layer"] == "fff" and cell["nodes_touched"]:
         neurons = cell["trees"] * (2 ** (cell["depth"] + 1) - 1)
         parts.append(f"{cell['nodes_touched']} of {neurons} nodes touched")
-    if "weights" in notes:
-        parts.append(notes["weights"])
+    parts += [notes[name] for name in ("weights", "launch") if name in notes]
     return ", ".join(parts)
 
 
@@ -140,6 +142,7 @@ def _speeds(run: Run, cells: pd.DataFrame) -> list[Speed]:
                 provider=cell["provider"], status=cell["status"], reason=cell["reason"],
                 pass_ns=time, token_ns=time / cell["batch"], gflops=rate, share=share,
                 samples=int((run.samples["cell"] == cell["cell"]).sum()), note=_note(cell),
+                wall_ns=stats.wall_ns(run.samples, cell["cell"]),
                 unstable=tuple(stability.reasons(run.samples, cell["cell"])),
             )
         )  # fmt: skip
@@ -210,15 +213,15 @@ def points(run: Run) -> list[Point]:
                 versus=_versus(run, own, fastest), aa=_aa(run, judged_by), speeds=_speeds(run, own),
             )
         )  # fmt: skip
-    measured = roofline.measure(run)
-    return [_with_limits(run, measured, point) for point in found]
+    known = measured.measure(run)
+    return [_with_limits(run, known, point) for point in found]
 
 
 def _by_id(run: Run) -> dict[str, Any]:
     return {cell["cell"]: cell for _, cell in run.cells.iterrows()}
 
 
-def _with_limits(run: Run, measured: roofline.Ceilings, point: Point) -> Point:
+def _with_limits(run: Run, known: measured.Ceilings, point: Point) -> Point:
     """Return the point with each cell's share of its ceiling, and what passes a limit remarked on."""
     by_id = _by_id(run)
     at = run.cells[(run.cells["batch"] == point.batch) & (run.cells["d_in"] == point.width)]
@@ -232,7 +235,7 @@ def _with_limits(run: Run, measured: roofline.Ceilings, point: Point) -> Point:
         if base is None or cell is None:
             return found
         remark, impossible = roofline.judge_speedup(
-            run, measured, base, cell, found.ratio, limit(found.model, point.baseline)
+            run, known, base, cell, found.ratio, limit(found.model, point.baseline)
         )
         return replace(found, remark=remark, impossible=impossible)
 
@@ -246,8 +249,8 @@ def _with_limits(run: Run, measured: roofline.Ceilings, point: Point) -> Point:
         return made
 
     def speed(found: Speed) -> Speed:
-        share = roofline.floor_ns(measured, by_id[found.cell]) / found.pass_ns
-        summed = roofline.summed_floor_ns(measured, by_id[found.cell]) / found.pass_ns
+        share = roofline.floor_ns(known, by_id[found.cell]) / found.pass_ns
+        summed = roofline.summed_floor_ns(known, by_id[found.cell]) / found.pass_ns
         impossible = share > roofline.SLACK
         return replace(found, of_ceiling=share, of_floor=summed, impossible=impossible)
 
@@ -263,17 +266,18 @@ def _with_limits(run: Run, measured: roofline.Ceilings, point: Point) -> Point:
 def ceilings(run: Run) -> list[Speed]:
     """Return the ceilings that the run measured: products, the FMA loop, then streams by place."""
     by_id = _by_id(run)
-    places = {place: i for i, place in enumerate(find_capacities(run.head.machine.caches))}
+    places = {place: i for i, place in enumerate(measured.capacities(run))}
 
     def finished(found: Speed) -> Speed:
         cell = by_id[found.cell]
         own = run.samples.loc[run.samples["cell"] == found.cell, "pass_ns"]
-        stream = roofline.is_stream(cell)
+        stream = measured.is_stream(cell)
         return replace(
-            found, place=roofline.place_name(cell), fastest_ns=float(own.min()),
+            found, place=measured.place_name(cell), fastest_ns=float(own.min()),
             width=int(max(cell["d_in"], cell["d_out"])),
             gflops=np.nan if stream else found.gflops,
             gbs=cell["bytes_moved"] / found.pass_ns if stream else np.nan,
+            note=measured.precision(cell) if found.implementation == "ceiling_cuda_matmul" else found.note,
         )  # fmt: skip
 
     made = [finished(s) for s in _speeds(run, run.cells[run.cells["role"] == "ceiling"])]
@@ -289,23 +293,3 @@ def clock_change(run: Run) -> float:
         (run.cells["implementation"] == "ceiling_fma") & (run.cells["status"] == "ok")
     ]
     return stability.clock_change(run.samples, found.iloc[0]["cell"]) if len(found) else 0.0
-
-
-def impossible(points: list[Point]) -> list[str]:
-    """Return a line for each figure that passes its limit or ceiling without an explanation."""
-    lines = []
-    for point in points:
-        at = f"batch {point.batch}, width {point.width}"
-        for provider, entries in point.entries.items():
-            lines += [
-                f"{title(e.model)} at level {e.level}, {provider}, {at}: {e.remark}"
-                for e in entries
-                if e.impossible
-            ]
-        lines += [
-            f"{title(v.model)}, {v.implementation}, over the fastest FF, {at}: {v.remark}"
-            for v in point.versus
-            if v.impossible
-        ]
-        lines += [f"{s.cell}: faster than its ceiling allows" for s in point.speeds if s.impossible]
-    return lines

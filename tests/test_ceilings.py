@@ -18,6 +18,7 @@ from harness import (
     ceilings,
     frames,
     machine,
+    measured,
     native,
     plan,
     plot,
@@ -250,7 +251,7 @@ def test_skip_leaves_the_ceilings_out() -> None:
 # ---- what they say of a run -----------------------------------------------------------------------
 
 CACHES = {"L1d": 32 * KIB, "L2": MIB, "L3": 32 * MIB}
-LIMITS = roofline.Ceilings(
+LIMITS = measured.Ceilings(
     flops=100.0,
     bandwidth={"L1": 200.0, "L2": 100.0, "L3": 50.0, "memory": 10.0},
     capacity={"L1": 32 * KIB, "L2": MIB, "L3": 32 * MIB},
@@ -336,7 +337,7 @@ def row(record: records.CellRecord) -> pd.Series:
 
 def test_measured_ceilings_are_read_from_a_run(tmp_path: Path) -> None:
     """Peak and bandwidths are those of the samples, by place."""
-    found = roofline.measure(make_run(tmp_path / "run", ceiling_records()))
+    found = measured.measure(make_run(tmp_path / "run", ceiling_records()))
     assert found.flops == pytest.approx(LIMITS.flops)
     assert found.bandwidth == pytest.approx(LIMITS.bandwidth)
     assert found.capacity == LIMITS.capacity
@@ -345,7 +346,7 @@ def test_measured_ceilings_are_read_from_a_run(tmp_path: Path) -> None:
 def test_a_faster_place_is_never_slower(tmp_path: Path) -> None:
     """A disturbed ceiling of a cache counts at least with the bandwidth of the next slower place."""
     cells = [(r, 1e12 if r.cell == "read/L2" else t) for r, t in ceiling_records()]
-    found = roofline.measure(make_run(tmp_path / "run", cells))
+    found = measured.measure(make_run(tmp_path / "run", cells))
     assert found.bandwidth["L2"] == pytest.approx(LIMITS.bandwidth["L3"])
 
 
@@ -354,7 +355,7 @@ def test_a_run_without_ceilings_judges_nothing(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", [(cell_record("ff"), 1e9)])
     point = view.points(run)[0]
     assert math.isnan(point.speeds[0].of_ceiling)
-    assert view.impossible([point]) == []
+    assert table.impossible([point]) == []
     assert "of its ceiling" in table.format_markdown(run)
 
 
@@ -510,7 +511,7 @@ def test_a_product_gives_no_excuse(tmp_path: Path) -> None:
     ]
     points = view.points(make_run(tmp_path / "run", cells))
     assert points[0].versus[0].impossible
-    assert any("over the fastest FF" in line for line in view.impossible(points))
+    assert any("over the fastest FF" in line for line in table.impossible(points))
 
 
 def test_the_ceilings_stand_in_the_table_with_their_units(tmp_path: Path) -> None:
@@ -560,7 +561,7 @@ def test_a_sweep_measures_and_prints_the_ceilings(
     assert (outcome.reason, outcome.wrong, outcome.failed) == ("complete", 0, 0)
     run = reader.load_run(outcome.folder)
     own = run.cells[(run.cells["role"] == "ceiling") & (run.cells["provider"] == "")]
-    places = {(c["implementation"], roofline.place_name(c)) for _, c in own.iterrows()}
+    places = {(c["implementation"], measured.place_name(c)) for _, c in own.iterrows()}
     streams = {
         (f"ceiling_{n}", p) for n in ("read", "write", "copy") for p in ("L1", "L2", "memory")
     }
@@ -570,5 +571,5 @@ def test_a_sweep_measures_and_prints_the_ceilings(
     counts = run.samples[run.samples["cell"].isin(own["cell"])].groupby(["cell", "block"]).size()
     assert len(counts) == 2 * len(own)
     assert (counts == 1).all()
-    assert set(roofline.measure(run).bandwidth) == {"L1", "L2", "memory"}
+    assert set(measured.measure(run).bandwidth) == {"L1", "L2", "memory"}
     assert np.isfinite(view.points(run)[0].speeds[0].of_ceiling)

@@ -24,7 +24,7 @@ def test_a_device_that_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     facts = DeviceFacts(name="Fake 1", free_bytes=7)
     answer = f'{{"facts": {facts.model_dump_json()}, "reason": ""}}'
     _interpreter(tmp_path, f"echo a greeting; echo '{answer}'", monkeypatch)
-    assert device_probe.ask() == device_probe.Found(facts=facts)
+    assert device_probe.ask(60) == device_probe.Found(facts=facts)
 
 
 @pytest.mark.parametrize(
@@ -40,7 +40,7 @@ def test_no_device(
 ) -> None:
     """Where the process says no, fails or crashes, there is no device and one line says why."""
     _interpreter(tmp_path, script, monkeypatch)
-    found = device_probe.ask()
+    found = device_probe.ask(60)
     assert found.facts is None
     assert reason in found.reason
     assert "\n" not in found.reason
@@ -55,7 +55,9 @@ def test_a_driver_that_hangs_is_given_up(tmp_path: Path, monkeypatch: pytest.Mon
 @pytest.mark.skipif(importlib.util.find_spec("torch") is not None, reason="torch is installed")
 def test_without_torch() -> None:
     """Without torch the reason names it and how it is installed."""
-    assert device_probe.ask().reason == ("torch is not installed: pip install 'fff-harness[cuda]'")
+    assert device_probe.ask(60).reason == (
+        "torch is not installed: pip install 'fff-harness[cuda]'"
+    )
 
 
 def test_the_host_is_always_there() -> None:

@@ -21,6 +21,7 @@ def _samples(pass_ns: np.ndarray, **counts: int) -> pd.DataFrame:
             "steal_ticks": counts.get("steal_ticks", 0),
             "switches": counts.get("switches", 0),
             "faults": counts.get("faults", 0),
+            "throttle": [[]] * len(pass_ns),
         }
     )
 
@@ -32,6 +33,14 @@ def _quiet(blocks: int = 12) -> np.ndarray:
 def test_quiet_samples_have_no_reason() -> None:
     """A cell with one per cent of noise and no disturbance is stable."""
     assert stability.reasons(_samples(_quiet()), "a") == []
+
+
+def test_throttled_samples_are_named() -> None:
+    """A cell of which some samples were throttled says how many and by what."""
+    samples = _samples(_quiet())
+    samples["throttle"] = [["power cap"], ["heat, by the driver", "power cap"], *[[]] * 10]
+    (reason,) = stability.reasons(samples, "a")
+    assert reason == "THROTTLED in 2 of 12 samples (heat, by the driver, power cap)"
 
 
 @pytest.mark.parametrize(

@@ -2,15 +2,30 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import device_worker
 import pytest
-from device_worker import OFF_STREAM, OWN_CLOCK, UNCAPTURABLE, WRONG_ON_DEVICE
+from device_worker import (
+    COLD,
+    FASTER,
+    HOT,
+    OFF_STREAM,
+    OWN_CLOCK,
+    PASS_NS,
+    THROTTLING,
+    UNCAPTURABLE,
+    WRONG_ON_DEVICE,
+)
+from fake_device import LAUNCH_NS, QUIET, SYNC_NS
 
 from harness import cli, device_probe, registry
+from harness.errors import UsageError
 from harness.reader import Run, load_run
+from harness.stats import pass_ns
 
 TINY = ["--batch", "9", "--width", "16", "--models", "bert-base-4095,2x3", "--device", "cuda"]
 ODD = f"{UNCAPTURABLE},{OFF_STREAM},{WRONG_ON_DEVICE},{OWN_CLOCK}"
@@ -19,7 +34,7 @@ FF = "ff_torch_native/bert-base-4095/b9/w16"
 
 
 @pytest.fixture(autouse=True)
-def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+def _quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Draw no figures, and ask anew whether there is a device."""
     monkeypatch.setattr("harness.plot.write_plots", lambda run: [])
     monkeypatch.setattr("harness.on_device._MATMUL_EXTENT", 64)
@@ -51,26 +66,229 @@ def _run(out: Path, *words: str) -> Run:
 
 def test_the_whole_half(machine_with_device: None, tmp_path: Path) -> None:
     """With no more than --device cuda every implementation is checked and sampled hot and cold, launched
-    and replayed, in both dtypes and with TF32 where it has any, and the ceilings beside it."""
+    and replayed, in both dtypes and with TF32 where it has any, and the ceilings beside it; the report
+    has the paper's GPU columns, the wall times, and best against best over each precision."""
     run = _run(tmp_path / "run", "--skip", ODD)
-    print(run.cells[["cell", "status", "reason"]].to_string())
     assert set(run.cells["status"]) == {"ok"}
     layers = run.cells[run.cells["role"] == "layer"]
-    ways = set(
-        zip(layers["dtype"], layers["math"], layers["weights"], layers["launch"], strict=True)
-    )
+    names = ["dtype", "math", "weights", "launch"]
     hot_and_cold = {("hot", "eager"), ("hot", "graph"), ("flushed", "eager")}
     precisions = {("float32", "ieee"), ("float32", "tf32"), ("bfloat16", "ieee")}
-    assert ways == {p + w for p in precisions for w in hot_and_cold}
+    wanted = {p + w for p in precisions for w in hot_and_cold}
+    assert set(layers[names].itertuples(index=False, name=None)) == wanted
     assert set(layers.loc[layers["math"] == "tf32", "implementation"]) == {
         "ff_torch_native", "ff_torch_bmm", "fff_torch_bmm",
     }  # fmt: skip
     ceilings = run.cells[run.cells["role"] == "ceiling"]
-    assert (
-        sorted(ceilings["implementation"])
-        == ["ceiling_cuda_copy"] * 2 + ["ceiling_cuda_matmul"] * 3
-    )
-    per_block = run.samples.groupby(["cell", "block"]).size().unstack()
-    assert per_block.notna().all().all()
+    assert sorted(ceilings["implementation"]) == [
+        *["ceiling_cuda_copy"] * 2, *["ceiling_cuda_matmul"] * 3,
+    ]  # fmt: skip
+    assert run.samples.groupby(["cell", "block"]).size().unstack().notna().all().all()
     assert run.head.machine.device is not None
     assert run.head.machine.device.name == "Fake 1"
+    text = (tmp_path / "run" / "table.md").read_text(encoding="utf-8")
+    for words in (
+        "# Speedups of conditional over dense feedforward layers, CUDA", "- Device: Fake 1 (sm_86)",
+        "| paper, native fused", "| paper, pytorch bmm", "| paper, naive cuda", "| with launches",
+        "## Best against best on this device", "| over FF, float32, TF32 off",
+        "| over FF, TF32 on tensor cores", "| over FF, bfloat16", "| tf32 ",
+    ):  # fmt: skip
+        assert words in text, words
+
+
+def test_times_are_the_devices(machine_with_device: None, tmp_path: Path) -> None:
+    """Each figure is the device's own: hot, cold behind a flush, halved by TF32; a wall time is no less."""
+    words = ("--only", "ff_torch_native,fff_torch_bmm", "--dtype", "float32", "--skip", "ceiling*")
+    samples = _run(tmp_path / "run", *words).samples
+    assert pass_ns(samples, FF) == pytest.approx(PASS_NS, rel=0.02)
+    assert pass_ns(samples, f"{FF}/graph") == pytest.approx(PASS_NS, rel=0.02)
+    assert pass_ns(samples, f"{FF}/flushed") == pytest.approx(COLD * PASS_NS, rel=0.02)
+    assert pass_ns(samples, f"{FF}/tf32") == pytest.approx(PASS_NS / 2, rel=0.02)
+    assert pass_ns(samples, FFF) == pytest.approx(PASS_NS / FASTER["fff_torch_bmm"], rel=0.02)
+    assert (samples["wall_ns"] >= samples["elapsed_ns"]).all()
+    alone = samples[samples["cell"] == f"{FF}/flushed"]
+    waits = (alone["wall_ns"] - alone["elapsed_ns"]) / alone["loops"]
+    assert waits.tolist() == pytest.approx([LAUNCH_NS + SYNC_NS] * len(alone))
+    assert (samples["sm_clock_mhz"] == QUIET.sm_clock_mhz).all()
+    assert (samples["power_w"] == QUIET.power_w).all()
+
+
+def test_weights_are_rotated(machine_with_device: None, tmp_path: Path) -> None:
+    """Rotated weights go through the gate set by set, on the device, launched and replayed."""
+    words = (
+        "--only",
+        "ff_torch_native",
+        "--dtype",
+        "float32",
+        "--weights",
+        "rotated",
+        "--math",
+        "ieee",
+    )
+    cells = _run(tmp_path / "run", *words, "--skip", "ceiling*").cells
+    notes = [notes["weights"] for notes in cells["notes"]]
+    assert notes
+    assert all("sets in turn" in note for note in notes)
+
+
+def test_what_is_wrong_with_one_costs_no_other(
+    machine_with_device: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A wrong output, a clock of one's own and work on another stream are refused before they are timed; what
+    can't be captured is launched alone; the rest is sampled."""
+    words = ("--only", f"ff_torch_native,{ODD}", "--dtype", "float32", "--math", "ieee")
+    assert _sweep(tmp_path / "run", *words, "--weights", "hot", "--skip", "ceiling*") == 1
+    run = load_run(tmp_path / "run")
+    cells = run.cells.set_index("cell")
+    where = "ultrafastbert-2x3/b9/w16"
+    for name, status, reason in (
+        (WRONG_ON_DEVICE, "wrong", "times the tolerance"),
+        (OWN_CLOCK, "failed", "comes from the context's `timer`"),
+        (OFF_STREAM, "failed", "launch on another stream than the one that is current"),
+    ):
+        for launch in ("", "/graph"):
+            cell = cells.loc[f"{name}/{where}{launch}"]
+            if launch and name == OFF_STREAM:
+                continue  # what a graph captures of another stream is its own story
+            assert (cell["status"], name) == (status, name)
+            assert reason in cell["reason"]
+        assert f"{name}/{where}" not in set(run.samples["cell"])
+    assert cells.loc[f"{UNCAPTURABLE}/{where}", "status"] == "ok"
+    replayed = cells.loc[f"{UNCAPTURABLE}/{where}/graph"]
+    assert replayed["status"] == "unavailable"
+    assert "can't be captured" in replayed["reason"]
+    assert "ff_torch_native" in set(run.samples["implementation"])
+
+
+def test_throttled_samples_are_marked_and_kept(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A sample at whose end the driver tells of throttling bears its reasons; none is dropped."""
+    _install(monkeypatch, tmp_path, THROTTLING)
+    words = (
+        "--only",
+        "ff_torch_native",
+        "--dtype",
+        "float32",
+        "--math",
+        "ieee",
+        "--weights",
+        "hot",
+    )
+    run = _run(tmp_path / "run", *words, "--skip", "ceiling*", "--passes", "6")
+    marked = run.samples[run.samples["throttle"].str.len() > 0]
+    assert 0 < len(marked) < len(run.samples)
+    assert set(map(tuple, marked["throttle"])) == {HOT.throttle}
+    assert run.samples.groupby("cell")["block"].nunique().eq(6).all()
+    text = (tmp_path / "run" / "table.md").read_text(encoding="utf-8")
+    assert "THROTTLED in" in text
+    assert "(power cap)" in text
+
+
+def test_what_does_not_fit_is_refused_with_the_figure(
+    machine_with_device: None, tmp_path: Path
+) -> None:
+    """Operands beyond the device's free memory are refused before anything runs, with both figures."""
+    with pytest.raises(
+        UsageError, match=r"needs 8\.00 GiB on the device .* of which 8\.00 GiB are free"
+    ):
+        _sweep(
+            tmp_path / "run", "--only", "ff_torch_native", "--batch", "2^26", "--dtype", "float32"
+        )
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_cut_run_is_taken_up(machine_with_device: None, tmp_path: Path) -> None:
+    """A run on a device that was cut is completed on it, and refused on another device."""
+    out = tmp_path / "run"
+    words = (
+        "--only",
+        "ff_torch_native",
+        "--dtype",
+        "float32",
+        "--math",
+        "ieee",
+        "--weights",
+        "hot",
+    )
+    _run(out, *words, "--skip", "ceiling*", "--passes", "4")
+    lines = (out / "records.jsonl").read_text(encoding="utf-8").splitlines()
+    cut = [x for x in lines if '"kind":"end"' not in x][:-3]
+    (out / "records.jsonl").write_text("\n".join(cut) + "\n", encoding="utf-8")
+    assert cli.run(["sweep", "--resume", str(out)]) == 0
+    run = load_run(out)
+    assert run.samples.groupby("cell")["block"].nunique().eq(4).all()
+    head = out / "run.json"
+    head.write_text(head.read_text(encoding="utf-8").replace("Fake 1", "Fake 2"), encoding="utf-8")
+    (out / "records.jsonl").write_text("\n".join(cut) + "\n", encoding="utf-8")
+    with pytest.raises(UsageError, match="device"):
+        cli.run(["sweep", "--resume", str(out)])
+
+
+def _no_device(monkeypatch: pytest.MonkeyPatch, folder: Path, script: str) -> None:
+    path = folder / "python"
+    path.write_text(f"#!/bin/sh\n{script}\n", encoding="utf-8")
+    path.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(path))
+
+
+@pytest.mark.parametrize(
+    ("script", "reason"),
+    [
+        (
+            """echo '{"facts": null, "reason": "torch is not installed"}'""",
+            "torch is not installed",
+        ),
+        ("exec sleep 600", "hangs"),
+        ("exit 1", "exit status 1"),
+    ],
+)
+def test_no_device_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, script: str, reason: str
+) -> None:
+    """Without a device, or with a driver that hangs, --device cuda is a usage error of one line."""
+    monkeypatch.setattr(device_probe, "PATIENCE_S", 0.5)
+    _no_device(monkeypatch, tmp_path, script)
+    with pytest.raises(UsageError, match=r"^--device cuda: ") as caught:
+        _sweep(tmp_path / "run")
+    assert reason in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_this_machine_without_cuda(tmp_path: Path) -> None:
+    """On a machine without CUDA, as it is, the command exits with 2 and says in one line what is missing."""
+    if device_probe.find_cuda().facts:
+        pytest.skip("this machine has CUDA")
+    words = [
+        sys.executable,
+        "-m",
+        "harness",
+        "sweep",
+        "--device",
+        "cuda",
+        "--out",
+        str(tmp_path / "run"),
+    ]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error: --device cuda: ")
+    assert "torch" in line
+
+
+def test_list_gives_the_reason(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`list` says of each implementation for CUDA why it can't run, and of others that they can."""
+    script = (
+        """case "$*" in *device_probe*) echo '{"facts": null, "reason": "no GPU in here"}';; """
+    )
+    _no_device(monkeypatch, tmp_path, f'{script} *) exec {sys.executable} "$@";; esac')
+    assert cli.run(["list"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    of = {line.split("│")[1].strip(): line for line in lines if line.count("│") > 5}
+    for i in registry.all():
+        if i.devices == ("cuda",):
+            assert "no GPU in here" in of[i.id] or "not installed" in of[i.id], of[i.id]
+    assert "yes" in of["ff_l3_blas"]

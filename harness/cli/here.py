@@ -9,10 +9,11 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from harness import blas, doctor, plugin, registry
+from harness import blas, device_probe, doctor, plugin, registry
 from harness.cli import options
 from harness.errors import UsageError
 from harness.process import MeasuringProcess
+from harness.registry import Implementation
 
 
 def doctor_command(
@@ -55,6 +56,16 @@ def _describe(provider: str) -> tuple[str, str]:
     return ", ".join(p for p in parts if p), ""
 
 
+def _availability(implementation: Implementation) -> str:
+    """Return `yes`, or why an implementation can't run, on each of its devices where they differ."""
+    reasons = {
+        d: implementation.unavailable() or device_probe.why_not(d) for d in implementation.devices
+    }
+    if len(set(reasons.values())) == 1:
+        return next(iter(reasons.values())) or "yes"
+    return "; ".join(f"{device}: {reason or 'yes'}" for device, reason in reasons.items())
+
+
 def list_command(plugins: options.Plugins = None) -> int:
     """Show the implementations and BLAS providers, with the reason where one is unavailable."""
     plugin.load_all(plugins or [])
@@ -62,9 +73,7 @@ def list_command(plugins: options.Plugins = None) -> int:
     table = Table("implementation", "layer", "level", "device", "what it is", "available")
     for i in registry.all():
         level = str(i.level) if i.level else "–"
-        table.add_row(
-            i.id, i.layer, level, ", ".join(i.devices), i.summary, i.unavailable() or "yes"
-        )
+        table.add_row(i.id, i.layer, level, ", ".join(i.devices), i.summary, _availability(i))
     console.print(table)
     providers = Table("BLAS provider", "available", "what it is, or why not")
     for name, _, reason in blas.listing():
