@@ -28,7 +28,7 @@ ROUNDED = {"float32": 0.0, "bfloat16": 2.0**-8}
 SPREAD = 3.0
 # TF32 keeps 10 bits of each factor: off by up to 2^-11 each, 2^-10 where a device cuts. That of the
 # hidden values is bounded as above; that of x and w_in, over the terms of a dot product, comes to less than
-# that of z itself. y is not rounded: it is a float32 sum.
+# that of z itself. y is not rounded, but a device that cuts makes all of the four factors of y smaller.
 _TF32 = 2.0**-10
 # Below this relative pre-activation a float32 sum may fall on either side of the turn. Whatever the dtype:
 # a turn is decided by the float32 sum of exact products, before any rounding to bfloat16.
@@ -71,7 +71,7 @@ def near_tie(problem: Problem) -> float:
 def _rounded(problem: Problem) -> tuple[float, float]:
     """Return what the elements of y, and what hidden values, may be rounded to, relative to themselves."""
     if problem.math == "tf32":
-        return 0.0, _TF32
+        return 2 * _TF32, _TF32
     unit = ROUNDED[problem.dtype]
     return unit, 0.0 if problem.layer == "ceiling" else unit  # a bare product hides nothing
 

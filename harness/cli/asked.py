@@ -30,6 +30,8 @@ def make_spec(
         raise UsageError(
             f"--threads: need 1 to {machine.cores()}, the processors here, got {threads}"
         )
+    if device != "cpu" and threads != 1:
+        raise UsageError(f"--threads: of the CPU; --device {device} takes none, got {threads}")
     if seed < 0:
         raise UsageError(f"--seed: need 0 or more, got {seed}")
     if passes is not None and budget is not None:

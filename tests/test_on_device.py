@@ -1,0 +1,123 @@
+"""What a plan for a device holds, and what it refuses."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import device_worker
+import pytest
+
+from harness import device_probe, on_device, plan, registry
+from harness.cell import Cell
+from harness.cli.asked import make_spec
+from harness.errors import UsageError
+from harness.facts import DeviceFacts
+from harness.spec import SweepSpec
+
+FACTS = DeviceFacts(name="Fake 1", memory_bytes=8 << 30, free_bytes=6 << 30, l2_bytes=6 << 20)
+
+
+@pytest.fixture(autouse=True)
+def _device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stand where there is a device and nothing else is known of CUDA."""
+    monkeypatch.setattr(registry, "_known", device_worker.known())
+    monkeypatch.setattr(device_probe, "find_cuda", lambda: device_probe.Found(facts=FACTS))
+
+
+def _spec(**changes: object) -> SweepSpec:
+    asked = {
+        "device": "cuda", "models": "bert-base-4095,ultrafastbert-1x11", "batch": "16384", "width": "768",
+        "blas_names": None, "seed": 0, "passes": 1, "budget": None, "processes": 1, "quick": False,
+        "out": None,
+    }  # fmt: skip
+    return make_spec(**{**asked, **changes})  # type: ignore[arg-type]
+
+
+def _cells(**changes: object) -> list[Cell]:
+    return list(plan.make_plan(_spec(**changes)).cells)
+
+
+def test_the_ways_of_a_device() -> None:
+    """Each dtype and math is measured hot launched, hot replayed, and cold launched; TF32 where there are
+    float32 products to round."""
+    native = [c for c in _cells() if c.implementation == "ff_torch_native"]
+    ways = {(c.problem.dtype, c.problem.math, c.weights, c.launch) for c in native}
+    each = {("hot", "eager"), ("hot", "graph"), ("flushed", "eager")}
+    precisions = (("float32", "ieee"), ("float32", "tf32"), ("bfloat16", "ieee"))
+    assert ways == {(*p, *w) for p in precisions for w in each}
+    assert {c.problem.math for c in _cells() if c.implementation == "ff_cuda_naive"} == {"ieee"}
+    assert len({c.id for c in _cells()}) == len(_cells())
+
+
+def test_ceilings_of_a_device() -> None:
+    """A copy within the L2 and one beyond it, and a product in each precision, all replayed from graphs."""
+    found = [c for c in _cells() if c.role == "ceiling"]
+    copies = {c.place: c.work()[1] for c in found if c.implementation == "ceiling_cuda_copy"}
+    assert set(copies) == {"L2", "memory"}
+    products = [c.problem for c in found if c.implementation == "ceiling_cuda_matmul"]
+    assert {(p.dtype, p.math) for p in products} == {
+        ("float32", "ieee"), ("float32", "tf32"), ("bfloat16", "ieee"),
+    }  # fmt: skip
+    assert {c.launch for c in found} == {"graph"}
+    assert not any(c.role == "ceiling" for c in _cells(skip=["ceiling*"]))
+
+
+def test_the_cpus_implementations_stay_out() -> None:
+    """A plan for the device holds no cell of a CPU kernel, and needs no BLAS provider."""
+    made = plan.make_plan(_spec())
+    assert all("cuda" in registry.get(c.implementation).devices for c in made.cells)
+    assert made.providers() == [""]
+
+
+def test_memory_counts_what_is_shared_once() -> None:
+    """What a process holds is the sum of distinct weights, x and y, and the largest workspace."""
+    cells = _cells(
+        only=["ff_torch_native"], dtype="float32", math="ieee", weights="hot", skip=["ceiling*"]
+    )
+    weights = 4095 * 2 * 768 * 4
+    x = y = 16384 * 768 * 4
+    assert len(cells) == 2  # launched and replayed
+    assert on_device.total_bytes(cells, FACTS) == weights + x + y + 64 + 2 * FACTS.l2_bytes
+
+
+def test_what_does_not_fit_together_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cells that fit one by one and not together are refused, with what is needed and what is free."""
+    facts = FACTS.model_copy(update={"free_bytes": 2 << 30})
+    monkeypatch.setattr(device_probe, "find_cuda", lambda: device_probe.Found(facts=facts))
+    with pytest.raises(
+        UsageError, match=r"need \d\.\d GiB on Fake 1 and 2\.0 GiB of 8\.0 GiB are free"
+    ):
+        _cells(
+            models="ff-60000,ff-61000,ff-62000,ff-63000", batch="64", dtype="float32", math="ieee"
+        )
+
+
+def test_one_that_does_not_fit_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cell whose workspace alone exceeds the device is unavailable with both figures; the others stay."""
+    greedy = dataclasses.replace(
+        registry.get("fff_torch_bmm"), workspace_bytes=lambda problem: 40 << 30
+    )
+    monkeypatch.setitem(registry._known, "fff_torch_bmm", greedy)
+    made = plan.make_plan(_spec())
+    reasons = {
+        reason for cell, reason in made.unavailable if cell.implementation == "fff_torch_bmm"
+    }
+    assert len({cell.id for cell, _ in made.unavailable}) == 9
+    assert all("workspace 40.00 GiB" in r and "6.00 GiB are free" in r for r in reasons)
+    assert any(c.implementation == "fff_cuda_naive" for c in made.cells)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"blas_names": ["mkl"]}, "--blas: a BLAS library of the CPU"),
+        ({"device": "cpu", "math": "tf32"}, "--math: the CPU has ieee alone"),
+        ({"device": "cpu", "launch": "graph"}, "--launch: the CPU has eager alone"),
+        ({"threads": 2}, "--threads: of the CPU"),
+        ({"math": "fp8"}, "--math: unknown value 'fp8'"),
+    ],
+)
+def test_options_of_the_other_device(changes: dict[str, object], message: str) -> None:
+    """Options that mean nothing on a device are refused by name."""
+    with pytest.raises(UsageError, match=message):
+        _spec(**changes)
