@@ -27,6 +27,7 @@ from harness.implementations import triton_bands, triton_fused, triton_plan
 from harness.problem import DTYPES, Problem
 
 ARCHITECTURES = (80, 90)
+GOLDEN = Path(__file__).parent / "data" / "triton_resources.json"
 _OPTIONS = ("num_warps", "num_stages", "enable_fp_fusion", "maxnreg")
 _POINTER = {torch.float32: "*fp32", torch.bfloat16: "*bf16", torch.int32: "*i32"}
 _PRODUCT = re.compile(r"\bwgmma\.mma_async|\bmma\.sync")
@@ -151,13 +152,24 @@ def passes(dtype: str) -> dict[str, Callable[[], None]]:
     return found | {f"wide {k}": run for k, run in wide.items()}
 
 
+def odd_passes(dtype: str) -> dict[str, Callable[[], None]]:
+    """Return passes on extents of 1, which Triton takes as constants, and on rows that begin anywhere."""
+    one, odd = _fff(1, 1, 1, dtype, width=1), _fff(331, 3, 5, dtype, width=37)
+    found = {f"odd 1 by {k}": run for k, run in fused_passes(one).items()}
+    found |= {f"odd 37 by {k}": run for k, run in list(fused_passes(odd).items())[-1:]}
+    tile = triton_plan.GROUPED_TILES[0]
+    found["odd 1 grouped"] = grouped_pass(_fff(16, 1, 1, dtype, width=1), tile)
+    return found | {"odd 37 grouped": grouped_pass(odd, tile)}
+
+
 def report() -> dict[str, dict[str, int]]:
     """Return the usage of every distinct launch by architecture, dtype, pass, number in it and kernel."""
     found: dict[str, dict[str, int]] = {}
     seen = set()
     for architecture in ARCHITECTURES:
         for dtype in DTYPES:
-            for name, run in passes(dtype).items():
+            odd = odd_passes(dtype) if architecture == ARCHITECTURES[0] else {}
+            for name, run in (passes(dtype) | odd).items():
                 for number, launch in enumerate(catch(run)):
                     made = source(launch)
                     same = (architecture, made.hash(), str(launch.words))
@@ -178,10 +190,20 @@ def spilling() -> dict[str, int]:
     return usage(output, 80)
 
 
+def write(launches: dict[str, dict[str, int]]) -> None:
+    """Write the golden file, a launch a line."""
+    rows = ",\n".join(f"  {json.dumps(key)}: {json.dumps(launches[key])}" for key in launches)
+    version = json.dumps(triton.__version__)
+    text = f'{{\n "triton": {version},\n "launches": {{\n{rows}\n }}\n}}\n'
+    GOLDEN.write_text(text, encoding="utf-8")
+
+
 def main() -> None:
-    """Print all as JSON, with the version of Triton that compiled."""
-    answer = {"triton": triton.__version__, "launches": report(), "spilling": spilling()}
-    json.dump(answer, sys.stdout, indent=1)
+    """Print all as JSON; with --renew, write the golden file instead, after a change that is meant."""
+    if sys.argv[1:] == ["--renew"]:
+        write(report())
+    else:
+        json.dump({"launches": report(), "spilling": spilling()}, sys.stdout, indent=1)
 
 
 if __name__ == "__main__":
