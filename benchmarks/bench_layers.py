@@ -23,12 +23,14 @@ def provider() -> blas.Provider:
 
 
 def _group(implementation: Implementation) -> str:
+    if implementation.library is not None:
+        return implementation.library.name
     return f"level {implementation.level}" if implementation.level else "own kernels"
 
 
 @pytest.mark.parametrize(
     "implementation",
-    [i for i in registry.layers() if i.device == "cpu" and not i.unavailable()],
+    [i for i in registry.layers() if "cpu" in i.devices and not i.unavailable()],
     ids=lambda i: i.id,
 )
 def test_pass(benchmark: Any, provider: blas.Provider, implementation: Implementation) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from harness import blas, plugin, registry
-from harness.errors import UnknownNameError
+from harness.errors import UnavailableError, UnknownNameError
 from harness.problem import DTYPES, Array, Operands, Problem, make_aligned
 from harness.registry import Context, Implementation
 
@@ -94,14 +94,16 @@ def forward(
     own vector code, the fastest by default. For timing use the sweep: this call allocates.
 
     Raises UnknownNameError (a LookupError) for an unknown id, ValueError for unfit arrays or a dtype that
-    the implementation does not take,
-    UnavailableError where the provider is not on this machine.
+    the implementation does not take, UnavailableError where the implementation or its provider is not on
+    this machine.
     """
     plugin.load_installed()
     found = registry.get(implementation)
     if found.layer == "ceiling":
         known = [i.id for i in registry.layers()]
         raise UnknownNameError("implementation of a layer", implementation, known=known)
+    if reason := found.unavailable():
+        raise UnavailableError(f"{implementation}: {reason}")
     problem = make_problem(found.layer, x, w_in, w_out)
     if problem.dtype not in found.dtypes:
         raise ValueError(f"x: {found.id} takes {' or '.join(found.dtypes)}, got {problem.dtype}")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from harness.cell import LONG_PASS_S, Cell
 from harness.gate import Gate
 from harness.journal import Journal
-from harness.plan import START_S, count_processes
+from harness.plan import count_processes
 from harness.sampling import Sampling
 
 _MAX_BLOCKS = 60
@@ -27,17 +27,18 @@ class Budget:
         """Say whether seconds decide, and not a number of blocks."""
         return not self.sampling.tally.goal
 
-    def note_gates(self, seconds: float, before: set[str], providers: int) -> None:
+    def note_gates(self, seconds: float, before: set[str], starts_s: float) -> None:
         """Learn from the gates that were just passed what those of the next processes take.
 
         before: the cells that had passed earlier. A long pass of another cell was run whole for its gate,
-        which later gates do not repeat; and the first processes had been started before.
+        which later gates do not repeat; most of what was compiled is kept on disk; and the first processes
+        had been started before, which takes starts_s.
         """
         paces = self.gate.paces
         whole = [c for c in self.sampling.live() if c.id not in before and c.weights == "hot"]
         long_s = sum(s for c in whole if (s := paces[c.id].pass_s) >= LONG_PASS_S)
-        starts_s = 0.0 if before else START_S * providers
-        self.gate_s = max(0.0, seconds - long_s) + starts_s
+        kept_s = sum(c.compile_s() - c.compile_s(kept=True) for c in whole)
+        self.gate_s = max(0.0, seconds - long_s - kept_s) + (0.0 if before else starts_s)
 
     def blocks(self, left: int) -> int:
         """Return the blocks for the current process, so that the `left` sets of processes share the rest."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness import blas, ceilings, clock, conditions, plugin, registry
+from harness import blas, ceilings, clock, conditions, registry, seat
 from harness.errors import UsageError
 from harness.problem import Problem
 from harness.records import Role
@@ -19,6 +19,8 @@ _RATE_UNKNOWN = 20.0
 GATE_S = 0.15  # the float64 oracle on its subset
 _CEILING_GATE_S = 0.05
 _SET_S = 0.08  # drawing a further set of weights and the oracle on it
+_COMPILE_S = 6.0
+_KEPT = 0.3  # of the time to compile, where the result is on disk
 _FLUSHES_S = 0.1  # the walks of one sample
 # In a second and later process a pass this long is not run whole before it is timed: see worker.py.
 LONG_PASS_S = 0.3
@@ -28,6 +30,7 @@ LONG_PASS_S = 0.3
 class Cell:
     """Describe one cell. model is empty for a ceiling; runs_in names the measuring process.
 
+    workspace_bytes: what it is given, and what its passes allocate beside.
     place: the part of the memory that a ceiling's set fits (`L2`, `memory`), empty for all others.
     weights: where they stand as a pass begins (locality.py); sets: of weights, where they are rotated.
     launch: `eager`, or `graph` where passes are replayed from a CUDA graph.
@@ -57,6 +60,12 @@ class Cell:
     def check_s(self) -> float:
         """Return a guess of what checking the output takes, in seconds."""
         return GATE_S if self.role != "ceiling" or self.provider else _CEILING_GATE_S
+
+    def compile_s(self, *, kept: bool = False) -> float:
+        """Return a guess of how long it compiles, in seconds; kept: one before left the result on disk."""
+        if not registry.get(self.implementation).costly_prepare:
+            return 0.0
+        return (_KEPT if kept else 1.0) * _COMPILE_S
 
     def slices(self) -> int:
         """Return into how many slices a sample of the predicted pass would be cut."""
@@ -128,11 +137,14 @@ def make_cell(
     # A kernel that can't run here can't be asked for its workspace either.
     barred = implementation.unavailable() or problem.dtype not in implementation.dtypes
     size = 0 if barred else _workspace_bytes(implementation, problem)
+    size += implementation.allocates_bytes(problem)
+    # Without a provider the cells are a device's: one process holds it.
+    runs_in = seat.find(bound, implementation.id, apart=bool(provider)) or provider
     return Cell(
         id="/".join(parts), role="ceiling" if problem.layer == "ceiling" else "layer",
         implementation=implementation.id, level=implementation.level, model=model,
         provider=label(bound) if bound else "", problem=problem, workspace_bytes=size,
-        runs_in=plugin.seat(bound, implementation.id) or provider, place=place, weights=weights,
+        runs_in=runs_in, place=place, weights=weights,
         sets=sets, launch=launch,
     )  # fmt: skip
 

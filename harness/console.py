@@ -35,6 +35,7 @@ class Display:
         self.console = Console(stderr=True)
         self.cells: dict[str, CellRecord] = {}
         self.samples: dict[str, list[float]] = defaultdict(list)
+        self.reasons: set[str] = set()  # why cells are unavailable: each is said once
         self.text = ""
         self.last_line = 0.0
         self.bar = Progress(
@@ -81,6 +82,8 @@ class Display:
             "implementation", "model", "batch", "provider", "samples", "a pass", "same level"
         )
         for cell in self.cells.values():
+            if cell.status == "unavailable":
+                continue  # said once, above
             if cell.role == "ceiling" and not cell.provider and cell.status == "ok":
                 continue  # the machine's own, a screenful: they stand in the final table
             times = self.samples.get(cell.cell, [])
@@ -116,6 +119,10 @@ class Display:
         known = self.cells.get(record.cell)
         if known is None or record.status != "ok":
             self.cells[record.cell] = record
+        if record.status == "unavailable":
+            if record.reason in self.reasons:
+                return
+            self.reasons.add(record.reason)
         if record.status != "ok":
             self.console.print(
                 f"{record.status.upper()}: {record.cell}: {record.reason}", markup=False

@@ -99,6 +99,7 @@ def speed_frame(speeds: list[Speed]) -> pd.DataFrame:
             "remarks": _remarks(s),
         }
         for s in speeds
+        if s.status != "unavailable"  # these stand below the table, one line a reason
     )
 
 

@@ -57,7 +57,7 @@ class Gate:
         least_ns = _QUICK_MIN_SAMPLE_NS if journal.spec.quick else clock.MIN_SAMPLE_NS
         try:
             answer = self.crew.ask(
-                "prepare", cell, cell.predicted_s(),
+                "prepare", cell, cell.predicted_s() + cell.compile_s(),
                 cell=cell.id, implementation=cell.implementation, problem=asdict(cell.problem),
                 loops=pace.loops, slices=pace.slices, count_nodes=cell.id not in self.gated,
                 head_only=self._by_head(cell), weights=cell.weights, sets=cell.sets,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 import pandas as pd
 from tabulate import tabulate
@@ -75,3 +76,11 @@ def format_markdown_table(frame: pd.DataFrame) -> str:
         disable_numparse=True,
     )  # fmt: skip
     return text
+
+
+def format_unavailable(found: Iterable[tuple[str, str]]) -> list[str]:
+    """Return a line for each reason, with all the implementations (id, reason) that it holds for."""
+    ids: dict[str, dict[str, None]] = {}
+    for implementation, reason in found:
+        ids.setdefault(reason, {})[implementation] = None
+    return [f"unavailable: {', '.join(names)}: {reason}" for reason, names in ids.items()]

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from itertools import product
 
-from harness import axes, blas, ceilings, locality, machine, on_device, registry
+from harness import axes, blas, ceilings, locality, machine, on_device, registry, seat
 from harness.axes import Model, Recipes
 from harness.cell import GATE_S, LONG_PASS_S, Cell, label, make_cell
 from harness.errors import UnavailableError, UsageError
@@ -17,11 +17,9 @@ from harness.registry import Implementation
 from harness.spec import SweepSpec
 
 QUICK_BATCH = 256
-BUDGET_S, QUICK_BUDGET_S = 320.0, 38.0
+BUDGET_S, QUICK_BUDGET_S = 320.0, 46.0
 PROCESSES = 5
 
-START_S = 1.5  # a measuring process: interpreter, libraries, drawing the operands
-_PROCESS_BYTES = 160 << 20
 _CEILING_EXTENT = 2048
 # The published protocol times 250 passes as one mean; here a mean of this long is taken instead, in
 # each fresh process anew, so that it has an interval.
@@ -64,7 +62,12 @@ class Plan:
         passes = [cell.gate_s() for cell in self.cells]
         whole = sum(p for p in passes if process == 0 or p < LONG_PASS_S)
         checks = sum(cell.check_s() for cell in self.cells)
-        return whole + checks + START_S * len(self.providers()) + self.published_s()
+        compiled = sum(cell.compile_s(kept=process > 0) for cell in self.cells)
+        return whole + checks + compiled + self.starts_s() + self.published_s()
+
+    def starts_s(self) -> float:
+        """Return the predicted time of starting one set of measuring processes."""
+        return sum(seat.start_s(provider) for provider in self.providers())
 
     def processes(self, spec: SweepSpec) -> int:
         """Return the predicted number of sets of fresh processes: those asked for that get a block."""
@@ -91,7 +94,7 @@ class Plan:
             inputs = {p.input_key(): 0 for p in problems}
             for p in problems:
                 inputs[p.input_key()] = max(inputs[p.input_key()], p.item_bytes * p.batch * p.d_in)
-            total += _PROCESS_BYTES + weights + sum(inputs.values())
+            total += seat.resident_bytes(provider) + weights + sum(inputs.values())
             # x is steered through the first set of weights, drawn for it.
             total += max((r.weight_bytes() // 2 for p in problems if (r := p.router())), default=0)
             if any(cell.weights == "flushed" for cell in cells):

@@ -256,25 +256,3 @@ def load_all(files: Sequence[Path]) -> None:
     load_installed()
     for file in files:
         load(file)
-
-
-# ---- measuring processes ------------------------------------------------------------------------
-
-# A newline stands in no provider's name, and in a path only where someone put it there to break this.
-_AND = "\n"
-
-
-def seat(provider: str, implementation_id: str) -> str:
-    """Return the measuring process that an implementation runs in.
-
-    Our own share one per provider. Each plugin has one for itself: what it does to a process (crashes,
-    stray writes, flush-to-zero, pools of threads) reaches no other cell.
-    """
-    source = origin(implementation_id)
-    return f"{provider}{_AND}{source}" if source else provider
-
-
-def split_seat(name: str) -> tuple[str, str]:
-    """Return the provider of a measuring process, and its plugin, empty for one of our own."""
-    provider, _, source = name.partition(_AND)
-    return provider, source

@@ -243,6 +243,11 @@ def find_compiler() -> str:
     return ""
 
 
+def find_cpp_compiler() -> str:
+    """Return the path of the C++ compiler that torch.compile would take, empty where there is none."""
+    return shutil.which(shlex.split(os.environ.get("CXX") or "g++")[0]) or ""
+
+
 def gather(files: Files | None = None, *, interval_s: float = INTERVAL_S) -> MachineFacts:
     """Return the facts of this machine; takes `interval_s`, over which load and steal are measured."""
     files = Files() if files is None else files

@@ -11,7 +11,7 @@ import tempfile
 import time
 from typing import Any
 
-from harness import machine, plugin
+from harness import machine, seat
 from harness.errors import UsageError
 
 _START_TIMEOUT_S = 120.0
@@ -58,7 +58,8 @@ class MeasuringProcess:
             raise
         if "refused" in self.hello:
             self.kill()
-            option = "" if plugin.split_seat(provider)[1] else "--blas: "
+            served = seat.split(provider)
+            option = "" if served.plugin or served.library else "--blas: "
             raise UsageError(f"{option}{self.hello['refused']}")
 
     def _read_line(self, timeout_s: float) -> bytes:

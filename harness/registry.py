@@ -54,6 +54,22 @@ class Prepared:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Library:
+    """Describe a package that brings a BLAS and thread pools of its own.
+
+    What is built on it is measured in processes of their own, so that its pools stand beside no provider's.
+
+    load: imports it and returns its facts, those that a run records of a provider. resident_bytes and
+    start_s: what a measuring process takes more with it, for the prediction.
+    """
+
+    name: str
+    load: Callable[[], dict[str, Any]]
+    resident_bytes: int = 0
+    start_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Implementation:
     """Describe one way of computing a layer.
 
@@ -62,6 +78,9 @@ class Implementation:
     prepare: does all untimed work for operands that stay where they are.
     workspace_bytes: what prepare will ask of the context's workspace.
     unavailable: returns the reason why it can't run on this machine, or an empty string.
+    allocates_bytes: what its passes allocate beside it, for the prediction of memory.
+    library: the package that it is built on, where that brings thread pools of its own.
+    costly_prepare: it compiles for every shape, for seconds: the tests take few shapes of it.
     capturable: on "cuda", whether its passes can be captured as a CUDA graph; they then run from one too.
     tf32: on "cuda", whether its float32 products run as TF32 on tensor cores where `Problem.math` says so.
     dtypes: what it takes its arrays in (problem.DTYPES).
@@ -79,6 +98,9 @@ class Implementation:
     needs_provider: bool = False
     dtypes: tuple[str, ...] = ("float32",)
     token_block: int = 0
+    allocates_bytes: Callable[[Problem], int] = lambda problem: 0
+    library: Library | None = None
+    costly_prepare: bool = False
     capturable: bool = True
     tf32: bool = False
     unavailable: Callable[[], str] = lambda: ""
@@ -121,6 +143,14 @@ def all() -> list[Implementation]:
     """Return every implementation, ceilings included, in the order of registration."""
     _load()
     return list(_known.values())
+
+
+def library(name: str) -> Library:
+    """Return a library that implementations are built on. Raises UnknownNameError listing the known ones."""
+    known = {i.library.name: i.library for i in all() if i.library is not None}
+    if name not in known:
+        raise UnknownNameError("library", name, known=list(known))
+    return known[name]
 
 
 def layers() -> list[Implementation]:

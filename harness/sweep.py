@@ -157,7 +157,7 @@ class _Sweep:
         journal, sampling, budget = self.journal, self.sampling, self.budget
         before, began_s = set(self.gate.gated), journal.elapsed_s()
         self.open_processes()
-        budget.note_gates(journal.elapsed_s() - began_s, before, len(self.plan.providers()))
+        budget.note_gates(journal.elapsed_s() - began_s, before, self.plan.starts_s())
         self.left = budget.processes(self.left)
         # The first process samples whatever the budget says: a table needs one sample a cell.
         blocks = budget.blocks(self.left)

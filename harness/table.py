@@ -28,6 +28,7 @@ from harness.notation import (
     format_ratio,
     format_share,
     format_time,
+    format_unavailable,
 )
 from harness.reader import Run
 from harness.rows import Entry, Point, Versus
@@ -88,7 +89,8 @@ def _point_lines(run: Run, point: Point) -> list[str]:
         "",
         format_markdown_table(speed_frame(point.speeds)),
     ]
-    return lines
+    lacking = [(s.implementation, s.reason) for s in point.speeds if s.status == "unavailable"]
+    return [*lines, *[f"\n{line}." for line in format_unavailable(lacking)]]
 
 
 def _aa_line(aa: Ratio) -> str:

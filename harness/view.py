@@ -121,6 +121,8 @@ def _note(cell: pd.Series) -> str:
     if cell["layer"] == "fff" and cell["nodes_touched"]:
         neurons = cell["trees"] * (2 ** (cell["depth"] + 1) - 1)
         parts.append(f"{cell['nodes_touched']} of {neurons} nodes touched")
+    if notes.get("timed_by", "").startswith("Python"):
+        parts.append("timed by a loop in Python")
     parts += [notes[name] for name in ("weights", "launch") if name in notes]
     return ", ".join(parts)
 

@@ -27,6 +27,7 @@ from harness import (
     plugin,
     registry,
     routing,
+    seat,
 )  # fmt: skip
 from harness.check import Verdict, check
 from harness.cuda_clock import make_timer
@@ -57,9 +58,11 @@ class Piece:
 class Worker:
     """Answer the sweep's requests with one provider; cells share inputs, weights and workspace."""
 
-    def __init__(self, provider: str, device: Device | None = None) -> None:
-        """Load the provider; an empty name means that no cell here needs one. device: None for the CPU."""
+    def __init__(self, provider: str, library: str = "", *, device: Device | None = None) -> None:
+        """Load the provider and the library, each empty where no cell needs one. device: None for the CPU."""
         self.provider = blas.load(provider) if provider else None
+        # Before the pools are looked at: a library brings its own.
+        self.library = registry.library(library).load() if library else None
         self.isa = ""  # of our own vector code, one for all cells of a run; empty for the fastest
         self.threads, self.caches = 1, machine.caches()
         self.device, self.store = device, Store(device)
@@ -80,6 +83,8 @@ class Worker:
             for pool in threadpoolctl.threadpool_info()
         ]
         shared = {"pools": pools, "flush_to_zero": native.flush_to_zero()}
+        if self.library is not None:
+            return {"provider": self.library, **shared, "variables": machine.relevant_variables()}
         if self.provider is None:
             return {"provider": None, **shared}
         facts = {k: getattr(self.provider, k) for k in self.provider.__slots__ if k != "table"}
@@ -275,10 +280,10 @@ def main() -> None:
     """Serve requests from standard input until it ends."""
     send = pipe.open_channel()
     try:
-        provider, source = plugin.split_seat(sys.argv[1])
-        if source:
-            plugin.load(source)
-        worker = Worker(provider, open_device(sys.argv[2]))
+        served = seat.split(sys.argv[1])
+        if served.plugin:
+            plugin.load(served.plugin)
+        worker = Worker(served.provider, served.library, device=open_device(sys.argv[2]))
         send(worker.hello())
     except (UsageError, UnavailableError) as error:
         send({"refused": str(error)})

@@ -24,7 +24,7 @@ ALLOWED: dict[str, set[str]] = {
     "by_batch": {"canvas", "conditions", "reader", "rows", "stats", "view"},
     "canvas": {"reader"},
     "ceilings": {"oracle", "problem"},
-    "cell": {"blas", "ceilings", "clock", "conditions", "plugin", "problem", "records", "registry"},
+    "cell": {"blas", "ceilings", "clock", "conditions", "problem", "records", "registry", "seat"},
     "check": {"ceilings", "oracle", "problem"},
     "cli": {
         "axes", "blas", "compare", "compare_table", "console", "device_probe", "doctor", "explain", "ladder",
@@ -64,8 +64,8 @@ ALLOWED: dict[str, set[str]] = {
     "gate": {"cell", "clock", "crew", "journal", "process"},
     "gpu": {"facts"},
     "implementations": {
-        "blas", "clock", "cuda_compile", "cuda_driver", "cuda_launch", "device_probe", "native", "problem",
-        "registry",
+        "blas", "clock", "cuda_compile", "cuda_driver", "cuda_launch", "device_probe", "native", "probe",
+        "problem", "registry",
     },
     "inspection": {"facts", "records"},
     "journal": {"cell", "records", "spec", "writer"},
@@ -90,7 +90,7 @@ ALLOWED: dict[str, set[str]] = {
     "placed": {"check", "device", "problem"},
     "plan": {
         "axes", "blas", "ceilings", "cell", "facts", "locality", "machine", "on_device", "problem",
-        "registry", "spec",
+        "registry", "seat", "spec",
     },
     "plot": {
         "axes", "by_batch", "canvas", "conditions", "notation", "reader", "rows", "stats", "table", "view",
@@ -98,7 +98,7 @@ ALLOWED: dict[str, set[str]] = {
     "plugin": {"clock", "native", "problem", "registry"},
     "probe": {"facts", "gpu", "native"},
     "problem": {"recipes"},
-    "process": {"machine", "plugin"},
+    "process": {"machine", "seat"},
     "published": {"axes", "data"},
     "published_protocol": {"cell", "crew", "journal", "plan", "process", "records"},
     "reader": {"records"},
@@ -110,6 +110,7 @@ ALLOWED: dict[str, set[str]] = {
     "routing": {"problem"},
     "rows": {"published", "stats"},
     "sampling": {"cell", "crew", "gate", "journal", "process", "resume"},
+    "seat": {"plugin", "registry"},
     "spec": {"axes", "records"},
     "stability": {"stats"},
     "stats": {"problem"},
@@ -132,7 +133,8 @@ ALLOWED: dict[str, set[str]] = {
     "waterfall": {"canvas", "climb", "explain_words", "ladder", "reader"},
     "worker": {
         "blas", "check", "clock", "cuda_clock", "device", "faulty", "locality", "machine", "native", "oracle",
-        "pipe", "placed", "plugin", "problem", "registry", "routing", "store", "timing", "torch_device",
+        "pipe", "placed", "plugin", "problem", "registry", "routing", "seat", "store", "timing",
+        "torch_device",
     },
     "writer": {"lock", "records"},
 }  # fmt: skip

@@ -86,7 +86,7 @@ def test_every_status_is_shown(golden_run: Path) -> None:
     for words in (
         "WRONG: the largest error is 12.5",
         "FAILED: the measuring process",
-        "UNAVAILABLE: needs",
+        "unavailable: ff_l3_tiled: needs",
     ):
         assert words in text
     entries = {(e.model, e.level): e for e in view.points(run)[0].entries["scipy"]}

@@ -22,7 +22,7 @@ from harness.spec import SweepSpec
 
 
 def _print_plan(spec: SweepSpec, made: Plan) -> None:
-    from harness.notation import format_time
+    from harness.notation import format_time, format_unavailable
 
     table = Table("cell", "GFLOP", "a pass, predicted", "workspace MiB")
     for cell in made.cells:
@@ -31,8 +31,8 @@ def _print_plan(spec: SweepSpec, made: Plan) -> None:
             f"{cell.workspace_bytes / 2**20:.0f}",
         )  # fmt: skip
     Console(width=None if sys.stdout.isatty() else 120).print(table)
-    for cell, reason in made.unavailable:
-        print(f"unavailable: {cell.id}: {reason}")
+    lacking = [(cell.implementation, reason) for cell, reason in made.unavailable]
+    print(*format_unavailable(lacking), sep="\n", end="\n" if lacking else "")
     print(
         f"{len(made.cells)} cells, {spec.processes} fresh processes a provider, about "
         f"{made.blocks(spec)} blocks; predicted {made.predicted_s(spec):.0f} s and "

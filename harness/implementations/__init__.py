@@ -10,9 +10,18 @@ import sys
 from types import ModuleType
 
 from harness import registry
-from harness.implementations import cuda_ceilings, native_cpu, native_cuda, triton_layers
+from harness.implementations import (
+    cuda_ceilings,
+    native_cpu,
+    native_cuda,
+    torch_compiled,
+    torch_layers,
+    triton_layers,
+)
 
-__all__ = ["cuda_ceilings", "native_cpu", "native_cuda", "triton_layers"]
+__all__ = [
+    "cuda_ceilings", "native_cpu", "native_cuda", "torch_compiled", "torch_layers", "triton_layers",
+]  # fmt: skip
 
 
 class _CallableModule(ModuleType):
