@@ -62,6 +62,9 @@ static void *serve(void *state) {
         if (atomic_load(&s->ending))
             return NULL;
         take_units(s);
+        /* A full fence, since the units may have stored past the caches, which release leaves open.
+         */
+        atomic_thread_fence(memory_order_seq_cst);
         atomic_fetch_sub_explicit(&s->working, 1, memory_order_release);
     }
 }

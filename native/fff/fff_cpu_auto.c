@@ -1,7 +1,7 @@
 /* fff_cpu_auto.c - FFF forward pass by whichever of our own kernels suits the problem.
  *
  * Fewer than four tokens share next to no rows below the upper levels, so that grouping them costs
- * more than it saves: fff_cpu_fused. From four on fff_cpu_grouped was faster at every shape that
+ * more than it saves: fff_cpu_fused. From eight on fff_cpu_grouped was faster at every shape that
  * was measured (docs/kernels.md); with a second thread it is the only one that can use it.
  *
  * flops, bytes, needs: those of the kernel that is chosen. Workspace: the larger of the two.
@@ -11,7 +11,7 @@
 
 extern const ffk_kernel ffk_kernel_fff_cpu_fused, ffk_kernel_fff_cpu_grouped;
 
-enum { GROUPED_FROM = 4 };
+enum { GROUPED_FROM = 8 };
 
 static const ffk_kernel *choose(const ffk_shape *s, const ffk_context *c) {
     (void)c;

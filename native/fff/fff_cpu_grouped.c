@@ -3,12 +3,12 @@
  *
  *     z = <x[b], w_in[node]>,  y[b] = sum over the path of gelu(z) * w_out[node]
  *
- * A small batch descends as one group. A larger one takes three steps, each of independent units:
+ * A small batch descends as one group. A larger one takes two steps, each of independent units:
  *   1. tiles of tokens descend the upper `split` levels;
- *   2. tokens are sorted by the subtree that they came to, and descend it, pieces of one subtree at
- * a time: of a piece x, of a subtree the weights stay in L2;
- *   3. outputs, in the order of the leaves: a token's 12 rows are shared by its leaf's tokens and
- *      mostly by the next leaf's. y is written past the caches where it exceeds them.
+ *   2. tokens are sorted by the subtree that they came to, and descend it, a piece of one subtree's
+ *      at a time: x of a piece and the weights of a subtree stay in L2. Then the piece's outputs,
+ *      leaf after leaf: a leaf's tokens share all 12 rows, and neighbouring leaves most of them. y
+ *      is written past the caches where it is larger than a core can hope to keep.
  * Several trees: tiles of tokens descend and add up one tree after the other.
  *
  * flops:  2 * batch * trees * (depth + 1) * (d_in + d_out); the pairs of levels (descent.h) compute
@@ -99,17 +99,13 @@ static int64_t sort_by_subtree(const job *j) {
     return pieces;
 }
 
-static void descend_piece(void *state, int64_t i) {
+/* A piece's outputs are written while the next one's x is read: memory is at work in both. */
+static void all_of_piece(void *state, int64_t i) {
     const job *j = state;
     int32_t *token = j->order + j->piece[i];
     ffk_descend(&j->tree, token, j->piece[i + 1] - j->piece[i], j->tree.node[*token], j->split,
                 j->tree.depth, j->shape->batch - j->piece[i + 1]);
-}
-
-static void emit_piece(void *state, int64_t i) {
-    const job *j = state;
-    ffk_emit(&j->tree, j->order + j->piece[i], j->piece[i + 1] - j->piece[i]);
-    j->tree.isa->settle();
+    ffk_emit(&j->tree, token, j->piece[i + 1] - j->piece[i]);
 }
 
 /* ---- a small batch, or several trees ---- */
@@ -168,12 +164,12 @@ static ffk_status run(const ffk_shape *s, const ffk_operands *o, const ffk_conte
         ffk_share(c->team, (s->batch + j.tile - 1) / j.tile, all_of_tile, &j);
         return FFK_OK;
     }
-    if ((int64_t)(batch * (size_t)s->d_out * t->element) >= l3 / 8)
+    if ((int64_t)(batch * (size_t)s->d_out * t->element) >= l3 / 16)
         t->how = FFK_PAST;
     ffk_share(c->team, (s->batch + j.tile - 1) / j.tile, descend_tile, &j);
     const int64_t pieces = sort_by_subtree(&j);
-    ffk_share(c->team, pieces, descend_piece, &j);
-    ffk_share(c->team, pieces, emit_piece, &j);
+    ffk_share(c->team, pieces, all_of_piece, &j);
+    c->isa->settle();
     return FFK_OK;
 }
 

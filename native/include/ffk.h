@@ -94,7 +94,8 @@ typedef struct {
 } ffk_isa;
 
 /* The caller's threads. share() runs unit(job, i) for all i below `units`, in any order, on any of
- * the threads, and returns when all have ended. */
+ * the threads, and returns when all have ended and what they stored, past the caches too, is in its
+ * place. */
 typedef struct {
     int64_t threads;
     void (*share)(void *state, int64_t units, void (*unit)(void *job, int64_t i), void *job);
