@@ -22,6 +22,8 @@ def new_figure(width: float, height: float) -> Figure:
 def set_title(figure: Figure, run: Run, text: str) -> None:
     """Write what is shown, and where it was measured, above the whole figure."""
     quick = "QUICK run, not for quoting. " if run.head.sweep.quick else ""
-    threads = run.head.sweep.threads
+    threads, device = run.head.sweep.threads, run.head.machine.device
     where = f"{run.head.machine.processor}; {threads} thread{'s'[: threads != 1]}"
+    if device is not None:
+        where = f"{device.name}, torch {device.torch}, CUDA {device.cuda}"
     figure.suptitle(f"{text}\n{quick}{where}; {run.head.started_utc[:10]}", fontsize=10)

@@ -161,6 +161,8 @@ def ceilings_figure(run: Run) -> Figure:
     figure = new_figure(11, 2.2 + 0.3 * max(6, len(speeds), len(streams)))
     left, right = figure.subplots(1, 2)
     _rate_bars(left, streams)
+    of = "the device" if run.head.machine.device else "one thread"
+    left.set_xlabel(f"bandwidth of {of}, GB/s (log)")
     for i, s in enumerate(speeds):
         colour = COLOURS[5] if s.impossible else COLOURS[1 if s.implementation[:3] == "ff_" else 0]
         right.barh(i, 100 * s.of_ceiling, color=colour)
@@ -192,7 +194,6 @@ def _rate_bars(axes: Any, streams: list[Speed]) -> None:
     axes.set_xscale("log")
     rates = [s.gbs for s in streams] or [1.0]
     axes.set_xlim(min(rates) / 2, max(rates) * 5)
-    axes.set_xlabel("bandwidth of one thread, GB/s (log)")
 
 
 def write_plots(run: Run) -> list[Path]:

@@ -22,13 +22,14 @@ from device_worker import (
 )
 from fake_device import LAUNCH_NS, QUIET, SYNC_NS
 
-from harness import cli, device_probe, registry
+from harness import cli, device_probe, plot, registry
 from harness.errors import UsageError
 from harness.reader import Run, load_run
 from harness.stats import pass_ns
 
 TINY = ["--batch", "9", "--width", "16", "--models", "bert-base-4095,2x3", "--device", "cuda"]
 ODD = f"{UNCAPTURABLE},{OFF_STREAM},{WRONG_ON_DEVICE},{OWN_CLOCK}"
+WRITE_PLOTS = plot.write_plots
 FFF = "fff_torch_bmm/ultrafastbert-2x3/b9/w16"
 FF = "ff_torch_native/bert-base-4095/b9/w16"
 
@@ -64,10 +65,13 @@ def _run(out: Path, *words: str) -> Run:
     return load_run(out)
 
 
-def test_the_whole_half(machine_with_device: None, tmp_path: Path) -> None:
+def test_the_whole_half(
+    machine_with_device: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """With no more than --device cuda every implementation is checked and sampled hot and cold, launched
     and replayed, in both dtypes and with TF32 where it has any, and the ceilings beside it; the report
     has the paper's GPU columns, the wall times, and best against best over each precision."""
+    monkeypatch.setattr("harness.plot.write_plots", WRITE_PLOTS)  # the figures too, once
     run = _run(tmp_path / "run", "--skip", ODD)
     assert set(run.cells["status"]) == {"ok"}
     layers = run.cells[run.cells["role"] == "layer"]
@@ -86,6 +90,9 @@ def test_the_whole_half(machine_with_device: None, tmp_path: Path) -> None:
     assert run.samples.groupby(["cell", "block"]).size().unstack().notna().all().all()
     assert run.head.machine.device is not None
     assert run.head.machine.device.name == "Fake 1"
+    assert {"speedup.png", "time_per_token.png", "ceilings.png"} <= {
+        p.name for p in run.folder.iterdir()
+    }
     text = (tmp_path / "run" / "table.md").read_text(encoding="utf-8")
     for words in (
         "# Speedups of conditional over dense feedforward layers, CUDA", "- Device: Fake 1 (sm_86)",
