@@ -11,19 +11,12 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
-import numpy as np
-import pandas as pd
-from scipy import stats as distributions
-
-from harness import stats
+from harness import change, controls, stats
 from harness.errors import UsageError
-from harness.problem import Array
 from harness.reader import Run
 from harness.stats import Ratio
 
 TOLERANCE = 0.02  # an interval wholly within 1 -+ this is "same"
-_LEAST_RESOLUTION = 0.01  # no machine with an operating system is trusted below this
-_CONFIDENCE = 0.95
 _REFERENCE = "ceiling_sgemm"  # the provider's product: no code of ours, in every run
 
 Verdict = Literal["faster", "slower", "same", "ambiguous", "reference", "broken"]
@@ -36,13 +29,18 @@ _MACHINE = ("processor", "microarchitecture", "cores", "caches", "virtual_machin
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Change:
-    """Hold what became of one cell. change: time in B over time in A, both over their reference."""
+    """Hold what became of one cell.
+
+    change: time in B over time in A, both over their reference. resolution: the share below which no
+    difference of this cell is believed.
+    """
 
     cell: str
     a_ns: float
     b_ns: float
     change: Ratio | None
     verdict: Verdict
+    resolution: float
     reason: str = ""
 
 
@@ -170,63 +168,7 @@ def _references(a: Run, b: Run, both: dict[str, tuple[str, str]], *, same: bool)
     return found
 
 
-# ---- estimates ------------------------------------------------------------------------------------
-
-
-def _levels(run: Run, cell: str, reference: str) -> list[Array]:
-    """Return the log of cell over reference by block, a list for each process."""
-    both = pd.concat(
-        [stats.block_times(run.samples, cell), stats.block_times(run.samples, reference)],
-        axis=1, join="inner",
-    ).dropna()  # fmt: skip
-    logs = pd.Series(
-        np.log(both.iloc[:, 0].to_numpy() / both.iloc[:, 1].to_numpy()), index=both.index
-    )
-    return [group.to_numpy() for _, group in logs.groupby(level="process")]
-
-
-def _units(groups: list[Array], by_process: bool) -> Array:
-    """Return the independent values of a run: the median block of each process, or all its blocks.
-
-    A process shares its memory layout and its moment, so that its blocks are not independent. The median
-    keeps the one block in which the machine's speed changed from deciding over a process.
-    """
-    if by_process:
-        return np.array([np.median(group) for group in groups])
-    return np.concatenate(groups) if groups else np.zeros(0)
-
-
-def estimate(a: list[Array], b: list[Array]) -> Ratio | None:
-    """Return B over A with its 95 % interval, from log values by process and block.
-
-    The processes are the units where both runs have two or more, else the blocks. The interval is
-    Student's for two samples: with three processes a run, resampling would be too narrow. None where a
-    run has no value; no interval where one has a single value.
-    """
-    by_process = min(len(a), len(b)) > 1
-    first, second = _units(a, by_process), _units(b, by_process)
-    if not len(first) or not len(second):
-        return None
-    difference = float(second.mean() - first.mean())
-    blocks = sum(map(len, [*a, *b]))
-    freedom = len(first) + len(second) - 2
-    if min(len(first), len(second)) < 2:
-        return Ratio(value=float(np.exp(difference)), low=np.nan, high=np.nan, blocks=blocks)
-    error = np.sqrt(first.var(ddof=1) / len(first) + second.var(ddof=1) / len(second))
-    half = float(distributions.t.ppf(0.5 + _CONFIDENCE / 2, freedom) * error)
-    low, high = np.exp([difference - half, difference + half])
-    return Ratio(value=float(np.exp(difference)), low=float(low), high=float(high), blocks=blocks)
-
-
-def _resolution(*runs: Run) -> float:
-    """Return by how much the A/A pairs of the runs miss 1, and at least a percent."""
-    missed = [_LEAST_RESOLUTION]
-    for run in runs:
-        for twin in run.cells.loc[run.cells["role"] == "aa", "cell"]:
-            logs = _levels(run, twin, twin.removesuffix("/again"))
-            if logs:
-                missed.append(abs(float(np.exp(np.concatenate(logs).mean())) - 1))
-    return max(missed)
+# ---- verdicts ------------------------------------------------------------------------------------
 
 
 def judge(change: Ratio | None, resolution: float) -> Verdict:
@@ -251,12 +193,32 @@ def _status(run: Run, cell: str) -> str:
     return str(run.cells.loc[run.cells["cell"] == cell, "status"].iloc[0])
 
 
+def _judge_cell(
+    a: Run, b: Run, pair: tuple[str, str], references: tuple[str, str], moves: controls.Moves
+) -> tuple[Ratio | None, Verdict, float, str]:
+    """Return the change of a pair of right cells, its verdict, its resolution and a remark."""
+    found = change.estimate(
+        change.levels(a, pair[0], references[0]), change.levels(b, pair[1], references[1])
+    )
+    place = moves.place(pair)
+    resolution = max(moves.resolution, moves.of(place))
+    verdict, reason = judge(found, resolution), ""
+    if found is None or not found.known:
+        reason = "too few blocks for an interval"
+    elif verdict == "ambiguous" and judge(found, moves.resolution) != verdict:
+        reason = (
+            f"streams its weights from {place}, whose own loops moved by up to "
+            f"{100 * resolution:.0f} % between the runs"
+        )
+    return found, verdict, resolution, reason
+
+
 def _change(a: Run, b: Run, name: str, pair: tuple[str, str], references: tuple[str, str],
-            resolution: float) -> Change:  # fmt: skip
+            moves: controls.Moves) -> Change:  # fmt: skip
     times = stats.pass_ns(a.samples, pair[0]), stats.pass_ns(b.samples, pair[1])
     states = [_status(a, pair[0]), _status(b, pair[1])]
     verdict: Verdict = "ambiguous"
-    change, reason = None, ""
+    found, resolution, reason = None, moves.resolution, ""
     if states[0] == "ok" and states[1] in ("wrong", "failed"):
         verdict, reason = "broken", f"{states[1]} in B"
     elif states != ["ok", "ok"]:
@@ -264,13 +226,11 @@ def _change(a: Run, b: Run, name: str, pair: tuple[str, str], references: tuple[
     elif pair == references:
         verdict, reason = "reference", "all others are taken over it"
     else:
-        change = estimate(_levels(a, pair[0], references[0]), _levels(b, pair[1], references[1]))
-        verdict = judge(change, resolution)
-        if change is None or not change.known:
-            reason = "too few blocks for an interval"
+        found, verdict, resolution, reason = _judge_cell(a, b, pair, references, moves)
     return Change(
-        cell=name, a_ns=times[0], b_ns=times[1], change=change, verdict=verdict, reason=reason
-    )
+        cell=name, a_ns=times[0], b_ns=times[1], change=found, verdict=verdict,
+        resolution=resolution, reason=reason,
+    )  # fmt: skip
 
 
 def compare(a: Run, b: Run) -> Comparison:
@@ -281,11 +241,11 @@ def compare(a: Run, b: Run) -> Comparison:
     same = is_same_machine(a, b)
     both, unmatched = _match(a, b)
     references = _references(a, b, both, same=same)
-    resolution = _resolution(a, b)
+    moves = controls.watch(a, b, references, same=same)
     return Comparison(
-        a=a, b=b, same_machine=same, references=references, resolution=resolution,
+        a=a, b=b, same_machine=same, references=references, resolution=moves.resolution,
         drift=stats.pass_ns(b.samples, references[1]) / stats.pass_ns(a.samples, references[0]),
-        changes=[_change(a, b, n, pair, references, resolution) for n, pair in both.items()
+        changes=[_change(a, b, n, pair, references, moves) for n, pair in both.items()
                  if _either_ok(a, b, pair)],
         unmatched=unmatched,
     )  # fmt: skip

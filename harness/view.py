@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from harness import axes, conditions, measured, published, roofline, stability, stats
+from harness import axes, conditions, limits, measured, published, roofline, stability, stats
 from harness.reader import Run
 from harness.rows import Entry, Point, Speed, Versus
 from harness.stats import Ratio
@@ -236,7 +236,7 @@ def _with_limits(run: Run, known: measured.Ceilings, point: Point) -> Point:
             found = replace(found, resolved=resolved)
         if base is None or cell is None:
             return found
-        remark, impossible = roofline.judge_speedup(
+        remark, impossible = limits.judge_speedup(
             run, known, base, cell, found.ratio, limit(found.model, point.baseline)
         )
         return replace(found, remark=remark, impossible=impossible)

@@ -501,6 +501,31 @@ def test_weights_that_crowd_their_cache_explain_a_smaller_layer(tmp_path: Path) 
     assert entry("beyond", 4.0).impossible
 
 
+@pytest.mark.parametrize(
+    ("rate", "speedup", "says"),
+    [
+        (3.5, 5.0, "DISTURBED"),
+        (2.0, 5.0, "IMPOSSIBLE"),
+        (3.5, 40.0, "IMPOSSIBLE"),
+        (6.0, 4.0, "crowded"),
+    ],
+)
+def test_a_baseline_that_was_held_up_is_not_called_impossible(
+    tmp_path: Path, rate: float, speedup: float, says: str
+) -> None:
+    """Neighbours who push an FF's weights out of the shared cache disturb it; that has its own words.
+
+    Not where the baseline is slower than that can make it, nor where the speedup would be too large anyhow.
+    """
+    ff_ns = STREAM_NS * 45.0 / rate
+    smaller = cell_record("small", model="bert-base-3072", hidden=3072)
+    cells = [*ceiling_records(), (cell_record("ff"), ff_ns), (smaller, ff_ns / speedup)]
+    entries = view.points(make_run(tmp_path / "run", cells))[0].entries["scipy"]
+    entry = next(e for e in entries if e.model == "bert-base-3072")
+    assert says in entry.remark
+    assert entry.impossible == (says == "IMPOSSIBLE")
+
+
 def test_a_product_gives_no_excuse(tmp_path: Path) -> None:
     """Over an FF at level 3, whose tokens share the weights, a speedup above the limit is flagged."""
     ff_ns = 2 * FF_FLOOR_NS

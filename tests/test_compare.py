@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from fabricate import Fake, make_cell
 
-from harness import cli, compare, compare_table
+from harness import change, cli, compare, compare_table
 from harness.compare import Comparison, judge
 from harness.errors import UsageError
 from harness.reader import load_run
@@ -41,7 +41,7 @@ def test_same_runs_are_rarely_called_different():
         for _ in range(6):
             layout = rng.normal(0, 0.005, (2, 3, 1))
             logs = rng.normal(0, 0.01, (2, 3, 4)) + layout - reference
-            verdict = judge(compare.estimate(list(logs[0]), list(logs[1])), 0.01)
+            verdict = judge(change.estimate(list(logs[0]), list(logs[1])), 0.01)
             different += verdict in ("faster", "slower")
             cells += 1
     assert different <= cells / 20
