@@ -11,16 +11,16 @@ from types import ModuleType
 
 from harness import registry
 from harness.implementations import (
-    cuda_ceilings,
     native_cpu,
     native_cuda,
+    torch_ceilings,
     torch_compiled,
     torch_layers,
     triton_layers,
 )
 
 __all__ = [
-    "cuda_ceilings", "native_cpu", "native_cuda", "torch_compiled", "torch_layers", "triton_layers",
+    "native_cpu", "native_cuda", "torch_ceilings", "torch_compiled", "torch_layers", "triton_layers",
 ]  # fmt: skip
 
 

@@ -2,19 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Callable
 from typing import Any
 
+from harness.implementations import torch_library
 from harness.problem import Operands, Problem
 from harness.registry import Context, Implementation, Prepared, register
-
-
-def _unavailable() -> str:
-    """Return why torch can't be used here, or an empty string; torch itself is not imported."""
-    if importlib.util.find_spec("torch"):
-        return ""
-    return "torch is not installed: pip install 'fff-harness[cuda]'"
 
 
 def _prepare_copy(problem: Problem, operands: Operands, context: Context) -> Prepared:
@@ -46,7 +39,7 @@ def _register(
     register(
         Implementation(
             id=id, layer="ceiling", level=None, devices=("cuda",), summary=summary, prepare=prepare,
-            workspace_bytes=lambda problem: 0, unavailable=_unavailable, **more,
+            workspace_bytes=lambda problem: 0, unavailable=torch_library.unavailable, **more,
         )
     )  # fmt: skip
 
