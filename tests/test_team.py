@@ -1,0 +1,78 @@
+"""Claims about the threads that kernels of our own share their work among, and about what `auto` chooses."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from harness import native
+from harness.check import check, poison
+from harness.problem import Operands, Problem, make_aligned, make_operands
+
+# Beyond one descent's tokens, ragged, and with skewed subtrees: tiles, pieces and outputs in several units.
+LARGE = Problem(layer="fff", batch=1537, d_in=33, d_out=17, depth=9, trees=1, seed=4)
+SMALL_CACHES = {"L2": 1 << 14, "L3": 1 << 16}  # many small units, and stores past the caches
+PROBLEMS = {
+    "one tree": LARGE,
+    "aligned rows": replace(LARGE, d_in=64, d_out=64),
+    "several trees": replace(LARGE, batch=700, depth=3, trees=5),
+    "bfloat16": replace(LARGE, dtype="bfloat16"),
+    "bfloat16, several trees": replace(LARGE, batch=700, depth=2, trees=3, dtype="bfloat16"),
+    "one path": replace(LARGE, routing="single"),
+}
+
+
+def _run(kernel: str, problem: Problem, operands: Operands, around: native.Surroundings) -> bytes:
+    workspace = make_aligned((native.workspace_bytes(kernel, problem),), np.uint8)
+    forward, time = native.bind(kernel, problem, operands, around, workspace)
+    poison(operands.y)
+    forward()
+    first = operands.y.tobytes()
+    poison(operands.y)
+    time(3)
+    assert operands.y.tobytes() == first
+    return first
+
+
+@pytest.mark.parametrize("problem", PROBLEMS.values(), ids=PROBLEMS)
+@pytest.mark.parametrize("kernel", ["fff_cpu_grouped", "fff_cpu_auto", "fff_cpu_fused"])
+@pytest.mark.parametrize("isa", native.isas())
+def test_same_bytes_whatever_the_threads(kernel: str, problem: Problem, isa: str) -> None:
+    """One, two and five threads write the same bytes, and they are right."""
+    operands = make_operands(problem)
+    around = [
+        native.Surroundings(isa=isa, threads=threads, caches=SMALL_CACHES) for threads in (1, 2, 5)
+    ]
+    outputs = {_run(kernel, problem, operands, a) for a in around}
+    assert len(outputs) == 1
+    assert check(problem, operands).ok
+
+
+@pytest.mark.parametrize("caches", [{}, {"L2": 1 << 12, "L3": 1 << 13}, {"L2": 1 << 26}])
+@pytest.mark.parametrize("batch", [1, 255, 256, 257, 600])
+def test_right_whatever_the_caches(caches: dict[str, int], batch: int) -> None:
+    """Sizes of caches decide how a batch is cut and never what comes out of it, around the largest group."""
+    problem = replace(LARGE, batch=batch, d_out=32)
+    operands = make_operands(problem)
+    _run("fff_cpu_grouped", problem, operands, native.Surroundings(caches=caches))
+    verdict = check(problem, operands)
+    assert verdict.ok, verdict.reason
+
+
+def test_auto_says_what_it_chooses() -> None:
+    """A small batch is left to the fused kernel, a larger one to the grouped one; others choose nothing."""
+    around = native.Surroundings()
+    chosen = [
+        native.choice("fff_cpu_auto", replace(LARGE, batch=b), around) for b in (1, 7, 8, 1537)
+    ]
+    assert chosen == ["fff_cpu_fused", "fff_cpu_fused", "fff_cpu_grouped", "fff_cpu_grouped"]
+    assert native.choice("fff_cpu_grouped", LARGE, around) == ""
+
+
+def test_threads_beyond_what_can_be_had_are_refused() -> None:
+    """More threads than the team allows are an error that names the number."""
+    problem = replace(LARGE, batch=3)
+    with pytest.raises(native.NativeError, match="the system refuses 5000 threads"):
+        _run("fff_cpu_grouped", problem, make_operands(problem), native.Surroundings(threads=5000))
