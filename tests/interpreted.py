@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import triton.language as tl
 from conformance import Case
+from triton._C.libtriton import ir
 from triton.runtime.interpreter import InterpreterBuilder, TensorHandle
 
 from harness import registry
@@ -36,17 +37,28 @@ def _widen(handle: TensorHandle) -> TensorHandle:
     return TensorHandle(bits.view(np.float32), tl.float32)
 
 
-def mend_interpreter() -> None:
-    """Let the interpreter's product take bfloat16: up to 3.9 it multiplies the bits as integers.
+def _cut(handle: TensorHandle) -> TensorHandle:
+    """Return a float32 handle whose values have the 10 bits of mantissa that TF32 keeps."""
+    bits = np.ascontiguousarray(handle.data).view(np.uint32) & np.uint32(0xFFFFE000)
+    return TensorHandle(bits.view(np.float32), tl.float32)
 
-    Products of bfloat16 are exact in float32, where the device accumulates them too.
+
+def mend_interpreter() -> None:
+    """Let the interpreter's product take bfloat16 and TF32.
+
+    Up to 3.9 it multiplies the bits of bfloat16 as integers, and TF32 as float32. Products of either are
+    exact in float32, where the device accumulates them too.
     """
     multiply = InterpreterBuilder.create_dot
 
-    def create_dot(self: Any, a: TensorHandle, b: TensorHandle, *rest: Any) -> Any:
+    def create_dot(
+        self: Any, a: TensorHandle, b: TensorHandle, d: TensorHandle, precision: Any, *rest: Any
+    ) -> Any:
         if a.dtype == tl.bfloat16:
             a, b = _widen(a), _widen(b)
-        return multiply(self, a, b, *rest)
+        elif precision == ir.INPUT_PRECISION.TF32:
+            a, b = _cut(a), _cut(b)
+        return multiply(self, a, b, d, precision, *rest)
 
     InterpreterBuilder.create_dot = create_dot
 

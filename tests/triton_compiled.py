@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -152,6 +152,12 @@ def passes(dtype: str) -> dict[str, Callable[[], None]]:
     return found | {f"wide {k}": run for k, run in wide.items()}
 
 
+def tf32_passes() -> dict[str, Callable[[], None]]:
+    """Return the grouped passes whose float32 products are TF32."""
+    problem = replace(_fff(16384, 1, 11, "float32"), math="tf32")
+    return {f"tf32 {t} tokens": grouped_pass(problem, t) for t in triton_plan.GROUPED_TILES}
+
+
 def odd_passes(dtype: str) -> dict[str, Callable[[], None]]:
     """Return passes on extents of 1, which Triton takes as constants, and on rows that begin anywhere."""
     one, odd = _fff(1, 1, 1, dtype, width=1), _fff(331, 3, 5, dtype, width=37)
@@ -169,7 +175,8 @@ def report() -> dict[str, dict[str, int]]:
     for architecture in ARCHITECTURES:
         for dtype in DTYPES:
             odd = odd_passes(dtype) if architecture == ARCHITECTURES[0] else {}
-            for name, run in (passes(dtype) | odd).items():
+            tf32 = tf32_passes() if dtype == "float32" else {}
+            for name, run in (passes(dtype) | odd | tf32).items():
                 for number, launch in enumerate(catch(run)):
                     made = source(launch)
                     same = (architecture, made.hash(), str(launch.words))

@@ -10,9 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import test_kernels
-from conformance import Case, judge, with_x
+from conformance import Case, judge, prepare, with_x
 from interpreted import fused, grouped, grouped_by, plant, registered
 
+from harness.check import check
 from harness.implementations import triton_bands, triton_plan
 from harness.problem import DTYPES, Problem, make_operands
 
@@ -97,6 +98,15 @@ def test_uneven_groups(routing: str, all_bands: None) -> None:
     """All tokens in one group, and groups of very different sizes, are right."""
     problem = replace(fff(37, 17, 9, 5), routing=routing)
     assert judge(grouped(16), problem) == ""
+
+
+def test_tf32_is_right_as_tf32_alone(all_bands: None) -> None:
+    """Grouped products in TF32 pass where TF32 was asked for; the same output is wrong as float32."""
+    problem = replace(fff(32, 256, 9, 6), math="tf32")
+    assert judge(grouped(16), problem) == ""
+    guarded, prepared = prepare(grouped(16), problem)
+    prepared.forward()
+    assert not check(replace(problem, math="ieee"), guarded.operands).ok
 
 
 @pytest.mark.parametrize("case", [fused(4), grouped(16)], ids=str)

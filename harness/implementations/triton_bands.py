@@ -72,7 +72,7 @@ def _route(
             x, w_in, parts["activations"], band.slots, band.path, band.next_path, rank, counts,
             problem.batch, problem.d_in, problem.n_nodes, problem.depth, band.tiles * tile,
             FIRST_LEVEL=band.first_level, TILE=tile, BLOCK_IN=block_in,
-            COUNTS=following is not None, num_warps=triton_plan.GROUPED_WARPS, num_stages=3,
+            COUNTS=following is not None, PRECISION=problem.math, num_warps=triton_plan.GROUPED_WARPS, num_stages=3,
             enable_fp_fusion=True,
         )  # fmt: skip
 
@@ -108,6 +108,7 @@ def _output(
             w_out, parts["activations"], band.slots, band.path, band.next_path, total, y,
             problem.batch, problem.d_out, problem.n_nodes, problem.depth, band.tiles * tile, *trees,
             FIRST_LEVEL=band.first_level, TILE=tile, BLOCK_OUT=block_out, ADDS=trees[0] > 0,
+            PRECISION=problem.math,
             num_warps=triton_plan.GROUPED_WARPS, num_stages=1, enable_fp_fusion=True,
             maxnreg=most_registers,
         )  # fmt: skip

@@ -28,8 +28,11 @@ Counters are global atomics: 16 a tile, one for each next subtree. Where a token
 their order; its result does not, since no row of a product knows of another: every pass leaves the same
 bytes. Nothing waits for the host, so that a pass can be captured in a CUDA graph.
 
+float32 products are "ieee", or "tf32" where the problem says so: grouped levels then turn by TF32 sums, as
+torch's would, and the levels below by float32 ones.
+
 Needs: finite weights (a node off the path is multiplied by 0, not skipped) and contiguous arrays. x may hold
-NaN and infinities, which stay in their rows. float32 products are "ieee": TF32 would turn tokens otherwise.
+NaN and infinities, which stay in their rows.
 """
 
 from __future__ import annotations
@@ -102,6 +105,7 @@ def route_kernel(
     next_path: tl.tensor, rank: tl.tensor, counts: tl.tensor,
     batch: tl.tensor, d_in: tl.tensor, n_nodes: tl.tensor, depth: tl.tensor, n_slots: tl.tensor,
     FIRST_LEVEL: tl.constexpr, TILE: tl.constexpr, BLOCK_IN: tl.constexpr, COUNTS: tl.constexpr,
+    PRECISION: tl.constexpr,
 ) -> None:  # fmt: skip
     """Take one tile of one tree through a band.
 
@@ -123,7 +127,7 @@ def route_kernel(
         w_mask = present[None, :] & (i < d_in)[:, None]
         x_part = tl.load(x + token[:, None] * d_in + i[None, :], mask=x_mask, other=0.0)
         w_part = tl.load(w_in + row[None, :] * d_in + i[:, None], mask=w_mask, other=0.0)
-        z = tl.dot(x_part, w_part, z, input_precision="ieee")
+        z = tl.dot(x_part, w_part, z, input_precision=PRECISION)
     at = (tree * batch + token) * (depth + 1) + FIRST_LEVEL
     turns = tl.zeros((TILE,), tl.int32)
     for step in tl.static_range(BAND):
@@ -166,6 +170,7 @@ def output_kernel(
     batch: tl.tensor, d_out: tl.tensor, n_nodes: tl.tensor, depth: tl.tensor, n_slots: tl.tensor,
     first_tree: tl.tensor, end_tree: tl.tensor,
     FIRST_LEVEL: tl.constexpr, TILE: tl.constexpr, BLOCK_OUT: tl.constexpr, ADDS: tl.constexpr,
+    PRECISION: tl.constexpr,
 ) -> None:  # fmt: skip
     """Sum the levels down to the last grouped band, and write a tile's block of columns.
 
@@ -196,7 +201,7 @@ def output_kernel(
         a = tl.load(at + (FIRST_LEVEL + level)[None, :], mask=used, other=0.0)
         w_at = rows + node.to(tl.int64)[:, None] * d_out
         w = tl.load(w_at, mask=present[:, None] & in_row, other=0.0)
-        total = tl.dot(a.to(w.dtype), w, total, input_precision="ieee")
+        total = tl.dot(a.to(w.dtype), w, total, input_precision=PRECISION)
         if FIRST_LEVEL > 0:
             above = tl.arange(0, WIDTH)  # FIRST_LEVEL is 12 at most
             real = above < FIRST_LEVEL
@@ -204,5 +209,5 @@ def output_kernel(
             a = tl.load(at + above[None, :], mask=valid[:, None] & real[None, :], other=0.0)
             w_at = rows + ancestor.to(tl.int64)[:, None] * d_out
             w = tl.load(w_at, mask=real[:, None] & in_row, other=0.0)
-            total = tl.dot(a.to(w.dtype), w, total, input_precision="ieee")
+            total = tl.dot(a.to(w.dtype), w, total, input_precision=PRECISION)
     tl.store(y + out_at, total.to(y.dtype.element_ty), mask=out_mask)

@@ -125,7 +125,7 @@ register(
     Implementation(
         id="fff_triton_grouped", layer="fff", level=None, devices=("cuda",), dtypes=DTYPES,
         summary="Triton: tokens grouped by subtree, dense products of 15 nodes, gathers below",
-        prepare=_prepare_grouped, workspace_bytes=triton_plan.grouped_workspace_bytes,
+        prepare=_prepare_grouped, workspace_bytes=triton_plan.grouped_workspace_bytes, tf32=True,
         unavailable=unavailable,
     )
 )  # fmt: skip
