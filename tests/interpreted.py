@@ -87,7 +87,9 @@ def on_tensors(implementation: Implementation) -> Case:
         hosted = replace(context, workspace=lambda size: as_tensor(context.workspace(size)))
         return implementation.prepare(problem, _tensors(operands), hosted)
 
-    hosted = replace(implementation, prepare=prepare, devices=("cpu",))
+    hosted = replace(
+        implementation, prepare=prepare, devices=("cpu",), unavailable=lambda: ""
+    )  # fmt: skip
     return Case(implementation=hosted, provider="", isa="")
 
 

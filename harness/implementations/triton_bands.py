@@ -72,8 +72,8 @@ def _route(
             x, w_in, parts["activations"], band.slots, band.path, band.next_path, rank, counts,
             problem.batch, problem.d_in, problem.n_nodes, problem.depth, band.tiles * tile,
             FIRST_LEVEL=band.first_level, TILE=tile, BLOCK_IN=block_in,
-            COUNTS=following is not None, PRECISION=problem.math, num_warps=triton_plan.GROUPED_WARPS, num_stages=3,
-            enable_fp_fusion=True,
+            COUNTS=following is not None, PRECISION=problem.math,
+            num_warps=triton_plan.GROUPED_WARPS, num_stages=3, enable_fp_fusion=True,
         )  # fmt: skip
 
     return launch
