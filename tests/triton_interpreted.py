@@ -49,8 +49,8 @@ GROUPED = [
 ]
 # Bands below the first, of groups as small as one token.
 BANDED = [
-    (grouped(16), fff(33, 17, 9, 7)),
-    (grouped(16), fff(21, 8, 17, 4, trees=2)),
+    (grouped(16), fff(19, 17, 9, 7)),
+    (grouped(16), fff(17, 8, 17, 4, trees=2)),
     (grouped(32), fff(17, 9, 7, 13)),
 ]
 
@@ -96,7 +96,7 @@ def test_further_bands_agree_with_oracle(case: Case, problem: Problem) -> None:
 @pytest.mark.parametrize("routing", ["single", "zipf"])
 def test_uneven_groups(routing: str, all_bands: None) -> None:
     """All tokens in one group, and groups of very different sizes, are right."""
-    problem = replace(fff(37, 17, 9, 5), routing=routing)
+    problem = replace(fff(21, 17, 9, 5), routing=routing)
     assert judge(grouped(16), problem) == ""
 
 
