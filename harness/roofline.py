@@ -70,11 +70,11 @@ def summed_floor_ns(ceilings: Ceilings, cell: Any) -> float:
 
     flops / peak + compulsory bytes / bandwidth. A steadier aim than the larger of the two, and no bound: a
     kernel that computes while it loads may pass it. Weights that are cold as a pass begins come from the
-    memory whatever their size, and x and y with them. Of bfloat16 the bytes alone, as in `floor_ns`.
+    memory whatever their size, and x and y with them. Operations of a precision whose peak was not measured
+    count at that of float32: a processor with faster products of bfloat16 may pass that too.
     """
-    compute = cell["flops"] / ceilings.peak_of(cell)
-    if math.isnan(compute) and cell["dtype"] != "float32":
-        compute = 0.0
+    peak = ceilings.peak_of(cell)
+    compute = cell["flops"] / (ceilings.flops if math.isnan(peak) else peak)
     size = compulsory_bytes(cell)
     cold = cell["weights"] != "hot"
     traffic = size / ceilings.bandwidth_at(MEMORY) if cold else traffic_ns(ceilings, size)

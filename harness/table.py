@@ -163,7 +163,8 @@ def _foot_lines(run: Run) -> list[str]:
         "a figure is impossible.",
         "- share of floor: the same with the sum of the two in place of the larger, the time of a pass that "
         "computes and moves one after the other. An aim, not a bound: what computes while it loads may pass "
-        "it. Cold weights count at the memory's bandwidth, in bfloat16 the bytes alone.",
+        "it. Cold weights count at the memory's bandwidth, operations without a peak of their own at that of "
+        "float32.",
         f"- {REMARKED} above the limit, explained by where the weights lie: see the line below the table.",
         f"- paper: Table 2 of arXiv 2311.10770 (batch {PAPER_BATCH}, width {PAPER_WIDTH}, "
         f"{_PAPER_MACHINES[ledger.paper_device(run)]}); {UNCONFIRMED} in no source that could be opened.",
