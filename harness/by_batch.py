@@ -72,6 +72,9 @@ def _draw_speedups(axes: Any, rows: dict[str, _Series], baseline: str) -> None:
         axes.annotate(text, (0.99, limit), xycoords=("axes fraction", "data"), xytext=(0, 3), ha="right",
                       textcoords="offset points", fontsize=8, color="#555555")  # fmt: skip
     axes.axhline(1, color="black", lw=0.8)
+    drawn = [r.value for series in rows.values() for r in series.speedups.values()]
+    drawn += [1.0, *(view.limit(series.model, baseline) for series in rows.values())]
+    axes.set_ylim(min(drawn) / 2, 3 * max(drawn))  # an interval of few samples may reach far beyond
     axes.yaxis.set_major_formatter(lambda x, _: f"{x:g}x")
     axes.set_ylabel("speedup over the fastest FF")
 

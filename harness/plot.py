@@ -55,13 +55,16 @@ def speedup_figure(run: Run) -> Figure:
     bars = _bars_of(point)
     figure = new_figure(9.5, 1.6 + 0.62 * max(1, len(bars)))
     axes = figure.subplots()
+    highest = max([*(b[1].value for b in bars), *(b[4] for b in bars), 2.0])
     for i, (_, ratio, paper, confirmed, limit) in enumerate(bars):
         axes.barh(i - 0.17, ratio.value, height=0.34, color=COLOURS[0], zorder=2)
         if ratio.known:
             spread = [[ratio.value - ratio.low], [ratio.high - ratio.value]]
             axes.errorbar(ratio.value, i - 0.17, xerr=spread, color="black", capsize=3, zorder=3)
-        axes.text(ratio.high * 1.06 if ratio.known else ratio.value * 1.06, i - 0.17,
-                  format_ratio(ratio), va="center", fontsize=8, zorder=5, bbox=_LABEL)  # fmt: skip
+        # Behind the interval, but in sight: one of few samples may reach far beyond the axis.
+        behind = min(ratio.high if ratio.known else ratio.value, highest)
+        axes.text(behind * 1.06, i - 0.17, format_ratio(ratio), va="center", fontsize=8, zorder=5,
+                  bbox=_LABEL)  # fmt: skip
         if paper is not None:
             hatch = "" if confirmed else "////"
             axes.barh(
@@ -74,7 +77,6 @@ def speedup_figure(run: Run) -> Figure:
     axes.invert_yaxis()
     axes.set_xscale("log")
     axes.axvline(1, color="black", lw=0.8)
-    highest = max([*(b[1].value for b in bars), *(b[4] for b in bars), 2.0])
     axes.set_xlim(left=0.8, right=highest * 3)
     axes.xaxis.set_major_formatter(lambda x, _: f"{x:g}x")
     axes.set_xlabel("speedup (log)")

@@ -13,7 +13,7 @@ from harness.problem import Problem
 from harness.reader import Run, load_run
 
 SWEEP = ["sweep", "--width", "24", "--levels", "1,3", "--models", "1x3", "--processes", "1", "--passes", "2",
-         "--skip", "ceiling_*"]  # fmt: skip
+         "--skip", "ceiling_*,*torch*"]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +83,7 @@ def test_runs_over_different_baselines_do_not_mix(
 ) -> None:
     """One table does not hold ratios over two baselines."""
     folder = tmp_path / "other"
-    assert cli.run([*SWEEP, "--batch", "1,8", "--baseline", "ff-32", "--out", str(folder)]) == 0
+    assert cli.run([*SWEEP, "--batch", "1", "--baseline", "ff-32", "--out", str(folder)]) == 0
     capsys.readouterr()
     with pytest.raises(UsageError, match="baseline is 'ff-64' in the one and 'ff-32' in the other"):
         merge.check_mix([run, load_run(folder)])

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import json
+from collections.abc import Callable
 from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
+from matplotlib.figure import Figure
 
-from harness import plot
-from harness.reader import load_run
+from harness import by_batch, plot, stats
+from harness.reader import Run, load_run
+from harness.stats import Ratio
 
 
 def test_files_are_written_and_deterministic(golden_run: Path) -> None:
@@ -70,3 +74,17 @@ def test_a_run_without_samples(
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
     path.write_text("".join(x for x in lines if json.loads(x)["kind"] in kinds), encoding="utf-8")
     assert len(plot.write_plots(load_run(golden_run))) == files
+
+
+@pytest.mark.parametrize("draw", [plot.speedup_figure, by_batch.draw])
+def test_an_endless_interval_does_not_push_the_figure_away(
+    draw: Callable[[Run], Figure], golden_run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An interval that reaches to 1e40 leaves the axes where the values are, and the figure is written."""
+    wide = Ratio(value=3.0, low=1e-40, high=1e40, blocks=2)
+    monkeypatch.setattr(stats, "ratio", lambda *_: wide)
+    run = load_run(golden_run)
+    figure = draw(run)
+    figure.savefig(io.BytesIO())
+    limits = [*figure.axes[0].get_xlim(), *figure.axes[0].get_ylim()]
+    assert max(limits) < 1e5
