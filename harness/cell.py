@@ -14,6 +14,7 @@ from harness.registry import Implementation
 # What a core of 2020 or later does, in GFLOP/s; used for the prediction and nothing else.
 _RATES = {
     ("ff", 1): 15.0, ("ff", 2): 26.0, ("ff", 3): 90.0, ("fff", 1): 12.0, ("fff", 2): 9.0,
+    ("ff", 0): 60.0, ("fff", 0): 20.0,
 }  # fmt: skip
 _RATE_UNKNOWN = 20.0
 GATE_S = 0.15  # the float64 oracle on its subset

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from itertools import product
 
-from harness import axes, blas, ceilings, locality, machine, on_device, registry, seat
+from harness import axes, blas, ceilings, locality, machine, on_device, registry, seat, unfit
 from harness.axes import Model, Recipes
 from harness.cell import GATE_S, LONG_PASS_S, Cell, label, make_cell
 from harness.errors import UnavailableError, UsageError
-from harness.facts import DeviceFacts
 from harness.problem import Problem
 from harness.registry import Implementation
 from harness.spec import SweepSpec
@@ -248,9 +247,11 @@ def make_plan(spec: SweepSpec) -> Plan:
     notices += left_out
     cache_bytes = facts.l2_bytes if facts else machine.last_level_bytes()
     cells, refused = _layer_cells(spec, chosen, models, combinations, cache_bytes)
-    reasons = {c.id: c_reason for c in cells if (c_reason := _reason(c, refused, facts))}
+    reasons = {
+        c.id: c_reason for c in cells if (c_reason := unfit.find_reason(spec, c, refused, facts))
+    }
     usable = [c for c in cells if c.id not in reasons]
-    takers = [c for c in cells if not _unfit(registry.get(c.implementation), c)]
+    takers = [c for c in cells if not unfit.by_nature(registry.get(c.implementation), c)]
     untaken = {c.problem.dtype for c in cells} - {c.problem.dtype for c in takers}
     if untaken and not refused:
         raise UsageError(f"--dtype: no chosen implementation that runs here takes {min(untaken)}")
@@ -274,21 +275,6 @@ def make_plan(spec: SweepSpec) -> Plan:
     if facts:
         on_device.check_memory(plan.cells, facts)
     return plan
-
-
-def _reason(cell: Cell, refused: Mapping[str, str], facts: DeviceFacts | None) -> str:
-    """Return why a cell can't be measured, or an empty string."""
-    reason = _unfit(registry.get(cell.implementation), cell) or refused.get(cell.id, "")
-    return reason or (on_device.why_too_large(cell, facts) if facts else "")
-
-
-def _unfit(implementation: Implementation, cell: Cell) -> str:
-    """Return why an implementation can't be measured as a cell asks, whatever the size."""
-    if cell.problem.dtype not in implementation.dtypes:
-        return f"takes {' and '.join(implementation.dtypes)} alone, not {cell.problem.dtype}"
-    if cell.launch == "graph" and not implementation.capturable:
-        return "its passes can't be captured as a CUDA graph"
-    return implementation.unavailable()
 
 
 def _check_memory(plan: Plan) -> None:

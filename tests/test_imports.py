@@ -93,7 +93,7 @@ ALLOWED: dict[str, set[str]] = {
     "placed": {"check", "device", "problem"},
     "plan": {
         "axes", "blas", "ceilings", "cell", "facts", "locality", "machine", "on_device", "problem",
-        "registry", "seat", "spec",
+        "registry", "seat", "spec", "unfit",
     },
     "plot": {
         "axes", "by_batch", "canvas", "conditions", "notation", "reader", "rows", "stats", "table", "view",
@@ -129,6 +129,7 @@ ALLOWED: dict[str, set[str]] = {
     "table_head": {"device_table", "notation", "reader", "records", "stability", "vector_width", "view"},
     "timing": {"clock", "cuda_clock", "device", "locality", "machine", "registry"},
     "torch_device": {"device", "facts", "nvml", "problem"},
+    "unfit": {"cell", "facts", "on_device", "registry", "spec"},
     "vector_width": set(),
     "view": {
         "axes", "conditions", "limits", "measured", "published", "reader", "roofline", "rows", "stability",
