@@ -26,6 +26,7 @@ from harness.ladder import LEVELS
 from harness.reader import Run
 from harness.stats import Ratio
 from harness.waterfall import ladder_figure
+from harness.writer import write_whole
 
 EXPLAIN_FILES = ("explain.md", "explain.csv")
 
@@ -144,7 +145,7 @@ def write_page(run: Run) -> list[Path]:
     texts = (format_page(run, climbs), csv_frame(run, climbs).to_csv(index=False))
     paths = [run.folder / name for name in EXPLAIN_FILES]
     for path, text in zip(paths, texts, strict=True):
-        path.write_text(text, encoding="utf-8")
+        write_whole(path, text)
     # Fixed ids and no date: the same samples give the same bytes.
     with mpl.rc_context({"svg.hashsalt": "fff-harness", "font.family": "DejaVu Sans"}):
         figure = ladder_figure(run, climbs)

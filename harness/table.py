@@ -34,6 +34,7 @@ from harness.reader import Run
 from harness.rows import Entry, Point, Versus
 from harness.stats import Ratio
 from harness.table_head import head_lines
+from harness.writer import write_whole
 
 _PAPER_MACHINES = {"cpu": "i7-6700HQ, MKL 2023.2", "gpu": "RTX A6000"}
 TABLE_FILES = ("table.md", "table.csv", "speeds.csv", "table.tex", "ledger.json")
@@ -172,9 +173,11 @@ def _foot_lines(run: Run) -> list[str]:
     judged = (run.cells["status"] == "ok") & ~run.cells["role"].isin(["ceiling", "ladder"])
     checked = run.cells.loc[judged, "checked_tokens"]
     if len(checked):
+        fewest, most = checked.min(), checked.max()
+        tokens = f"{most}" if fewest == most else f"{fewest} to {most}"
         lines.append(
-            f"- Every cell was compared with a float64 oracle on its timed buffers, {checked.min()} to "
-            f"{checked.max()} tokens each, and every output element was seen to be written."
+            f"- Every cell was compared with a float64 oracle on its timed buffers, {tokens} tokens each, "
+            "and every output element was seen to be written."
         )
     return lines
 
@@ -270,5 +273,5 @@ def write_tables(run: Run) -> list[Path]:
     )
     paths = [run.folder / name for name in TABLE_FILES]
     for path, text in zip(paths, texts, strict=True):
-        path.write_text(text, encoding="utf-8")
+        write_whole(path, text)
     return paths

@@ -14,6 +14,16 @@ class WriteError(RuntimeError):
     """Say that the system refused to write a record, and why."""
 
 
+def write_whole(path: Path, text: str) -> None:
+    """Write a file whole or not at all. Raises OSError."""
+    part = path.with_name(path.name + ".part")
+    try:
+        part.write_text(text, encoding="utf-8")
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
 class Writer:
     """Append records to a run folder, each line handed to the system before the next is measured."""
 
@@ -53,12 +63,7 @@ class Writer:
                 f"--out: {self.folder} holds a run already; name a folder of its own, or take it up "
                 "with --resume"
             )
-        part = path.with_suffix(".part")
-        try:
-            part.write_text(head.model_dump_json(indent=1) + "\n", encoding="utf-8")
-            part.replace(path)
-        finally:
-            part.unlink(missing_ok=True)
+        write_whole(path, head.model_dump_json(indent=1) + "\n")
 
     def _begin_on_a_fresh_line(self) -> None:
         """End a line that a kill cut short, so that the next record does not become part of it."""

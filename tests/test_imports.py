@@ -57,7 +57,7 @@ ALLOWED: dict[str, set[str]] = {
     "errors": set(),
     "explain": {
         "axes", "canvas", "climb", "explain_words", "ladder", "notation", "published", "reader", "stats",
-        "table_head", "waterfall",
+        "table_head", "waterfall", "writer",
     },
     "explain_words": {"climb", "ladder", "notation", "published", "reader"},
     "facts": set(),
@@ -124,7 +124,7 @@ ALLOWED: dict[str, set[str]] = {
     },
     "table": {
         "axes", "conditions", "device_table", "frames", "ledger", "notation", "reader", "rows", "stats",
-        "table_head", "view",
+        "table_head", "view", "writer",
     },
     "table_head": {"device_table", "notation", "reader", "records", "stability", "vector_width", "view"},
     "timing": {"clock", "cuda_clock", "device", "locality", "machine", "registry"},

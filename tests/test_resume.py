@@ -16,7 +16,7 @@ import kill
 import pytest
 from fabricate import Fake, make_cell, make_machine, make_provider
 
-from harness import cli, reader, records, resume, sweep
+from harness import cli, reader, records, resume, sweep, writer
 from harness.errors import UsageError
 from harness.lock import FolderLock, LockedError
 from harness.plan import make_plan
@@ -565,3 +565,21 @@ def test_resumed_spec_is_the_runs_own(tmp_path):
     assert (found.models, found.out) == (spec.models, spec.out)
     assert len(make_plan(spec).cells) == 2
     assert sweep.run_folder(spec) == tmp_path / "run"
+
+
+def test_a_file_is_written_whole_or_not_at_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A table that the disk has no room for leaves the one that was there, and no part of itself."""
+    path = tmp_path / "table.md"
+    writer.write_whole(path, "first")
+
+    def full(self: Path, text: str, **_: object) -> int:
+        self.touch()
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(OSError, match="No space left"):
+        writer.write_whole(path, "second")
+    assert path.read_text(encoding="utf-8") == "first"
+    assert [p.name for p in tmp_path.iterdir()] == ["table.md"]

@@ -10,6 +10,8 @@ import typer
 from harness import axes, ladder, plan, sweep
 from harness.cli import options
 from harness.cli.asked import make_spec
+from harness.cli.report import print_error
+from harness.cli.sweeping import print_plan
 from harness.console import Display
 from harness.reader import load_run
 
@@ -27,6 +29,7 @@ def explain_command(
     passes: options.Passes = None,
     budget: Annotated[float | None, options.budget(ladder.BUDGET_S, ladder.QUICK_BUDGET_S)] = None,
     processes: options.Processes = plan.PROCESSES,
+    dry_run: options.DryRun = False,
     out: options.Out = None,
 ) -> int:
     """Say what the published speedup is made of: from its protocol to a strict one, a fault at a time.
@@ -34,14 +37,8 @@ def explain_command(
     Measures UltraFastBERT-1x11 against the fastest FF first as the benchmark published with the paper did,
     then with one fault mended after the other, and writes the page explain.md with a table and a figure.
     """
-    from harness import explain
-
     if run is not None:
-        loaded = load_run(run)
-        files = explain.write_page(loaded)
-        print(files[0].read_text(encoding="utf-8"))
-        print(f"Written: {', '.join(map(str, files))}")
-        return 0
+        return 0 if _write_page(run) else 1
     default_budget = ladder.QUICK_BUDGET_S if quick else ladder.BUDGET_S
     spec = ladder.ask(
         make_spec(
@@ -52,12 +49,31 @@ def explain_command(
         )
     )  # fmt: skip
     made = ladder.make_ladder(spec)
+    if dry_run:
+        print_plan(spec, made)
+        return 0
     with Display() as display:
         outcome = sweep.run(spec, made, display)
-    loaded = load_run(outcome.folder)
-    files = explain.write_page(loaded)
-    print(files[0].read_text(encoding="utf-8"))
-    print(f"Written to {outcome.folder}: {', '.join(p.name for p in files)}")
+    written = _write_page(outcome.folder)
+    if outcome.trouble:
+        print_error(outcome.trouble)
     if outcome.reason == "interrupted":
         return 130
-    return 1 if outcome.wrong or outcome.failed else 0
+    bad = outcome.wrong or outcome.failed or outcome.trouble or not written
+    return 1 if bad else 0
+
+
+def _write_page(folder: Path) -> bool:
+    """Print a ladder's page and write it with its figure; say whether that could be written."""
+    from harness import explain
+
+    loaded = load_run(folder)
+    print(explain.format_page(loaded))
+    try:
+        files = explain.write_page(loaded)
+    except OSError as error:
+        print_error(f"can't write the page to {folder}: {error.strerror}; `python -m harness explain "
+                    f"{folder}` makes it from the samples")  # fmt: skip
+        return False
+    print(f"Written to {folder}: {', '.join(p.name for p in files)}")
+    return True

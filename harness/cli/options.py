@@ -36,6 +36,9 @@ KeepBlasEnv = Annotated[
         help=f"Keep variables that force a BLAS kernel ({', '.join(FORCING)}).",
     ),
 ]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Print the plan and its predicted time; run nothing.")
+]
 Out = Annotated[
     Path | None,
     typer.Option(help="Folder of the run. [default: results/<UTC time>-<host>-<commit>]"),

@@ -21,7 +21,8 @@ from harness.reader import Run, load_run
 from harness.spec import SweepSpec
 
 
-def _print_plan(spec: SweepSpec, made: Plan) -> None:
+def print_plan(spec: SweepSpec, made: Plan) -> None:
+    """Print the cells of a plan with their predicted time, and what the whole will take."""
     from harness.notation import format_time, format_unavailable
 
     table = Table("cell", "GFLOP", "a pass, predicted", "workspace MiB")
@@ -34,7 +35,7 @@ def _print_plan(spec: SweepSpec, made: Plan) -> None:
     lacking = [(cell.implementation, reason) for cell, reason in made.unavailable]
     print(*format_unavailable(lacking), sep="\n", end="\n" if lacking else "")
     print(
-        f"{len(made.cells)} cells, {spec.processes} fresh processes a provider, about "
+        f"{len(made.cells)} cells, {made.processes(spec)} fresh processes a provider, about "
         f"{made.blocks(spec)} blocks; predicted {made.predicted_s(spec):.0f} s and "
         f"{made.memory_bytes() / 2**20:.0f} MiB in the measuring processes. "
         f"The run would stand in {sweep.run_folder(spec)}."
@@ -184,9 +185,7 @@ def sweep_command(
         bool,
         typer.Option("--strict", help="Refuse to measure over what `doctor` calls serious."),
     ] = False,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print the plan and its predicted time; run nothing.")
-    ] = False,
+    dry_run: options.DryRun = False,
     out: options.Out = None,
     resume_run: Annotated[
         Path | None,
@@ -220,7 +219,7 @@ def sweep_command(
     for notice in made.notices:
         print(notice, file=sys.stderr)
     if dry_run:
-        _print_missing(resumed, made) if resumed else _print_plan(spec, made)
+        _print_missing(resumed, made) if resumed else print_plan(spec, made)
         return 0
     if resumed and resume.has_ended(resumed):
         print(f"{resumed.folder}: nothing is missing", file=sys.stderr)
