@@ -17,12 +17,15 @@ _RATES = {
     ("ff", 0): 60.0, ("fff", 0): 20.0,
 }  # fmt: skip
 _RATE_UNKNOWN = 20.0
+# The same of a GPU of 2020 or later: one that is naive on purpose, and all others.
+_DEVICE_RATES = {"naive": 200.0, "": 2000.0}
 GATE_S = 0.15  # the float64 oracle on its subset
 _CEILING_GATE_S = 0.05
 _SET_S = 0.08  # drawing a further set of weights and the oracle on it
 _COMPILE_S = 6.0
 _KEPT = 0.3  # of the time to compile, where the result is on disk
 _FLUSHES_S = 0.1  # the walks of one sample
+_DEVICE_BYTES_PER_S = 200e9
 # In a second and later process a pass this long is not run whole before it is timed: see worker.py.
 LONG_PASS_S = 0.3
 
@@ -34,7 +37,7 @@ class Cell:
     workspace_bytes: what it is given, and what its passes allocate beside.
     place: the part of the memory that a ceiling's set fits (`L2`, `memory`), empty for all others.
     weights: where they stand as a pass begins (locality.py); sets: of weights, where they are rotated.
-    launch: `eager`, or `graph` where passes are replayed from a CUDA graph.
+    launch: `eager`, or `graph` where passes are replayed from a CUDA graph. on_device: not on the CPU.
     """
 
     id: str
@@ -50,6 +53,7 @@ class Cell:
     weights: str = "hot"
     sets: int = 1
     launch: str = "eager"
+    on_device: bool = False
     unwritten: bool = False  # role ladder only: the buffers are zero pages that nothing ever wrote
 
     def work(self) -> tuple[int, int]:
@@ -77,6 +81,10 @@ class Cell:
 
     def predicted_s(self) -> float:
         """Return a guess of one pass's time, in seconds."""
+        if self.on_device:
+            flops, moved = self.work()
+            how = "naive" if self.implementation.endswith("naive") else ""
+            return flops / _DEVICE_RATES[how] / 1e9 + moved / _DEVICE_BYTES_PER_S
         if self.role == "ceiling":
             return ceilings.predict_s(self.implementation, self.problem)
         layer = self.problem.layer
@@ -146,7 +154,7 @@ def make_cell(
         implementation=implementation.id, level=implementation.level, model=model,
         provider=label(bound) if bound else "", problem=problem, workspace_bytes=size,
         runs_in=runs_in, place=place, weights=weights,
-        sets=sets, launch=launch,
+        sets=sets, launch=launch, on_device=not provider,
     )  # fmt: skip
 
 
@@ -156,5 +164,5 @@ def make_twin(cell: Cell) -> Cell:
         id=f"{cell.id}/again", role="aa", implementation=cell.implementation, level=cell.level,
         model=cell.model, provider=cell.provider, runs_in=cell.runs_in, problem=cell.problem,
         workspace_bytes=cell.workspace_bytes, weights=cell.weights, sets=cell.sets,
-        launch=cell.launch,
+        launch=cell.launch, on_device=cell.on_device,
     )  # fmt: skip
