@@ -241,7 +241,7 @@ def test_ff_of_the_same_dtype_is_the_baseline(monkeypatch: pytest.MonkeyPatch) -
     """Where an FF takes bfloat16 it is the baseline, and no float32 cell is added."""
     own = planted.make("ff", name="ff_test_both")
     monkeypatch.setitem(registry._known, own.id, own)
-    made = plan.make_plan(_spec("bfloat16", only=["ff_*"]))
+    made = plan.make_plan(_spec("bfloat16", only=["ff_l3_*", "ff_test_both"]))
     assert {c.problem.dtype for c in made.cells if c.role == "layer"} == {"bfloat16"}
     assert {c.implementation for c in made.cells if c.role == "layer"} == {"ff_test_both"}
     assert all("takes float32 alone" in reason for _, reason in made.unavailable)
