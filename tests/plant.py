@@ -133,7 +133,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--percent", type=int, default=5, help="how much slower the kernel is made")
     parser.add_argument(
-        "--duty", type=float, default=0.5, help="share of each processor that is taken"
+        "--duty", type=float, default=0.8, help="share of each processor that is taken"
     )
     parser.add_argument("--keep", type=Path, help="folder to leave the runs in")
     parser.add_argument("--spin", type=float, help=argparse.SUPPRESS)
