@@ -8,14 +8,19 @@ from typing import Any
 
 import numpy as np
 import pytest
+from fake_device import FakeDevice
 
-from harness.cuda_clock import make_timer
+from harness import check, registry
+from harness.cuda_clock import DeviceTimer, make_timer
 from harness.device import CaptureError
 from harness.errors import UnavailableError
+from harness.problem import Operands, Problem, make_operands, make_weights
+from harness.registry import Context
 
 torch = pytest.importorskip("torch")
 
 from harness import torch_device  # noqa: E402 - it imports torch
+from harness.torch_device import as_tensor  # noqa: E402
 
 MIB = 1 << 20
 
@@ -59,6 +64,36 @@ def test_tensors_share_the_arrays_bytes() -> None:
         assert tensor.dtype == kind
         assert tensor.shape == (2, 3)
         assert float(tensor[1, 2]) == 1.5
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("name", ["ff_torch_native", "ff_torch_bmm", "fff_torch_bmm"])
+def test_the_layers_take_what_a_device_hands_them(name: str, dtype: str) -> None:
+    """Given tensors, a tensor as workspace and the device's timer, the layers in torch fill y rightly, with
+    each of several sets of weights in turn, and are timed by nothing else."""
+    shape = {"hidden": 70} if name.startswith("ff_") else {"depth": 4, "trees": 2}
+    problem = Problem(
+        layer=name.split("_")[0], batch=33, d_in=24, d_out=16, dtype=dtype, seed=5, **shape
+    )  # type: ignore[arg-type]
+    device, host = FakeDevice(), make_operands(problem)
+    other = make_weights(problem, 1)
+    own = Operands(
+        x=as_tensor(host.x), w_in=as_tensor(host.w_in), w_out=as_tensor(host.w_out),
+        y=as_tensor(host.y), rotation=(tuple(map(as_tensor, other)),),
+    )  # fmt: skip
+    context = Context(
+        provider=None, device="cuda", timer=make_timer(device),
+        workspace=lambda size: torch.empty(size, dtype=torch.uint8),
+    )  # fmt: skip
+    prepared = registry.get(name).prepare(problem, own, context)
+    assert isinstance(prepared.time, DeviceTimer)
+    assert prepared.sets == 2
+    for passes, weights in ((1, (host.w_in, host.w_out)), (2, other)):
+        check.poison(host.y)
+        prepared.time(passes)
+        verdict = check.check(problem, replace(host, w_in=weights[0], w_out=weights[1]))
+        assert verdict.ok, verdict.reason
+    assert device.log.count("synchronise") == 4
 
 
 @pytest.mark.gpu
