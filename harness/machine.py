@@ -32,6 +32,9 @@ _PACKAGES = (
     "mkl",
     "scipy-openblas32",
     "torch",
+    "triton",
+    "cuda-bindings",
+    "nvidia-cuda-nvrtc",
 )
 
 
