@@ -66,8 +66,8 @@ ALLOWED: dict[str, set[str]] = {
     "gate": {"cell", "clock", "crew", "journal", "process"},
     "gpu": {"facts"},
     "implementations": {
-        "blas", "clock", "cuda_compile", "cuda_driver", "cuda_launch", "device_probe", "native", "probe",
-        "problem", "registry",
+        "blas", "clock", "cuda_compile", "cuda_driver", "cuda_launch", "device_probe", "machine", "native",
+        "probe", "problem", "registry",
     },
     "inspection": {"facts", "records"},
     "journal": {"cell", "records", "spec", "writer"},
@@ -83,6 +83,7 @@ ALLOWED: dict[str, set[str]] = {
     "measured": {"ceilings", "reader", "stats"},
     "merge": {"frames", "notation", "reader", "rows", "stats", "view"},
     "native": {"_native", "problem"},
+    "nn": {"implementations", "registry"},
     "notation": {"published", "stats"},
     "nvml": {"device"},
     "on_device": {
@@ -146,7 +147,7 @@ ALLOWED: dict[str, set[str]] = {
 
 # Packages that only these modules may import.
 RESERVED: dict[str, set[str]] = {
-    "torch": {"implementations", "torch_device"},
+    "torch": {"implementations", "nn", "torch_device"},
     "pynvml": {"nvml"},
     "triton": {"implementations"},
     "matplotlib": {"by_batch", "canvas", "plot", "explain", "waterfall"},

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import time
 import types
 from collections.abc import Callable, Sequence
@@ -140,7 +139,7 @@ def _activation_bytes(problem: Problem) -> int:
 def unavailable() -> str:
     """Return why torch.compile can't be used here, or an empty string."""
     reason = torch_library.unavailable()
-    if reason or probe.find_cpp_compiler() or importlib.util.find_spec("triton"):
+    if reason or probe.find_cpp_compiler():
         return reason
     return "torch.compile needs a C++ compiler: apt install g++"
 

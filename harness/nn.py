@@ -1,0 +1,156 @@
+"""Own the door for torch users: the layers as modules, on the fastest implementation that is here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from harness import registry
+from harness.errors import UnknownNameError
+from harness.implementations import torch_op
+
+__all__ = ["FF", "FFF", "load_published"]
+
+
+def _check(layer: str, implementation: str) -> str:
+    """Return the id as it is. Raises UnknownNameError listing those of the layer where it is none."""
+    known = [torch_op.REFERENCE, *(i.id for i in registry.layers() if i.layer == layer)]
+    if implementation and implementation not in known:
+        raise UnknownNameError(f"implementation of {layer.upper()}", implementation, known=known)
+    return implementation
+
+
+def _uniform(shape: tuple[int, ...], bound: float, **options: Any) -> torch.nn.Parameter:
+    return torch.nn.Parameter(torch.empty(shape, **options).uniform_(-bound, bound))
+
+
+class _Layer(torch.nn.Module):
+    """Hold a layer's weights and its implementation, and take any leading dimensions."""
+
+    def __init__(
+        self, w_in: torch.nn.Parameter, w_out: torch.nn.Parameter, *, bias: bool, implementation: str
+    ) -> None:  # fmt: skip
+        super().__init__()
+        self.w_in, self.w_out = w_in, w_out
+        self.bias, self.implementation = bias, implementation
+        self.d_in, self.d_out = w_in.shape[-1] - bias, w_out.shape[-1]
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return ``y (..., d_out)`` of ``x (..., d_in)``. Raises ValueError for another width."""
+        if x.shape[-1] != self.d_in:
+            raise ValueError(
+                f"x: need d_in {self.d_in} along the last dimension, got {x.shape[-1]}"
+            )
+        flat = x.reshape(-1, self.d_in)
+        if self.bias:
+            flat = torch.cat([flat, flat.new_ones(flat.shape[0], 1)], 1)
+        y = torch_op.layer(flat, self.w_in, self.w_out, self.implementation)
+        return y.reshape(*x.shape[:-1], self.d_out)
+
+
+class FF(_Layer):
+    """A feedforward layer without biases, ``y = gelu(x w_in^T) w_out``.
+
+    w_in (hidden, d_in), w_out (hidden, d_out), uniform within 1/sqrt(d_in) and 1/sqrt(hidden).
+    implementation: an id of `python -m harness list`, `reference`, or empty for the fastest here.
+
+    Raises UnknownNameError (a LookupError) for an implementation that is not the layer's.
+    """
+
+    def __init__(
+        self, d_in: int, d_out: int, hidden: int, *, implementation: str = "", device: Any = None,
+        dtype: Any = None,
+    ) -> None:  # fmt: skip
+        """Draw the weights."""
+        options = {"device": device, "dtype": dtype}
+        super().__init__(
+            _uniform((hidden, d_in), d_in**-0.5, **options),
+            _uniform((hidden, d_out), hidden**-0.5, **options),
+            bias=False, implementation=_check("ff", implementation),
+        )  # fmt: skip
+        self.hidden = hidden
+
+    def extra_repr(self) -> str:
+        """Return what stands between the brackets of its name."""
+        return f"{self.d_in}, {self.d_out}, hidden={self.hidden}"
+
+
+class FFF(_Layer):
+    """A fast feedforward layer: of each tree the neurons on one path from the root to a leaf are computed.
+
+    w_in (trees, n_nodes, d_in), w_out (trees, n_nodes, d_out) with n_nodes = 2**(depth + 1) - 1, uniform
+    within 1/sqrt(d_in) and 1/sqrt((depth + 1) trees), as in Belcak and Wattenhofer 2023. Routing is hard,
+    in training too: gradients flow through the neurons on the path and straight past its turns.
+    bias: whether neurons have one, which then counts in the turn; it is the last column of a w_in of
+    d_in + 1, and x is extended by a 1. It begins at 0. implementation: as for FF.
+
+    Raises UnknownNameError (a LookupError) for an implementation that is not the layer's.
+    """
+
+    def __init__(
+        self, d_in: int, d_out: int, depth: int, trees: int = 1, *, bias: bool = False,
+        implementation: str = "", device: Any = None, dtype: Any = None,
+    ) -> None:  # fmt: skip
+        """Draw the weights."""
+        if depth < 0 or trees < 1:
+            raise ValueError(f"need depth >= 0 and trees >= 1, got depth {depth}, trees {trees}")
+        options = {"device": device, "dtype": dtype}
+        n_nodes = 2 ** (depth + 1) - 1
+        super().__init__(
+            _uniform((trees, n_nodes, d_in + bias), d_in**-0.5, **options),
+            _uniform((trees, n_nodes, d_out), ((depth + 1) * trees) ** -0.5, **options),
+            bias=bias, implementation=_check("fff", implementation),
+        )  # fmt: skip
+        self.depth, self.trees = depth, trees
+        if bias:
+            with torch.no_grad():
+                self.w_in[..., -1] = 0
+
+    def extra_repr(self) -> str:
+        """Return what stands between the brackets of its name."""
+        return (
+            f"{self.d_in}, {self.d_out}, depth={self.depth}, trees={self.trees}, bias={self.bias}"
+        )
+
+
+def load_published(
+    state: Mapping[str, torch.Tensor], *, trees: int = 1, prefix: str = "", implementation: str = ""
+) -> FFF:
+    """Return the FFF of weights in the published model's layout.
+
+    state: ``linear_in.weight (trees * n_nodes, d_in)``, ``linear_in.bias (trees * n_nodes)`` or none, and
+    ``linear_out.weight (d_out, trees * n_nodes)``, each behind `prefix`; nodes tree after tree, children of
+    node n at 2n + 1 and 2n + 2, as here. The bias counts in the turn.
+
+    There a path turns right where the pre-activation is `> 0`, here where it is `>= 0`. No change of weights
+    turns one rule into the other, and none is made: the two part on pre-activations of exactly 0 alone.
+    Such a neuron adds gelu(0) = 0 itself, but the paths below it differ. A token of zeros (padding) meets
+    nothing but ties where there are no biases, and gets 0 by either rule.
+
+    Raises KeyError for a name that is missing, ValueError for shapes that are no trees'.
+    """
+    into, out = state[f"{prefix}linear_in.weight"], state[f"{prefix}linear_out.weight"]
+    bias = state.get(f"{prefix}linear_in.bias")
+    if state.get(f"{prefix}linear_out.bias") is not None:
+        raise ValueError(f"{prefix}linear_out.bias: the layer adds no bias to its output")
+    neurons, d_in = into.shape
+    n_nodes, rest = divmod(neurons, trees)
+    depth = (n_nodes + 1).bit_length() - 2
+    if rest or 2 ** (depth + 1) - 1 != n_nodes:
+        raise ValueError(
+            f"{prefix}linear_in.weight: {neurons} neurons are not {trees} trees of 2**(depth + 1) - 1 nodes"
+        )
+    if out.shape[1] != neurons:
+        raise ValueError(f"{prefix}linear_out.weight: need {neurons} columns, got {out.shape[1]}")
+    made = FFF(
+        d_in, out.shape[0], depth, trees, bias=bias is not None, implementation=implementation,
+        device=into.device, dtype=into.dtype,
+    )  # fmt: skip
+    with torch.no_grad():
+        made.w_in[..., :d_in] = into.view(trees, n_nodes, d_in)
+        made.w_out.copy_(out.T.reshape(trees, n_nodes, -1))
+        if bias is not None:
+            made.w_in[..., -1] = bias.view(trees, n_nodes)
+    return made

@@ -1,0 +1,274 @@
+"""The modules for torch: what they compute, their gradients, their weights, and what chooses for them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from harness import nn, oracle, registry  # noqa: E402
+from harness.errors import UnavailableError  # noqa: E402
+from harness.implementations import torch_op  # noqa: E402
+
+D_IN, D_OUT, DEPTH, TREES, HIDDEN = 9, 7, 3, 2, 13
+ON_CPU = [i for i in registry.layers() if "cpu" in i.devices]
+
+
+def _make(layer: str, **options: Any) -> Any:
+    torch.manual_seed(3)
+    if layer == "ff":
+        return nn.FF(D_IN, D_OUT, HIDDEN, **options)
+    return nn.FFF(D_IN, D_OUT, DEPTH, TREES, **options)
+
+
+def _truth(module: Any, x: Any) -> Any:
+    """Return the oracle's output for a module without biases."""
+    arrays = [t.detach().double().numpy() for t in (x, module.w_in, module.w_out)]
+    if isinstance(module, nn.FFF):
+        return oracle.fff_oracle(*arrays, module.depth).y
+    return oracle.ff_oracle(*arrays).y
+
+
+@pytest.mark.parametrize("implementation", ["", torch_op.REFERENCE, *(i.id for i in ON_CPU)])
+def test_modules_agree_with_the_oracle(implementation: str) -> None:
+    """Whatever implementation is forced, or chosen, the module's output is the oracle's."""
+    if implementation and (found := [i for i in ON_CPU if i.id == implementation]):
+        if reason := found[0].unavailable():
+            pytest.skip(reason)
+        layers = [found[0].layer]
+    else:
+        layers = ["ff", "fff"]
+    for layer in layers:
+        module = _make(str(layer), implementation=implementation).eval()
+        x = torch.randn(3, 5, D_IN)
+        y = module(x)
+        assert y.shape == (3, 5, D_OUT)
+        truth = _truth(module, x.reshape(15, D_IN)).reshape(3, 5, D_OUT)
+        np.testing.assert_allclose(y.detach().numpy(), truth, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("layer", ["ff", "fff"])
+def test_bfloat16(layer: str) -> None:
+    """In bfloat16 the modules agree with the oracle to bfloat16's precision."""
+    module, x = _make(layer, dtype=torch.bfloat16), torch.randn(33, D_IN).bfloat16()
+    y = module(x)
+    assert y.dtype == torch.bfloat16
+    error = np.abs(y.detach().float().numpy() - _truth(module, x))
+    assert error.max() < 0.03
+
+
+def test_initialisation_is_the_papers() -> None:
+    """Weights are uniform within the paper's bounds, and reach close to them."""
+    module = nn.FFF(64, 32, 7, 3)
+    assert module.w_in.shape == (3, 255, 64)
+    assert module.w_out.shape == (3, 255, 32)
+    for weight, bound in ((module.w_in, 64**-0.5), (module.w_out, (8 * 3) ** -0.5)):
+        assert 0.99 * bound < weight.abs().max().item() <= bound
+        assert abs(weight.mean().item()) < 0.02 * bound
+    ff = nn.FF(64, 32, 500)
+    assert 0.99 * 64**-0.5 < ff.w_in.abs().max().item() <= 64**-0.5
+    assert 0.99 * 500**-0.5 < ff.w_out.abs().max().item() <= 500**-0.5
+
+
+@pytest.mark.parametrize("layer", ["ff", "fff"])
+def test_gradients_in_float64(layer: str) -> None:
+    """Gradients of x and of both weights agree with finite differences in float64."""
+    module = _make(layer, dtype=torch.float64)
+    x = torch.randn(6, D_IN, dtype=torch.float64, requires_grad=True)
+
+    def run(*inputs: Any) -> Any:
+        return torch_op.layer(*inputs, "")
+
+    assert torch.autograd.gradcheck(run, (x, module.w_in, module.w_out))
+
+
+def test_gradients_keep_to_the_path() -> None:
+    """Neurons off every token's path get no gradient; those on one get some, by the native kernels too."""
+    module, x = _make("fff"), torch.randn(4, D_IN)
+    module(x).square().sum().backward()
+    truth = oracle.fff_oracle(
+        *(t.detach().double().numpy() for t in (x, module.w_in, module.w_out)), DEPTH
+    )
+    for k in range(TREES):
+        on_path = set(truth.nodes[:, k].ravel().tolist())
+        for grad in (module.w_in.grad[k], module.w_out.grad[k]):
+            assert set(grad.abs().sum(1).nonzero().ravel().tolist()) == on_path
+
+
+def test_native_gradient_is_the_references() -> None:
+    """The gradient behind a native forward is that of the same path in torch's own operations."""
+    found = []
+    for name in ("", torch_op.REFERENCE):
+        module = _make("fff", implementation=name)
+        x = torch.linspace(-1, 1, 5 * D_IN).reshape(5, D_IN).requires_grad_()
+        module(x).square().sum().backward()
+        found.append([x.grad, module.w_in.grad, module.w_out.grad])
+    for native, own in zip(*found, strict=True):
+        torch.testing.assert_close(native, own, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("layer", ["ff", "fff"])
+def test_state_dict_round_trips(layer: str, tmp_path: Path) -> None:
+    """A module that loads another's saved state gives the same bytes."""
+    module, x = _make(layer), torch.randn(5, D_IN)
+    torch.save(module.state_dict(), tmp_path / "state.pt")
+    other = _make(layer)
+    with torch.no_grad():
+        other.w_in.zero_()
+    other.load_state_dict(torch.load(tmp_path / "state.pt"))
+    assert torch.equal(module(x), other(x))
+
+
+@pytest.mark.parametrize("layer", ["ff", "fff"])
+def test_operator_is_well_made(layer: str) -> None:
+    """The operator's schema, shapes without data and autograd registration pass torch's own check."""
+    module = _make(layer)
+    x = torch.randn(4, D_IN, requires_grad=True)
+    torch.library.opcheck(torch_op.layer, (x, module.w_in, module.w_out, ""))
+
+
+@pytest.mark.parametrize("layer", ["ff", "fff"])
+def test_export_keeps_the_operator(layer: str) -> None:
+    """torch.export makes one graph with the operator in it, which gives the module's own bytes."""
+    module, x = _make(layer).eval(), torch.randn(5, D_IN)
+    exported = torch.export.export(module, (x,))
+    assert "harness.layer" in str(exported.graph)
+    assert torch.equal(exported.module()(x), module(x))
+
+
+def test_compile_keeps_the_operator() -> None:
+    """A model that holds the module is compiled as one graph, and trains."""
+    model = torch.nn.Sequential(_make("fff"), torch.nn.ReLU())
+    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+    x = torch.randn(5, D_IN)
+    torch.testing.assert_close(compiled(x), model(x))
+    compiled(x).sum().backward()
+    assert model[0].w_in.grad.abs().sum() > 0
+
+
+# ---- what is refused ----------------------------------------------------------------------------
+
+
+def test_unknown_implementation_lists_the_known() -> None:
+    """An id that is none, or the other layer's, is refused with those that are."""
+    for make in (
+        lambda: nn.FFF(4, 4, 2, implementation="fff_l9"),
+        lambda: nn.FFF(4, 4, 2, implementation="ff_l1_blas"),
+    ):
+        with pytest.raises(LookupError, match=r"known: reference, fff_l1_blas, .*fff_torch_bmm"):
+            make()
+
+
+def test_unfit_inputs_are_refused() -> None:
+    """Another width, a dtype that an implementation does not take, and extents that are none."""
+    with pytest.raises(ValueError, match=r"x: need d_in 9 along the last dimension, got 8"):
+        _make("fff")(torch.randn(2, 8))
+    with pytest.raises(ValueError, match=r"fff_l1_blas takes float32 on cpu, got float64 on cpu"):
+        _make("fff", implementation="fff_l1_blas").double()(torch.randn(2, D_IN).double())
+    with pytest.raises(ValueError, match=r"got depth -1, trees 1"):
+        nn.FFF(4, 4, -1)
+
+
+def test_unavailable_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An implementation that can't run here says what it lacks."""
+    from dataclasses import replace
+
+    lacking = replace(registry.get("fff_l1_blas"), unavailable=lambda: "needs a package")
+    monkeypatch.setitem(registry._known, "fff_l1_blas", lacking)
+    with pytest.raises(UnavailableError, match="fff_l1_blas: needs a package"):
+        _make("fff", implementation="fff_l1_blas")(torch.randn(2, D_IN))
+
+
+def test_the_fastest_is_chosen() -> None:
+    """The first preferred implementation that takes the dtype is chosen; the reference where none does."""
+    assert torch_op.choose("fff", "cpu", "float32") == "fff_cpu_auto"
+    assert torch_op.choose("ff", "cpu", "float32") == "ff_l3_tiled"
+    assert torch_op.choose("ff", "cpu", "float32", few=True) == "ff_torch_native"
+    assert torch_op.choose("fff", "cpu", "float32", few=True) == "fff_cpu_auto"
+    assert torch_op.choose("ff", "cpu", "bfloat16") == "ff_torch_native"
+    assert torch_op.choose("fff", "cpu", "float64") == torch_op.REFERENCE
+    assert torch_op.choose("fff", "mps", "float32") == torch_op.REFERENCE
+
+
+def test_no_token() -> None:
+    """An empty batch gives an empty output."""
+    assert _make("fff")(torch.randn(0, D_IN)).shape == (0, D_OUT)
+
+
+# ---- weights in the published layout ------------------------------------------------------------
+
+
+def _published(trees: int, depth: int, *, bias: bool = True) -> dict[str, Any]:
+    torch.manual_seed(11)
+    neurons = trees * (2 ** (depth + 1) - 1)
+    into, out = torch.nn.Linear(D_IN, neurons, bias=bias), torch.nn.Linear(neurons, D_OUT, False)
+    named = {"linear_in": into, "linear_out": out}
+    return {
+        f"{n}.{k}": v.detach() for n, layer in named.items() for k, v in layer.state_dict().items()
+    }
+
+
+def _masked_dense(state: dict[str, Any], x: Any, trees: int, depth: int) -> Any:
+    """Return the published layer's result: all neurons, those off the path masked; right where z > 0."""
+    z = torch.nn.functional.linear(x, state["linear_in.weight"], state.get("linear_in.bias"))
+    z = z.view(len(x), trees, -1)
+    mask, node = torch.zeros_like(z), torch.zeros(len(x), trees, 1, dtype=torch.int64)
+    for _ in range(depth + 1):
+        mask.scatter_(2, node, 1.0)
+        node = 2 * node + 1 + (z.gather(2, node.clamp(max=z.shape[2] - 1)) > 0)
+    activations = (torch.nn.functional.gelu(z) * mask).view(len(x), -1)
+    return torch.nn.functional.linear(activations, state["linear_out.weight"])
+
+
+@pytest.mark.parametrize(("trees", "depth"), [(1, 0), (1, 4), (3, 2)])
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("implementation", ["", torch_op.REFERENCE, "fff_torch_bmm"])
+def test_published_weights(trees: int, depth: int, bias: bool, implementation: str) -> None:
+    """Weights in the published layout give the masked-dense result, the bias in the turn."""
+    state, x = _published(trees, depth, bias=bias), torch.randn(200, D_IN)
+    made = nn.load_published(
+        {f"ffn.{k}": v for k, v in state.items()}, trees=trees, prefix="ffn.",
+        implementation=implementation,
+    )  # fmt: skip
+    assert (made.trees, made.depth, made.bias) == (trees, depth, bias)
+    torch.testing.assert_close(made(x), _masked_dense(state, x, trees, depth), rtol=1e-4, atol=1e-5)
+
+
+def test_published_bias_turns_paths() -> None:
+    """The biases decide turns: without them other neurons are on the path."""
+    state, x = _published(1, 4), torch.randn(200, D_IN)
+    state["linear_in.bias"] *= 5
+    made = nn.load_published(state)
+    torch.testing.assert_close(made(x), _masked_dense(state, x, 1, 4), rtol=1e-4, atol=1e-5)
+    del state["linear_in.bias"]
+    assert not torch.allclose(nn.load_published(state)(x), made(x), atol=1e-2)
+
+
+def test_published_ties() -> None:
+    """The two rules part on exact ties alone; a token of zeros without biases gets 0 by either."""
+    state = _published(1, 2, bias=False)
+    x = torch.zeros(3, D_IN)
+    x[1, 0], x[2] = 1.0, torch.randn(D_IN)
+    state["linear_in.weight"][0, 0] = 0.0  # token 1 meets a tie at the root, and no other
+    ours, theirs = nn.load_published(state)(x), _masked_dense(state, x, 1, 2)
+    assert torch.equal(ours[0], torch.zeros(D_OUT))
+    assert torch.equal(theirs[0], torch.zeros(D_OUT))
+    assert not torch.allclose(ours[1], theirs[1])
+    torch.testing.assert_close(ours[2], theirs[2])
+
+
+def test_foreign_layouts_are_refused() -> None:
+    """Neurons that are no trees', outputs of another count, an output bias and a missing name say so."""
+    state = _published(1, 2)
+    with pytest.raises(ValueError, match=r"linear_in.weight: 7 neurons are not 2 trees"):
+        nn.load_published(state, trees=2)
+    with pytest.raises(ValueError, match=r"linear_out.weight: need 7 columns, got 6"):
+        nn.load_published({**state, "linear_out.weight": torch.zeros(D_OUT, 6)})
+    with pytest.raises(ValueError, match=r"adds no bias to its output"):
+        nn.load_published({**state, "linear_out.bias": torch.zeros(D_OUT)})
+    with pytest.raises(KeyError, match="linear_in"):
+        nn.load_published({})
