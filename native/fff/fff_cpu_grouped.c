@@ -18,16 +18,9 @@
  * Tile:   tokens whose x is a third of L2 (128 of width 768): the upper levels' weights take a
  * fifth.
  */
-#include "descent.h"
+#include "cut.h"
+#include "outputs.h"
 #include "team.h"
-
-enum {
-    TILE_MOST = FFK_GROUP_TOKENS,
-    TILE_LEAST = 8,
-    BUCKET_LEAST = 64,
-    ASSUMED_L2 = 1 << 20,
-    ASSUMED_L3 = 32 << 20
-};
 
 typedef struct {
     ffk_descent tree;
@@ -38,33 +31,12 @@ typedef struct {
     float *sums;            /* (batch, d_out), where y is narrower than float32 and added up */
 } job;
 
-static size_t element_bytes(const ffk_shape *s) { return s->dtype == FFK_BFLOAT16 ? 2 : 4; }
-
-static int64_t tile_tokens(const ffk_shape *s, int64_t l2) {
-    const int64_t fit = l2 / 3 / (int64_t)((size_t)s->d_in * element_bytes(s)) / 8 * 8;
-    return fit < TILE_LEAST ? TILE_LEAST : ffk_min(fit, TILE_MOST);
-}
-
-/* Levels of the first step: as many as leave subtrees tokens to share, weights that fit, pairs. */
-static int64_t split_levels(const ffk_shape *s, int64_t l2) {
-    const int64_t row = s->d_in * (int64_t)element_bytes(s);
-    int64_t split = 2;
-    while (split < 10 && split + 2 < s->depth && (((int64_t)4 << split) - 1) * row <= l2 / 4 &&
-           s->batch >> (split + 2) >= BUCKET_LEAST)
-        split += 2;
-    return split;
-}
-
-static int64_t most_pieces(const ffk_shape *s) {
-    return s->batch / TILE_LEAST + 1 + ffk_min(s->batch, (int64_t)1 << ffk_min(s->depth, 20));
-}
-
 static size_t workspace_bytes(const ffk_shape *s) {
     const size_t batch = (size_t)s->batch;
     const size_t sums = s->trees > 1 && s->dtype != FFK_FLOAT32 ? batch * (size_t)s->d_out : 0;
     return ffk_round_up(batch * (size_t)ffk_z_stride(s->depth) * sizeof(float)) +
            2 * ffk_round_up(batch * sizeof(int32_t)) +
-           ffk_round_up((size_t)most_pieces(s) * sizeof(int32_t)) +
+           ffk_round_up((size_t)ffk_most_pieces(s) * sizeof(int32_t)) +
            ffk_round_up(sums * sizeof(float));
 }
 
@@ -134,18 +106,21 @@ static void all_of_tile(void *state, int64_t i) {
 }
 
 static ffk_status run(const ffk_shape *s, const ffk_operands *o, const ffk_context *c) {
-    const int64_t l2 = c->l2_bytes > 0 ? c->l2_bytes : ASSUMED_L2;
-    const int64_t l3 = c->l3_bytes > 0 ? c->l3_bytes : ASSUMED_L3;
+    const int64_t l2 = c->l2_bytes > 0 ? c->l2_bytes : FFK_ASSUMED_L2;
+    const int64_t l3 = c->l3_bytes > 0 ? c->l3_bytes : FFK_ASSUMED_L3;
     const size_t batch = (size_t)s->batch;
     char *cursor = o->workspace;
-    job j = {.shape = s, .operands = o, .tile = tile_tokens(s, l2), .split = split_levels(s, l2)};
+    job j = {.shape = s,
+             .operands = o,
+             .tile = ffk_tile_tokens(s, l2),
+             .split = ffk_split_levels(s, l2)};
     ffk_descent *t = &j.tree;
     t->products = &c->isa->products[s->dtype];
     t->isa = c->isa;
     t->d_in = s->d_in;
     t->d_out = s->d_out;
     t->depth = s->depth;
-    t->element = element_bytes(s);
+    t->element = ffk_element_bytes(s);
     t->x = (const char *)o->x;
     t->w_in = (const char *)o->w_in;
     t->w_out = (const char *)o->w_out;
@@ -153,14 +128,14 @@ static ffk_status run(const ffk_shape *s, const ffk_operands *o, const ffk_conte
     t->z = ffk_take(&cursor, batch * (size_t)t->stride * sizeof(float));
     t->node = ffk_take(&cursor, batch * sizeof(int32_t));
     j.order = ffk_take(&cursor, batch * sizeof(int32_t));
-    j.piece = ffk_take(&cursor, (size_t)most_pieces(s) * sizeof(int32_t));
+    j.piece = ffk_take(&cursor, (size_t)ffk_most_pieces(s) * sizeof(int32_t));
     if (s->trees > 1 && s->dtype != FFK_FLOAT32)
         j.sums = (float *)(void *)cursor;
     t->y = j.sums != NULL ? (void *)j.sums : (void *)o->y;
     t->how = s->trees > 1 ? FFK_ADD : FFK_STORE;
-    if (s->trees == 1 && s->batch <= TILE_MOST)
+    if (s->trees == 1 && s->batch <= FFK_GROUP_TOKENS)
         j.tile = s->batch;
-    if (s->trees > 1 || s->batch <= TILE_MOST || s->depth < 3) {
+    if (s->trees > 1 || s->batch <= FFK_GROUP_TOKENS || s->depth < 3) {
         ffk_share(c->team, (s->batch + j.tile - 1) / j.tile, all_of_tile, &j);
         return FFK_OK;
     }
