@@ -19,6 +19,7 @@ from harness.explain_words import (
     describe_step,
     find_claim,
     format_factor,
+    format_own,
     format_speedup,
     strict_rung,
 )
@@ -103,7 +104,7 @@ def format_page(run: Run, climbs: Climbs | None = None) -> str:
         limit=f"{ladder.limit():.0f} times", example=example,
         published={level: format_speedup(climbs[level][0]) for level in LEVELS},
         strict={level: format_speedup(strict_rung(climbs[level])) for level in LEVELS},
-        gap={level: describe_gap(climbs, level) for level in LEVELS},
+        own=format_own(climbs[LEVELS[-1]]), gap={level: describe_gap(climbs, level) for level in LEVELS},
         rows=_rows(run, climbs), product={n: describe_product(rungs) for n, rungs in climbs.items()},
         machine=table_head.format_machine(run),
         providers=[table_head.format_provider(p) for p in providers],

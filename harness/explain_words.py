@@ -100,6 +100,12 @@ def format_factor(rung: Rung) -> str:
     return notation.format_ratio(rung.factor) if rung.factor else NOT_MEASURED
 
 
+def format_own(rungs: Sequence[Rung]) -> str:
+    """Return the speedup of our own kernels, empty where the run has none."""
+    last = rungs[-1]
+    return format_speedup(last) if last.speedup and not last.same else ""
+
+
 def format_plain(value: float) -> str:
     """Return a number with three digits, for a product that the reader may work out again."""
     digits = max(0, 2 - math.floor(math.log10(value))) if value > 0 else 0

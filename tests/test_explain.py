@@ -305,7 +305,11 @@ def test_own_kernels_are_the_last_step(climbed: Run) -> None:
         assert not rungs[-1].same
         assert climb.product(rungs) == pytest.approx(rungs[-1].speedup.value, rel=1e-12)
     assert rungs[-1].speedup.value == pytest.approx(100, rel=0.03)
-    assert "`fff_own` (own code)" in explain.format_page(run)
+    page = explain.format_page(run)
+    assert "`fff_own` (own code)" in page
+    first = page.split("\n\n")[1]
+    assert f"bring it to **{explain_words.format_speedup(rungs[-1])}**" in first
+    assert "Kernels of our own" not in explain.format_page(climbed).split("\n\n")[1]
 
 
 def test_quotient_of_independent_ratios() -> None:
