@@ -1,7 +1,7 @@
 """Plant a 5 % slowdown and a 30 % drift, and see what `compare` says: `python tests/plant.py`.
 
 Four quick sweeps of the same cells: as it is, with one kernel 5 % slower, and both again while two other
-processes take a third of the machine for half of the sweep. The slower kernel must be called slower both
+processes take a quarter of every processor for half of the sweep. The slower kernel must be called slower both
 times, nothing else ever, and the load must change no verdict. About three minutes; nothing else should run.
 """
 
@@ -73,8 +73,9 @@ def build(folder: Path, more: int) -> Path:
     return folder / "plugin.py"
 
 
-def spin(duty: float) -> None:
-    """Take a share of a processor, in short turns, until killed."""
+def spin(duty: float, processor: int) -> None:
+    """Take a share of one processor, in short turns, until killed; unpinned, two would share one."""
+    os.sched_setaffinity(0, {processor})
     while True:
         end = time.perf_counter() + duty * PERIOD_S
         while time.perf_counter() < end:
@@ -93,10 +94,11 @@ def sweep(plugin: Path, out: Path, duty: float) -> Run:
     try:
         if duty:
             time.sleep(QUICK_BUDGET_S / 2)
-            words = [sys.executable, __file__, "--spin", str(duty)]
+            words = [sys.executable, __file__, "--duty", str(duty), "--spin"]
             environment = {**os.environ, "PYTHONPATH": str(ROOT)}
             spinners = [
-                subprocess.Popen(words, env=environment) for _ in range(os.cpu_count() or 1)
+                subprocess.Popen([*words, str(processor)], env=environment)
+                for processor in sorted(os.sched_getaffinity(0))
             ]
         assert process.wait(timeout=300) == 0
     finally:
@@ -133,13 +135,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--percent", type=int, default=5, help="how much slower the kernel is made")
     parser.add_argument(
-        "--duty", type=float, default=0.8, help="share of each processor that is taken"
+        "--duty", type=float, default=0.25, help="share of each processor that is taken"
     )
     parser.add_argument("--keep", type=Path, help="folder to leave the runs in")
-    parser.add_argument("--spin", type=float, help=argparse.SUPPRESS)
+    parser.add_argument("--spin", type=int, help=argparse.SUPPRESS)
     asked = parser.parse_args()
-    if asked.spin:
-        spin(asked.spin)
+    if asked.spin is not None:
+        spin(asked.duty, asked.spin)
     with tempfile.TemporaryDirectory() as scratch:
         base = asked.keep or Path(scratch)
         base.mkdir(parents=True, exist_ok=True)
