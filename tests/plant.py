@@ -1,8 +1,8 @@
 """Plant a 5 % slowdown and a 30 % drift, and see what `compare` says: `python tests/plant.py`.
 
-Four quick sweeps of the same cells: as it is, with one kernel 5 % slower, and both again while two other
-processes take a quarter of every processor for half of the sweep. The slower kernel must be called slower both
-times, nothing else ever, and the load must change no verdict. About three minutes; nothing else should run.
+Four quick sweeps of the same cells: as it is, with one kernel 5 % slower, and both again while others take
+a quarter of every processor for half of the sweep. The slower kernel must be called slower both times,
+nothing else ever, and the load must change no verdict. About three minutes; nothing else should run.
 """
 
 from __future__ import annotations
