@@ -61,6 +61,13 @@ static inline void ffk_partition(int32_t *token, const uint8_t *class, const int
     memcpy(token, sorted, (size_t)count * sizeof *token);
 }
 
+/* Ask for the first lines of a row; the processor's own prefetcher goes on from there. Reading
+ * beyond a row is harmless: nothing is loaded but a cache line. */
+static inline void ffk_fetch_head(const void *row) {
+    __builtin_prefetch(row);
+    __builtin_prefetch((const char *)row + 64);
+}
+
 /* Take a group one level down, or two (`levels`): write z, and sort its tokens by the node that
  * they come to, of sizes[0..3]. A NaN turns left. coming: tokens behind the group whose x is next.
  */
@@ -73,6 +80,15 @@ static inline void ffk_step(const ffk_descent *t, const ffk_group *g, int levels
     const void *const w[3] = {ffk_in_row(t, node), ffk_in_row(t, levels == 2 ? 2 * node + 1 : node),
                               ffk_in_row(t, levels == 2 ? 2 * node + 2 : node)};
     memset(sizes, 0, 4 * sizeof *sizes);
+    if (g->count == 1 && levels == 1) {
+        for (int64_t i = 0; i < n_ahead; ++i)
+            ffk_fetch_head(ahead[i]);
+        const char *x = t->x + (size_t)(*token * t->d_in) * t->element;
+        *z = t->products->dot(t->d_in, x, w[0]);
+        t->z[*token * t->stride + g->level] = *z;
+        sizes[*z >= 0.0f] = 1;
+        return;
+    }
     for (int64_t first = 0; first < g->count; first += FFK_CHUNK) {
         const int64_t n = ffk_min(FFK_CHUNK, g->count - first);
         const int64_t behind = coming > 0 ? coming + g->count - first - n : 0;

@@ -16,6 +16,8 @@
 #include "ffk.h"
 #include "workspace.h"
 
+#include <string.h>
+
 static size_t workspace_bytes(const ffk_shape *s) {
     const size_t used = (size_t)(s->trees * (s->depth + 1));
     return ffk_round_up(used * sizeof(float)) + ffk_round_up(used * sizeof(void *));
@@ -36,7 +38,11 @@ static ffk_status run(const ffk_shape *s, const ffk_operands *o, const ffk_conte
     float *a = ffk_take(&cursor, (size_t)used * sizeof *a);             /* (used,) */
     const void **rows = ffk_take(&cursor, (size_t)used * sizeof *rows); /* (used,) */
     const size_t in_bytes = (size_t)s->d_in * element, out_bytes = (size_t)s->d_out * element;
-    for (int32_t b = 0; b < s->batch; ++b) {
+    /* Whole lines of activations: the vector loop alone, no code for a rest. */
+    const int64_t padded = (int64_t)(ffk_round_up((size_t)used * sizeof *a) / sizeof *a);
+    memset(a, 0, (size_t)padded * sizeof *a);
+    for (int64_t b = 0; b < s->batch; ++b) {
+        const char *x = (const char *)o->x + (size_t)b * in_bytes;
         int64_t i = 0;
         for (int64_t k = 0; k < s->trees; ++k) {
             const char *w_in = (const char *)o->w_in + (size_t)(k * n_nodes) * in_bytes;
@@ -51,12 +57,12 @@ static ffk_status run(const ffk_shape *s, const ffk_operands *o, const ffk_conte
                     fetch_head(left, in_bytes);
                     fetch_head(left + in_bytes, in_bytes);
                 }
-                products->dots(1, 1, s->d_in, o->x, &b, 0, &row, a + i, NULL, 0);
+                a[i] = products->dot(s->d_in, x, row);
                 node = 2 * node + 1 + (a[i] >= 0.0f);
             }
         }
-        c->isa->gelu(used, a);
-        products->combine(1, used, s->d_out, a, rows, o->y, &b, FFK_STORE, NULL, 0);
+        c->isa->gelu(padded, a);
+        products->combine_one(used, s->d_out, a, rows, (char *)o->y + (size_t)b * out_bytes);
     }
     return FFK_OK;
 }

@@ -34,6 +34,13 @@ static inline void ffk_emit(const ffk_descent *t, const int32_t *token, int64_t 
             memcpy(a + (i - first) * levels, t->z + token[i] * t->stride,
                    (size_t)levels * sizeof *a);
         t->isa->gelu((end - first) * levels, a);
+        if (end - first == 1 && t->how == FFK_STORE) {
+            for (int64_t i = 0; i < n_ahead; ++i)
+                ffk_fetch_head(ahead[i]);
+            t->products->combine_one(levels, t->d_out, a, rows,
+                                     (char *)t->y + (size_t)(token[first] * t->d_out) * t->element);
+            continue;
+        }
         t->products->combine(end - first, levels, t->d_out, a, rows, t->y, token + first, t->how,
                              ahead, n_ahead);
     }

@@ -73,6 +73,10 @@ typedef struct {
     void (*combine)(int64_t tokens, int64_t rows, int64_t d, const float *a, const void *const *w,
                     void *y, const int32_t *token, ffk_how how, const void *const *ahead,
                     int64_t n_ahead);
+    /* The same for one token and row, and for one token and how == FFK_STORE: less code, which a
+     * lone token would wait for as it does for its weights. */
+    float (*dot)(int64_t d, const void *x, const void *w);
+    void (*combine_one)(int64_t rows, int64_t d, const float *a, const void *const *w, void *y);
     /* Round n elements from float32. */
     void (*narrow)(int64_t n, const float *from, void *to);
 } ffk_products;
