@@ -61,14 +61,16 @@ def test_right_whatever_the_caches(caches: dict[str, int], batch: int) -> None:
     assert verdict.ok, verdict.reason
 
 
-def test_auto_says_what_it_chooses() -> None:
+@pytest.mark.parametrize(("trees", "first"), [(1, 3), (2, 8)])
+def test_auto_says_what_it_chooses(trees: int, first: int) -> None:
     """A small batch is left to the fused kernel, a larger one to the grouped one; others choose nothing."""
-    around = native.Surroundings()
+    around, problem = native.Surroundings(), replace(LARGE, trees=trees)
     chosen = [
-        native.choice("fff_cpu_auto", replace(LARGE, batch=b), around) for b in (1, 7, 8, 1537)
+        native.choice("fff_cpu_auto", replace(problem, batch=b), around)
+        for b in (1, first - 1, first, 1537)
     ]
     assert chosen == ["fff_cpu_fused", "fff_cpu_fused", "fff_cpu_grouped", "fff_cpu_grouped"]
-    assert native.choice("fff_cpu_grouped", LARGE, around) == ""
+    assert native.choice("fff_cpu_grouped", problem, around) == ""
 
 
 def test_threads_beyond_what_can_be_had_are_refused() -> None:

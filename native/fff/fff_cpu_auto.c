@@ -1,8 +1,8 @@
 /* fff_cpu_auto.c - FFF forward pass by whichever of our own kernels suits the problem.
  *
- * Fewer than four tokens share next to no rows below the upper levels, so that grouping them costs
- * more than it saves: fff_cpu_fused. From eight on fff_cpu_grouped was faster at every shape that
- * was measured (docs/kernels.md); with a second thread it is the only one that can use it.
+ * One or two tokens share next to nothing: fff_cpu_fused. From three on fff_cpu_grouped was as fast
+ * or faster wherever it was measured (docs/kernels.md). With several trees it adds to y once a
+ * tree, where the fused kernel keeps the sum of all in registers: there from eight tokens on.
  *
  * flops, bytes, needs: those of the kernel that is chosen. Workspace: the larger of the two.
  */
@@ -11,11 +11,12 @@
 
 extern const ffk_kernel ffk_kernel_fff_cpu_fused, ffk_kernel_fff_cpu_grouped;
 
-enum { GROUPED_FROM = 8 };
+enum { GROUPED_FROM = 3, GROUPED_FROM_TREES = 8 };
 
 static const ffk_kernel *choose(const ffk_shape *s, const ffk_context *c) {
     (void)c;
-    return s->batch < GROUPED_FROM ? &ffk_kernel_fff_cpu_fused : &ffk_kernel_fff_cpu_grouped;
+    const int64_t from = s->trees > 1 ? GROUPED_FROM_TREES : GROUPED_FROM;
+    return s->batch < from ? &ffk_kernel_fff_cpu_fused : &ffk_kernel_fff_cpu_grouped;
 }
 
 static size_t workspace_bytes(const ffk_shape *s) {
