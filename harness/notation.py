@@ -13,6 +13,8 @@ from harness.stats import Ratio
 
 NONE = "–"
 UNCONFIRMED = "†"
+# The word behind the layer in an id that is not of a provider.
+_LIBRARIES = {"torch": "torch", "triton": "Triton"}
 
 
 def _decimals(resolution: float) -> int:
@@ -62,6 +64,11 @@ def format_published(cell: PublishedCell | None) -> str:
     if cell is None:
         return NONE
     return f"{cell.text}x" + ("" if cell.confirmed else UNCONFIRMED)
+
+
+def format_source(implementation: str, provider: str) -> str:
+    """Return whose code computes: a BLAS provider, the library in the implementation's id, or our own."""
+    return provider or _LIBRARIES.get(implementation.split("_")[1], "own code")
 
 
 def format_bytes(size: int) -> str:

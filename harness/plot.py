@@ -13,7 +13,7 @@ from matplotlib.patches import Patch
 
 from harness import by_batch, conditions, view
 from harness.canvas import COLOURS, MARKERS, new_figure, set_title
-from harness.notation import format_ratio, format_time
+from harness.notation import format_ratio, format_source, format_time
 from harness.reader import Run
 from harness.rows import Point, Speed
 from harness.stats import Ratio
@@ -43,7 +43,8 @@ def _bars_of(point: Point) -> list[tuple[str, Ratio, float | None, bool, float]]
             continue
         what = f"level {v.level}" if v.level else v.implementation
         cell = v.published
-        label = f"{view.title(v.model)}, {what} ({v.provider or 'own'})\nover the fastest FF"
+        source = format_source(v.implementation, v.provider)
+        label = f"{view.title(v.model)}, {what} ({source})\nover the fastest FF"
         bars.append((label, v.ratio, cell.speedup if cell else None,
                      bool(cell and cell.confirmed), view.limit(v.model, point.baseline)))  # fmt: skip
     return bars
@@ -172,7 +173,8 @@ def ceilings_figure(run: Run) -> Figure:
             100 * s.of_ceiling + 1.5, i, f"{100 * s.of_ceiling:.0f} %", va="center", fontsize=8
         )
     names = [
-        f"{s.implementation}, {view.title(s.model)}\n{s.provider or 'own code'}" for s in speeds
+        f"{s.implementation}, {view.title(s.model)}\n{format_source(s.implementation, s.provider)}"
+        for s in speeds
     ]
     right.set_yticks(range(len(speeds)), names, fontsize=7)
     right.invert_yaxis()

@@ -27,6 +27,7 @@ from harness.notation import (
     format_rate,
     format_ratio,
     format_share,
+    format_source,
     format_time,
     format_unavailable,
 )
@@ -117,16 +118,17 @@ def _best_line(run: Run, point: Point) -> str:
     speed = view.find_speed(run, point.fastest)
     if speed is None:
         return "Best against best: no FF was measured."
+    named = f"{speed.implementation} ({format_source(speed.implementation, speed.provider)})"
     if point.stand_in:
         return (
             f"Best against best: no FF of {point.conditions[0]} was measured "
             f"({view.why_no_ff(run, point)}), so the speedups are over the fastest float32 FF, which moves "
-            f"twice the bytes: {speed.implementation} ({speed.provider or 'own code'}), "
+            f"twice the bytes: {named}, "
             f"{format_time(speed.pass_ns)} a pass."
         )
     share = f", {format_share(speed.share)} of this provider's sgemm" if speed.share > 0 else ""
     return (
-        f"Best against best: the fastest FF is {speed.implementation} ({speed.provider or 'own code'}), "
+        f"Best against best: the fastest FF is {named}, "
         f"{format_time(speed.pass_ns)} a pass, {format_rate(speed.gflops)} GFLOP/s{share}."
     )
 

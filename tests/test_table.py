@@ -208,3 +208,11 @@ def test_writing_twice_gives_the_same_bytes(golden_run: Path, tmp_path: Path) ->
     shutil.copytree(golden_run, copy)
     assert {p.name: p.read_bytes() for p in table.write_tables(load_run(copy))} == first
     assert set(first) == set(table.TABLE_FILES)
+
+
+def test_source_is_the_provider_or_the_library_of_the_id() -> None:
+    """A figure is labelled with the provider, else with the library that computes, else as our own code."""
+    assert notation.format_source("ff_l3_blas", "scipy") == "scipy"
+    assert notation.format_source("fff_torch_bmm", "") == "torch"
+    assert notation.format_source("fff_triton_fused", "") == "Triton"
+    assert notation.format_source("fff_cpu_auto", "") == "own code"
