@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -209,7 +209,8 @@ def choice(kernel_id: str, problem: Problem, around: Surroundings) -> str:
     choose = _kernel(kernel_id).handle.choose
     if choose == _ffi.NULL:
         return ""
-    return _text(choose(_shape(problem), _make_context(around)).id)
+    # No thread is started to ask.
+    return _text(choose(_shape(problem), _make_context(replace(around, threads=1))).id)
 
 
 def workspace_bytes(kernel_id: str, problem: Problem) -> int:

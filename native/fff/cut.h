@@ -11,10 +11,6 @@ enum {
     FFK_ASSUMED_L3 = 32 << 20
 };
 
-static inline size_t ffk_element_bytes(const ffk_shape *s) {
-    return s->dtype == FFK_BFLOAT16 ? 2 : 4;
-}
-
 /* Tokens whose x takes a third of L2. */
 static inline int64_t ffk_tile_tokens(const ffk_shape *s, int64_t l2) {
     const int64_t fit = l2 / 3 / (int64_t)((size_t)s->d_in * ffk_element_bytes(s)) / 8 * 8;

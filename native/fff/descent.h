@@ -8,7 +8,7 @@
 #ifndef FFK_DESCENT_H
 #define FFK_DESCENT_H
 
-#include "ffk.h"
+#include "row.h"
 #include "workspace.h"
 
 #include <string.h>
@@ -59,13 +59,6 @@ static inline void ffk_partition(int32_t *token, const uint8_t *class, const int
     for (int64_t i = 0; i < count; ++i)
         sorted[at[class[i]]++] = token[i];
     memcpy(token, sorted, (size_t)count * sizeof *token);
-}
-
-/* Ask for the first lines of a row; the processor's own prefetcher goes on from there. Reading
- * beyond a row is harmless: nothing is loaded but a cache line. */
-static inline void ffk_fetch_head(const void *row) {
-    __builtin_prefetch(row);
-    __builtin_prefetch((const char *)row + 64);
 }
 
 /* Take a group one level down, or two (`levels`): write z, and sort its tokens by the node that

@@ -13,7 +13,7 @@
  * Bytes:  trees * (depth + 1) rows of each weight a token, and a few lines fetched in vain.
  * Needs:  nothing. Workspace: activations and rows of one token.
  */
-#include "ffk.h"
+#include "row.h"
 #include "workspace.h"
 
 #include <string.h>
@@ -23,16 +23,9 @@ static size_t workspace_bytes(const ffk_shape *s) {
     return ffk_round_up(used * sizeof(float)) + ffk_round_up(used * sizeof(void *));
 }
 
-enum { HEAD_BYTES = 128 };
-
-static void fetch_head(const void *row, size_t bytes) {
-    for (size_t i = 0; i < HEAD_BYTES && i < bytes; i += 64)
-        __builtin_prefetch((const char *)row + i);
-}
-
 static ffk_status run(const ffk_shape *s, const ffk_operands *o, const ffk_context *c) {
     const ffk_products *products = &c->isa->products[s->dtype];
-    const size_t element = s->dtype == FFK_BFLOAT16 ? 2 : 4;
+    const size_t element = ffk_element_bytes(s);
     const int64_t n_nodes = ((int64_t)2 << s->depth) - 1, used = s->trees * (s->depth + 1);
     char *cursor = o->workspace;
     float *a = ffk_take(&cursor, (size_t)used * sizeof *a);             /* (used,) */
@@ -52,10 +45,10 @@ static ffk_status run(const ffk_shape *s, const ffk_operands *o, const ffk_conte
                 const void *row = w_in + (size_t)node * in_bytes;
                 const char *left = w_in + (size_t)(2 * node + 1) * in_bytes;
                 rows[i] = w_out + (size_t)node * out_bytes;
-                fetch_head(rows[i], out_bytes);
+                ffk_fetch_head(rows[i]);
                 if (d < s->depth) {
-                    fetch_head(left, in_bytes);
-                    fetch_head(left + in_bytes, in_bytes);
+                    ffk_fetch_head(left);
+                    ffk_fetch_head(left + in_bytes);
                 }
                 a[i] = products->dot(s->d_in, x, row);
                 node = 2 * node + 1 + (a[i] >= 0.0f);

@@ -1,0 +1,18 @@
+/* row.h - rows of weights, as the FFF kernels of our own see them. */
+#ifndef FFK_ROW_H
+#define FFK_ROW_H
+
+#include "ffk.h"
+
+static inline size_t ffk_element_bytes(const ffk_shape *s) {
+    return s->dtype == FFK_BFLOAT16 ? 2 : 4;
+}
+
+/* Ask for the first lines of a row; the processor's own prefetcher goes on from there. Reading
+ * beyond a row is harmless: nothing is loaded but a cache line. */
+static inline void ffk_fetch_head(const void *row) {
+    __builtin_prefetch(row);
+    __builtin_prefetch((const char *)row + 64);
+}
+
+#endif
