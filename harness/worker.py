@@ -93,10 +93,11 @@ class Worker:
 
     def context(self) -> Context:
         """Return what an implementation is prepared with in this process."""
-        own: dict[str, Any] = {}
-        if self.device is not None:
-            own = {"device": "cuda", "timer": make_timer(self.device)}
-        return Context(provider=self.provider, workspace=self.store.workspace, isa=self.isa, **own)
+        own: Any = {"device": "cuda", "timer": make_timer(self.device)} if self.device else {}
+        return Context(
+            provider=self.provider, workspace=self.store.workspace, isa=self.isa,
+            threads=self.threads, caches=self.caches, **own,
+        )  # fmt: skip
 
     def run_checked(
         self, piece: Piece, run: Callable[[Prepared], _Result]
@@ -269,9 +270,8 @@ def open_device(name: str) -> Device | None:
     """Return a device by name, None for the CPU. Raises UnavailableError with the reason."""
     if name == "cpu":
         return None
-    from harness.torch_device import (
-        TorchDevice,
-    )  # torch takes seconds, and the CPU needs none of it
+    # Here, since torch takes seconds and the CPU needs none of it.
+    from harness.torch_device import TorchDevice
 
     return TorchDevice()
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
 
-from harness import native
+from harness import machine, native
 from harness.check import check, poison
 from harness.problem import Operands, Problem, make_aligned, make_operands
+from harness.worker import Worker
 
 # Beyond one descent's tokens, ragged, and with skewed subtrees: tiles, pieces and outputs in several units.
 LARGE = Problem(layer="fff", batch=1537, d_in=33, d_out=17, depth=9, trees=1, seed=4)
@@ -78,3 +79,20 @@ def test_threads_beyond_what_can_be_had_are_refused() -> None:
     problem = replace(LARGE, batch=3)
     with pytest.raises(native.NativeError, match="the system refuses 5000 threads"):
         _run("fff_cpu_grouped", problem, make_operands(problem), native.Surroundings(threads=5000))
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_a_measuring_process_hands_on_its_threads_and_caches(threads: int) -> None:
+    """What a cell is prepared with holds the threads that the sweep asked for and this machine's caches."""
+    worker = Worker("")
+    answer = worker.answer(
+        {
+            "op": "prepare", "cell": "c", "implementation": "fff_cpu_grouped", "loops": 1, "slices": 1,
+            "problem": asdict(replace(LARGE, batch=8)), "isa": "", "threads": threads,
+            "head_only": False, "weights": "hot", "launch": "eager", "sets": 1, "count_nodes": False,
+            "min_sample_ns": 1,
+        }
+    )  # fmt: skip
+    assert answer["verdict"]["ok"]
+    assert worker.context().threads == threads
+    assert worker.context().caches == machine.caches()
