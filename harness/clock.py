@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, partial
-from time import perf_counter_ns
+from time import perf_counter_ns, process_time_ns, sleep
 from typing import Any
 
 from harness.machine import read_disturbance
@@ -26,6 +26,8 @@ MAX_SAMPLE_NS = 1_000_000_000
 _MAX_SLICES = 64
 _MAX_LOOPS = 1 << 30
 _OVERHEAD_LOOPS = 10_000
+# A thread that spins takes all of a processor; 1 ms of 5 is more than being asked takes.
+_REST_S, _AT_REST_NS, _MOST_RESTS = 0.005, 1_000_000, 100
 
 TimePasses = Callable[[int], int]
 
@@ -100,6 +102,23 @@ def sample(time: TimePasses, loops: int, expected_ns: float) -> Sample:
     call_ns = perf_counter_ns() - called - elapsed
     disturbed: dict[str, Any] = read_disturbance().since(before)
     return Sample(loops=loops, elapsed_ns=elapsed, call_ns=call_ns, **disturbed)
+
+
+def rest(
+    computed_ns: Callable[[], int] = process_time_ns, pause: Callable[[float], None] = sleep
+) -> None:
+    """Wait until the other threads of this process rest, half a second at most.
+
+    The threads of a pool spin for a while after a product in wait for the next (OpenBLAS's for 0.1 s), and
+    would take processors from the next cell. computed_ns: the processor time of all threads.
+    """
+    before = computed_ns()
+    for _ in range(_MOST_RESTS):
+        pause(_REST_S)
+        now = computed_ns()
+        if now - before < _AT_REST_NS:
+            return
+        before = now
 
 
 def make_python_timer(*passes: Callable[[], object]) -> TimePasses:

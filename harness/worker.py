@@ -253,13 +253,13 @@ class Worker:
         return bench.run(kernel, problem, request["loops"], unwritten=request["unwritten"])
 
     def answer(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Carry out one request."""
-        if request["op"] == "prepare":
-            return self.prepare(request)
-        if request["op"] == "sample":
-            return self.sample(request)
-        if request["op"] == "published":
-            return self.published(request)
+        """Carry out one request; pools of several threads are at rest before it is answered."""
+        cell = {"prepare": self.prepare, "sample": self.sample, "published": self.published}
+        if run := cell.get(request["op"]):
+            done = run(request)
+            if self.threads > 1:
+                clock.rest()
+            return done
         if request["op"] == "resident":
             peak_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
             return {"peak_resident_bytes": peak_kib * 1024}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from itertools import pairwise
+from itertools import count, pairwise
 
 import pytest
 
@@ -106,3 +106,18 @@ def test_python_passes_come_in_turn() -> None:
 def test_slices_hold_whole_blocks(batch: int, block: int, pass_ns: int, slices: int) -> None:
     """A long pass is cut in halves until a slice lasts a second, never through a block of tokens."""
     assert clock.count_slices(batch, block, pass_ns) == slices
+
+
+@pytest.mark.parametrize(("computed_ms", "pauses"), [([0, 0], 1), ([3, 8, 13, 13.4], 3)])
+def test_rest_lasts_until_no_thread_computes(computed_ms: list[float], pauses: int) -> None:
+    """It waits while other threads take processor time, and no longer."""
+    slept: list[float] = []
+    clock.rest(iter([int(1e6 * ms) for ms in computed_ms]).__next__, slept.append)
+    assert len(slept) == pauses
+
+
+def test_rest_ends_beside_a_thread_that_never_rests() -> None:
+    """A thread that computes for ever is waited for half a second and not longer."""
+    slept: list[float] = []
+    clock.rest(count(step=5_000_000).__next__, slept.append)
+    assert sum(slept) == pytest.approx(0.5)

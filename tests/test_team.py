@@ -7,7 +7,7 @@ from dataclasses import asdict, replace
 import numpy as np
 import pytest
 
-from harness import machine, native
+from harness import clock, machine, native
 from harness.check import check, poison
 from harness.problem import Operands, Problem, make_aligned, make_operands
 from harness.worker import Worker
@@ -82,8 +82,15 @@ def test_threads_beyond_what_can_be_had_are_refused() -> None:
 
 
 @pytest.mark.parametrize("threads", [1, 3])
-def test_a_measuring_process_hands_on_its_threads_and_caches(threads: int) -> None:
-    """What a cell is prepared with holds the threads that the sweep asked for and this machine's caches."""
+def test_a_measuring_process_hands_on_its_threads_and_caches(
+    threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a cell is prepared with holds the threads that the sweep asked for and this machine's caches.
+
+    Several threads are at rest before the answer: a pool's would take processors from the next cell.
+    """
+    rests: list[str] = []
+    monkeypatch.setattr(clock, "rest", lambda: rests.append("rest"))
     worker = Worker("")
     answer = worker.answer(
         {
@@ -96,3 +103,4 @@ def test_a_measuring_process_hands_on_its_threads_and_caches(threads: int) -> No
     assert answer["verdict"]["ok"]
     assert worker.context().threads == threads
     assert worker.context().caches == machine.caches()
+    assert rests == (["rest"] if threads > 1 else [])
