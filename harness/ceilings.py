@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -130,10 +130,15 @@ def predict_s(implementation: str, problem: Problem) -> float:
 # ---- where they run ---------------------------------------------------------------------------------
 
 
-def find_capacities(caches: Mapping[str, int]) -> dict[str, int]:
-    """Return the bytes of each cache level, the fastest first; assumed ones where the system tells none."""
+def find_capacities(caches: Mapping[str, int], threads: int = 1) -> dict[str, int]:
+    """Return the bytes of each cache level, the fastest first; assumed ones where the system tells none.
+
+    caches: as one core sees them. Several threads have as many of each level as they are, but for the last:
+    that one all cores are taken to share.
+    """
     found = {name.removesuffix("d"): size for name, size in sorted(caches.items()) if size > 0}
-    return found or dict(ASSUMED_CACHES)
+    *own, last = (found or ASSUMED_CACHES).items()
+    return {**{name: threads * size for name, size in own}, last[0]: last[1]}
 
 
 def choose_sets(caches: Mapping[str, int], available: int) -> tuple[dict[str, int], list[str]]:
@@ -220,3 +225,22 @@ def place_all(sets: Mapping[str, int], widths: list[int], seed: int) -> list[Ext
     for width in widths:
         found += _gathers(ordered, width, seed)
     return found
+
+
+def spread(extents: list[Extent], caches: Mapping[str, int], threads: int) -> list[Extent]:
+    """Return extents for several threads: registers and caches of a core's own get a set for each of them.
+
+    The gather's tables stay a power of two of rows.
+    """
+    before, now = find_capacities(caches), find_capacities(caches, threads)
+
+    def spread_one(extent: Extent) -> Extent:
+        place = extent.place
+        if place == MEMORY or (place and now[place] == before[place]):
+            return extent
+        power = 1 << (threads.bit_length() - 1)
+        times = power if extent.implementation == "ceiling_gather" else threads
+        larger = replace(extent.problem, batch=times * extent.problem.batch)
+        return replace(extent, problem=larger)
+
+    return [spread_one(extent) for extent in extents]

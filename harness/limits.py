@@ -50,11 +50,11 @@ def _streaming_range(ceilings: Ceilings, base: Any) -> tuple[float, float]:
     Weights that fill more than half of a cache may in part be pushed out of it: then half of the next slower
     place's bandwidth is enough.
     """
-    size, threads = touched_bytes(base), max(1, int(base["threads"]))
+    size, times = touched_bytes(base), ceilings.grants(base)
     place = ceilings.place_of(size)
     typical = ceilings.slower(place) if _is_crowded(ceilings, size) else place
-    least = _BOUND_BY_STREAMING * ceilings.typical_at(typical) * threads
-    return least, SLACK * ceilings.bandwidth_at(place) * threads
+    least = _BOUND_BY_STREAMING * ceilings.typical_at(typical) * times
+    return least, SLACK * ceilings.bandwidth_at(place) * times
 
 
 def streams_from(ceilings: Ceilings, cell: Any, time: float) -> str:
@@ -74,11 +74,11 @@ def _streaming_bound(ceilings: Ceilings, base: Any, time: float) -> str:
     place = streams_from(ceilings, base, time)
     if not place:
         return ""
-    size, threads = touched_bytes(base), max(1, int(base["threads"]))
-    measured = f"{ceilings.bandwidth_at(place) * threads:.3g} GB/s measured there"
+    size, times = touched_bytes(base), ceilings.grants(base)
+    measured = f"{ceilings.bandwidth_at(place) * times:.3g} GB/s measured there"
     if _is_crowded(ceilings, size):
         next_place = ceilings.slower(place)
-        least = ceilings.typical_at(next_place) * threads
+        least = ceilings.typical_at(next_place) * times
         filled = size / ceilings.capacity[place]
         measured += f", {least:.3g} in {next_place}; they fill {100 * filled:.0f} % of {place}"
     rate = _streamed_bytes(base) / time
@@ -94,7 +94,7 @@ def _least_ns(ceilings: Ceilings, cell: Any, rows: list[tuple[str, int]]) -> flo
     """Return the least time of a pass that reads the rows of each token from where they lie."""
     row = row_bytes(cell)
     per_token = sum(row * count / ceilings.bandwidth_at(place) for place, count in rows)
-    return per_token * int(cell["batch"]) / max(1, int(cell["threads"]))
+    return per_token * int(cell["batch"]) / ceilings.grants(cell)
 
 
 def explain_above_limit(

@@ -6,6 +6,8 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
+import pandas as pd
+
 from harness import stats
 from harness.ceilings import MEMORY, find_capacities
 from harness.reader import Run
@@ -13,8 +15,10 @@ from harness.reader import Run
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ceilings:
-    """Hold the measured ceilings of one thread.
+    """Hold the measured ceilings of a number of threads together.
 
+    threads: that number, the sweep's. 1 as well where a run with more was recorded before the loops of our
+    own shared their work: each thread of a cell is then granted all that one thread reached.
     flops: peak rate in GFLOP/s (flops a ns). bandwidth: GB/s (bytes a ns) by place, never lower in a faster
     place. capacity: bytes by cache. Empty or NaN where the run measured none.
 
@@ -28,6 +32,7 @@ class Ceilings:
     flops: float
     bandwidth: dict[str, float]
     capacity: dict[str, int]
+    threads: int = 1
     typical: dict[str, float] = field(default_factory=dict)
     peaks: dict[str, float] = field(default_factory=dict)
 
@@ -35,6 +40,10 @@ class Ceilings:
         """Return the peak rate of a cell's own precision in flops a ns, NaN where none was measured."""
         name = precision(cell)
         return self.peaks.get(name, self.flops if name == "float32" else math.nan)
+
+    def grants(self, cell: Any) -> float:
+        """Return how many times what was measured a cell is granted: 1 where it has as many threads."""
+        return max(1, int(cell["threads"])) / self.threads
 
     def place_of(self, size: int) -> str:
         """Return the fastest place that holds a set of `size` bytes."""
@@ -69,11 +78,11 @@ def precision(cell: Any) -> str:
     return "tf32" if cell["math"] == "tf32" else str(cell["dtype"])
 
 
-def capacities(run: Run) -> dict[str, int]:
+def capacities(run: Run, threads: int = 1) -> dict[str, int]:
     """Return the bytes of each cache that passes of a run went through, the fastest first."""
     device = run.head.machine.device
     if device is None:
-        return find_capacities(run.head.machine.caches)
+        return find_capacities(run.head.machine.caches, threads)
     return {"L2": device.l2_bytes} if device.l2_bytes else {}
 
 
@@ -91,11 +100,28 @@ def is_stream(cell: Any) -> bool:
     return bool(cell["role"] == "ceiling" and cell["flops"] == 0)
 
 
+def _threads(cell: Any) -> int:
+    """Return the threads that a ceiling ran on: a provider's product on all of the run's.
+
+    Loops of our own say in a note that they shared their work; those without it ran on one.
+    """
+    return int(cell["threads"] if cell["provider"] else dict(cell["notes"]).get("threads", 1))
+
+
+def _find(run: Run) -> pd.DataFrame:
+    return run.cells[(run.cells["role"] == "ceiling") & (run.cells["status"] == "ok")]
+
+
+def count_threads(run: Run) -> int:
+    """Return the threads that a run's ceilings are of: those that the loops of our own ran on."""
+    return max((_threads(c) for _, c in _find(run).iterrows() if not c["provider"]), default=1)
+
+
 def measure(run: Run) -> Ceilings:
-    """Return the ceilings that a run measured, per thread."""
-    found = run.cells[(run.cells["role"] == "ceiling") & (run.cells["status"] == "ok")]
+    """Return the ceilings that a run measured."""
+    threads = count_threads(run)
     peaks, bandwidth, typical = dict[str, float](), dict[str, float](), dict[str, float]()
-    for _, cell in found.iterrows():
+    for _, cell in _find(run).iterrows():
         time = _fastest_ns(run, cell["cell"])
         if not math.isfinite(time):
             continue
@@ -105,16 +131,14 @@ def measure(run: Run) -> Ceilings:
             median = cell["bytes_moved"] / stats.pass_ns(run.samples, cell["cell"])
             typical[place] = max(typical.get(place, 0.0), median)
         else:
-            # Our own loops run on one thread; a provider's product on all of them.
-            threads = cell["threads"] if cell["provider"] else 1
-            name = precision(cell)
-            peaks[name] = max(peaks.get(name, 0.0), cell["flops"] / time / threads)
-    capacity = capacities(run)
+            name, rate = precision(cell), cell["flops"] / time * threads / _threads(cell)
+            peaks[name] = max(peaks.get(name, 0.0), rate)
+    capacity = capacities(run, threads)
     below = 0.0
     for place in reversed([*capacity, MEMORY]):
         if place in bandwidth:
             below = bandwidth[place] = max(below, bandwidth[place])
     return Ceilings(
-        flops=peaks.get("float32", math.nan), bandwidth=bandwidth, capacity=capacity,
+        threads=threads, flops=peaks.get("float32", math.nan), bandwidth=bandwidth, capacity=capacity,
         typical=typical, peaks=peaks,
     )  # fmt: skip

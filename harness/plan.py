@@ -221,9 +221,11 @@ def _ceiling_cells(
         for provider in spec.blas
     ]
     own = {i.id: i for i in chosen if i.layer == "ceiling" and not i.needs_provider}
-    sets, notices = ceilings.choose_sets(machine.caches(), machine.available_memory_bytes())
+    caches = machine.caches()
+    sets, notices = ceilings.choose_sets(caches, machine.available_memory_bytes())
     notices = notices if own else []
-    for extent_of in ceilings.place_all(sets, list(spec.widths), spec.seed):
+    placed = ceilings.place_all(sets, list(spec.widths), spec.seed)
+    for extent_of in ceilings.spread(placed, caches, spec.threads):
         if implementation := own.get(extent_of.implementation):
             cells.append(
                 make_cell(

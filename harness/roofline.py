@@ -56,13 +56,13 @@ def floor_ns(ceilings: Ceilings, cell: Any) -> float:
     """Return the least time of a pass of a layer on this machine; NaN where no ceiling was measured.
 
     max(flops / peak, compulsory bytes / bandwidth): the larger, not the sum, since a processor computes
-    while it loads, and a sum would call a kernel impossible that does both at once. Each of the cell's
-    threads is granted the full rate of one, which no machine exceeds. The peak is that of the cell's
-    precision; of the CPU only float32's is measured, so that of bfloat16 the bytes alone bound.
+    while it loads, and a sum would call a kernel impossible that does both at once. A cell of several
+    threads is granted what as many reached together. The peak is that of the cell's precision; of the CPU
+    only float32's is measured, so that of bfloat16 the bytes alone bound.
     """
     compute = cell["flops"] / ceilings.peak_of(cell)
     traffic = traffic_ns(ceilings, compulsory_bytes(cell))
-    return float(np.fmax(compute, traffic)) / max(1, int(cell["threads"]))
+    return float(np.fmax(compute, traffic)) / ceilings.grants(cell)
 
 
 def summed_floor_ns(ceilings: Ceilings, cell: Any) -> float:
@@ -78,4 +78,4 @@ def summed_floor_ns(ceilings: Ceilings, cell: Any) -> float:
     size = compulsory_bytes(cell)
     cold = cell["weights"] != "hot"
     traffic = size / ceilings.bandwidth_at(MEMORY) if cold else traffic_ns(ceilings, size)
-    return float(compute + traffic) / max(1, int(cell["threads"]))
+    return float(compute + traffic) / ceilings.grants(cell)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from harness import conditions, device_table, ledger, view
+from harness import conditions, device_table, ledger, measured, view
 from harness.axes import PAPER_BATCH, PAPER_WIDTH
 from harness.frames import (
     REMARKED,
@@ -150,7 +150,9 @@ def _contrast_lines(run: Run) -> list[str]:
 def _foot_lines(run: Run) -> list[str]:
     lines = ["", "## Reading this", ""]
     if view.ceilings(run):
-        lines += ["The machine's own ceilings, measured in the same run:", ""]
+        threads = measured.count_threads(run)
+        several = f", of {threads} threads together" if threads > 1 else ""
+        lines += [f"The machine's own ceilings, measured in the same run{several}:", ""]
         lines += [format_markdown_table(ceiling_frame(view.ceilings(run))), ""]
     lines += [
         "- `91x [88, 94]`: geometric mean over blocks of interleaved samples and its 95 % interval "

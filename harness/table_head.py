@@ -108,7 +108,8 @@ def head_lines(run: Run) -> list[str]:
         )
     if sweep.threads > 1:
         lines.append(
-            "- Threads are the provider's own: products large enough are split (level 3, the gemv of "
-            "the FF); dots, axpys and the FFF's one-row products run on one thread."
+            "- Threads of BLAS are the provider's own: products large enough are split (level 3, the gemv of "
+            "the FF); dots, axpys and the FFF's one-row products run on one thread. Kernels of our own "
+            "share their work among as many."
         )
     return lines

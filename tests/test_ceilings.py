@@ -43,9 +43,13 @@ SQUARE = ("ceiling_fma", "ceiling_copy", "ceiling_stream")  # d_in = d_out
 KIB, MIB = 1 << 10, 1 << 20
 
 
-def run_kernel(implementation: str, problem: Problem, operands: Operands, isa: str = "") -> None:
+def run_kernel(
+    implementation: str, problem: Problem, operands: Operands, isa: str = "", threads: int = 1
+) -> None:
     """Run one pass over a poisoned output."""
-    context = Context(provider=None, workspace=lambda size: np.empty(size, np.uint8), isa=isa)
+    context = Context(
+        provider=None, workspace=lambda size: np.empty(size, np.uint8), isa=isa, threads=threads
+    )
     poison(operands.y)
     registry.get(implementation).prepare(problem, operands, context).forward()
 
@@ -71,6 +75,21 @@ def test_agrees_with_the_oracle(implementation: str, d_in: int, isa: str) -> Non
         run_kernel(implementation, problem, operands, isa)
         verdict = check(problem, operands, implementation=implementation)
         assert verdict.ok, verdict.reason
+
+
+@pytest.mark.parametrize("threads", [2, 3, 40])
+@pytest.mark.parametrize("hidden", [1, 5])
+@pytest.mark.parametrize("implementation", OWN)
+def test_right_whatever_the_threads(implementation: str, hidden: int, threads: int) -> None:
+    """Threads that share the rows, walked once or often, write what one thread writes, and it is right."""
+    problem = make_problem(implementation, 32, 130, 1, hidden)
+    operands = make_operands(problem)
+    run_kernel(implementation, problem, operands)
+    alone = operands.y.copy()
+    run_kernel(implementation, problem, operands, threads=threads)
+    np.testing.assert_array_equal(operands.y, alone)
+    verdict = check(problem, operands, implementation=implementation)
+    assert verdict.ok, verdict.reason
 
 
 @pytest.mark.parametrize("implementation", OWN)
@@ -215,6 +234,30 @@ def test_extents_stay_within_their_sets(width: int) -> None:
     assert [e.place for e in found if e.implementation == "ceiling_stream"] == [ceilings.MEMORY]
 
 
+def test_all_levels_but_the_last_are_a_cores_own() -> None:
+    """Several threads have as many of each cache as they are, but for the last, which all cores share."""
+    caches = {"L1d": 32 * KIB, "L2": MIB, "L3": 32 * MIB}
+    assert ceilings.find_capacities(caches, 3) == {"L1": 96 * KIB, "L2": 3 * MIB, "L3": 32 * MIB}
+    assert ceilings.find_capacities({"L1d": KIB}, 3) == {"L1": KIB}
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3, 8])
+def test_each_thread_gets_a_set_in_its_own_caches(threads: int) -> None:
+    """With several threads sets of caches of a core's own and the FMA loop grow with them; others stay."""
+    caches = {"L1d": 32 * KIB, "L2": MIB, "L3": 32 * MIB}
+    alone = ceilings.place_all(ceilings.choose_sets(caches, 64 << 30)[0], [768], seed=3)
+    for one, several in zip(alone, ceilings.spread(alone, caches, threads), strict=True):
+        times = several.problem.batch / one.problem.batch
+        assert dataclasses.replace(several.problem, batch=one.problem.batch) == one.problem
+        if one.place in ("L3", ceilings.MEMORY):
+            assert times == 1
+        elif one.implementation == "ceiling_gather":
+            assert several.problem.batch.bit_count() == 1
+            assert threads / 2 < times <= threads
+        else:
+            assert times == threads
+
+
 def make_spec(**changes: Any) -> SweepSpec:
     """Return a small sweep."""
     spec = SweepSpec(
@@ -330,6 +373,24 @@ def make_run(
     return reader.load_run(folder)
 
 
+def two_threads(
+    cells: list[tuple[records.CellRecord, float]], **notes: str
+) -> list[tuple[records.CellRecord, float]]:
+    """Return the cells as a run with two threads records them; notes: of ceilings of our own."""
+    return [
+        (
+            record.model_copy(
+                update={
+                    "threads": 2,
+                    "notes": {**record.notes, **(notes if record.role == "ceiling" else {})},
+                }
+            ),
+            time,
+        )
+        for record, time in cells
+    ]
+
+
 def row(record: records.CellRecord) -> pd.Series:
     """Return a record as a row of a run's cells."""
     return pd.Series(record.model_dump())
@@ -341,6 +402,41 @@ def test_measured_ceilings_are_read_from_a_run(tmp_path: Path) -> None:
     assert found.flops == pytest.approx(LIMITS.flops)
     assert found.bandwidth == pytest.approx(LIMITS.bandwidth)
     assert found.capacity == LIMITS.capacity
+
+
+def test_ceilings_of_two_threads_are_granted_once(tmp_path: Path) -> None:
+    """Where the ceilings ran on two threads, a cell of two is granted their rates and not twice those."""
+    cells = two_threads([*ceiling_records(), (cell_record("ff"), 2 * FF_FLOOR_NS)], threads="2")
+    run = make_run(tmp_path / "run", cells)
+    found = measured.measure(run)
+    assert (found.threads, found.flops) == (2, pytest.approx(LIMITS.flops))
+    assert found.bandwidth == pytest.approx(LIMITS.bandwidth)
+    assert found.capacity == {"L1": 64 * KIB, "L2": 2 * MIB, "L3": 32 * MIB}
+    assert view.points(run)[0].speeds[0].of_ceiling == pytest.approx(0.5)
+    assert "measured in the same run, of 2 threads together:" in table.format_markdown(run)
+
+
+def test_ceilings_of_one_thread_are_granted_to_each(tmp_path: Path) -> None:
+    """An older run of two threads, whose loops ran on one, grants a cell twice what that one reached."""
+    cells = two_threads([*ceiling_records(), (cell_record("ff"), 2 * FF_FLOOR_NS)])
+    run = make_run(tmp_path / "run", cells)
+    found = measured.measure(run)
+    assert (found.threads, found.capacity) == (1, LIMITS.capacity)
+    assert view.points(run)[0].speeds[0].of_ceiling == pytest.approx(0.25)
+    assert "measured in the same run:" in table.format_markdown(run)
+
+
+@pytest.mark.parametrize(("notes", "peak"), [({}, 150.0), ({"threads": "2"}, 300.0)])
+def test_a_product_counts_by_the_threads_of_its_pool(
+    tmp_path: Path, notes: dict[str, str], peak: float
+) -> None:
+    """A provider's product on two threads is a peak of two, or half of it where the loops ran on one."""
+    product = cell_record(
+        "sgemm", role="ceiling", layer="ceiling", implementation="ceiling_sgemm", model="",
+        flops=3 * 10**8,
+    )  # fmt: skip
+    cells = [*two_threads(ceiling_records(), **notes), *two_threads([(product, 1e6)])]
+    assert measured.measure(make_run(tmp_path / "run", cells)).flops == pytest.approx(peak)
 
 
 def test_a_faster_place_is_never_slower(tmp_path: Path) -> None:
@@ -375,7 +471,10 @@ def test_a_set_of_one_cache_counts_no_slower_bandwidth() -> None:
 
 
 def test_the_floor_is_the_larger_of_work_and_traffic() -> None:
-    """A dense layer is bound by its operations, a conditional one by its traffic; threads divide both."""
+    """A dense layer is bound by its operations, a conditional one by its traffic; threads divide both.
+
+    Not where as many threads were measured together.
+    """
     dense, conditional = row(cell_record("ff")), row(fff_record("fff"))
     assert roofline.floor_ns(LIMITS, dense) == pytest.approx(dense["flops"] / 100.0)
     moved = 4 * 1536 * (64 + 382)
@@ -385,6 +484,8 @@ def test_the_floor_is_the_larger_of_work_and_traffic() -> None:
     )
     dense["threads"] = 2
     assert roofline.floor_ns(LIMITS, dense) == pytest.approx(dense["flops"] / 200.0)
+    together = dataclasses.replace(LIMITS, threads=2)
+    assert roofline.floor_ns(together, dense) == pytest.approx(dense["flops"] / 100.0)
 
 
 def test_the_summed_floor_adds_work_and_traffic() -> None:
@@ -399,6 +500,8 @@ def test_the_summed_floor_adds_work_and_traffic() -> None:
     assert roofline.summed_floor_ns(LIMITS, cell) == pytest.approx(work + moved / 10.0)
     cell["threads"] = 2
     assert roofline.summed_floor_ns(LIMITS, cell) == pytest.approx((work + moved / 10.0) / 2)
+    together = dataclasses.replace(LIMITS, threads=2)
+    assert roofline.summed_floor_ns(together, cell) == pytest.approx(work + moved / 10.0)
 
 
 def test_bfloat16_is_bound_by_its_bytes_alone() -> None:
@@ -575,13 +678,16 @@ class Silent:
         """Hear a sample."""
 
 
+@pytest.mark.parametrize("threads", [1, 2])
 def test_a_sweep_measures_and_prints_the_ceilings(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, threads: int
 ) -> None:
     """In a real sweep every ceiling passes its gate and is sampled once a block, by place."""
     # Small caches make small sets: nothing here depends on what the figures are.
     monkeypatch.setattr(machine, "caches", lambda: {"L1d": 32 * KIB, "L2": 128 * KIB})
-    spec = make_spec(out=tmp_path / "run", only=["ff_l1_blas"], widths=[64], passes=2)
+    spec = make_spec(
+        out=tmp_path / "run", only=["ff_l1_blas"], widths=[64], passes=2, threads=threads
+    )
     outcome = sweep.run(spec, plan.make_plan(spec), Silent())
     assert (outcome.reason, outcome.wrong, outcome.failed) == ("complete", 0, 0)
     run = reader.load_run(outcome.folder)
@@ -596,5 +702,7 @@ def test_a_sweep_measures_and_prints_the_ceilings(
     counts = run.samples[run.samples["cell"].isin(own["cell"])].groupby(["cell", "block"]).size()
     assert len(counts) == 2 * len(own)
     assert (counts == 1).all()
-    assert set(measured.measure(run).bandwidth) == {"L1", "L2", "memory"}
+    known = measured.measure(run)
+    assert set(known.bandwidth) == {"L1", "L2", "memory"}
+    assert known.threads == threads
     assert np.isfinite(view.points(run)[0].speeds[0].of_ceiling)

@@ -124,8 +124,8 @@ ALLOWED: dict[str, set[str]] = {
         "published_protocol", "reader", "records", "resume", "sampling", "spec", "writer",
     },
     "table": {
-        "axes", "conditions", "device_table", "frames", "ledger", "notation", "reader", "rows", "stats",
-        "table_head", "view", "writer",
+        "axes", "conditions", "device_table", "frames", "ledger", "measured", "notation", "reader", "rows",
+        "stats", "table_head", "view", "writer",
     },
     "table_head": {"device_table", "notation", "reader", "records", "stability", "vector_width", "view"},
     "timing": {"clock", "cuda_clock", "device", "locality", "machine", "registry"},

@@ -21,7 +21,9 @@ Blas = Annotated[
 ]
 Width = Annotated[str, typer.Option(help="d_in = d_out, a list.")]
 Seed = Annotated[int, typer.Option(help="Seed of the operands and of the order.")]
-Threads = Annotated[int, typer.Option(help="Threads of the provider's pool, and of our own kernels.")]
+Threads = Annotated[
+    int, typer.Option(help="Threads of the provider's pool, and of our own kernels.")
+]
 Passes = Annotated[
     int | None, typer.Option(help="Blocks to sample; each samples every cell at least once.")
 ]

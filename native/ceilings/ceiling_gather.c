@@ -8,7 +8,7 @@
  * Bytes:  4 * hidden * batch * d_in, each row once a pass.
  * Needs:  batch a power of two.
  */
-#include "ffk.h"
+#include "ceiling.h"
 
 /* Half of the bits of n, a power of two; at least 1. */
 static int half_bits(int64_t n) {
@@ -27,30 +27,25 @@ static int64_t scattered(int64_t b, int64_t n, int half) {
     return (int64_t)((row * 0x85EBCA6Bu) & mask);
 }
 
-static size_t workspace_bytes(const ffk_shape *s) {
-    (void)s;
-    return 0;
-}
-
-static ffk_status run(const ffk_shape *s, const ffk_operands *o, const ffk_context *c) {
-    if ((s->batch & (s->batch - 1)) != 0)
-        return FFK_BAD_SHAPE;
+static void walk(const ffk_ceiling *c, int64_t first, int64_t end) {
+    const ffk_shape *s = c->shape;
+    const ffk_operands *o = c->operands;
     const int half = half_bits(s->batch);
     for (int64_t pass = 0; pass < s->hidden; ++pass)
-        for (int64_t b = 0; b < s->batch; ++b) {
+        for (int64_t b = first; b < end; ++b) {
             const float *x = o->x + scattered(b, s->batch, half) * s->d_in; /* (d_in,) */
             const float z = c->isa->dot(s->d_in, x, o->w_in + pass * s->d_in);
             float *y = o->y + b * s->d_out; /* (d_out,) */
             for (int64_t j = 0; j < s->d_out; ++j)
                 y[j] = z;
         }
+}
+
+static ffk_status run(const ffk_shape *s, const ffk_operands *o, const ffk_context *c) {
+    if ((s->batch & (s->batch - 1)) != 0)
+        return FFK_BAD_SHAPE;
+    ffk_walk_all(s, o, c, walk);
     return FFK_OK;
 }
 
-extern const ffk_kernel ffk_kernel_ceiling_gather;
-const ffk_kernel ffk_kernel_ceiling_gather = {.id = "ceiling_gather",
-                                              .layer = "ceiling",
-                                              .level = 0,
-                                              .routines = 0,
-                                              .workspace_bytes = workspace_bytes,
-                                              .run = run};
+FFK_CEILING(gather, 0, 0);

@@ -7,12 +7,7 @@
  * Needs:  sgemm. No workspace, no activation; w_in is not read; hidden must equal d_in.
  */
 #include "blas.h"
-#include "workspace.h"
-
-static size_t workspace_bytes(const ffk_shape *s) {
-    (void)s;
-    return 0;
-}
+#include "ceiling.h"
 
 static ffk_status run(const ffk_shape *s, const ffk_operands *o, const ffk_context *c) {
     if (s->hidden != s->d_in)
@@ -22,10 +17,4 @@ static ffk_status run(const ffk_shape *s, const ffk_operands *o, const ffk_conte
     return FFK_OK;
 }
 
-extern const ffk_kernel ffk_kernel_ceiling_sgemm;
-const ffk_kernel ffk_kernel_ceiling_sgemm = {.id = "ceiling_sgemm",
-                                             .layer = "ceiling",
-                                             .level = 3,
-                                             .routines = FFK_NEEDS_SGEMM,
-                                             .workspace_bytes = workspace_bytes,
-                                             .run = run};
+FFK_CEILING(sgemm, 3, FFK_NEEDS_SGEMM);

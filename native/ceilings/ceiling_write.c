@@ -7,25 +7,20 @@
  *         own stores pay for it too.
  * Needs:  nothing.
  */
-#include "ffk.h"
+#include "ceiling.h"
 
-static size_t workspace_bytes(const ffk_shape *s) {
-    (void)s;
-    return 0;
+static void walk(const ffk_ceiling *c, int64_t first, int64_t end) {
+    const ffk_shape *s = c->shape;
+    const ffk_operands *o = c->operands;
+    for (int64_t pass = 0; pass < s->hidden; ++pass)
+        for (int64_t b = first; b < end; ++b)
+            c->isa->fill(s->d_out, o->x[b * s->d_in] * o->w_out[pass * s->d_out],
+                         o->y + b * s->d_out);
 }
 
 static ffk_status run(const ffk_shape *s, const ffk_operands *o, const ffk_context *c) {
-    for (int64_t pass = 0; pass < s->hidden; ++pass)
-        for (int64_t b = 0; b < s->batch; ++b)
-            c->isa->fill(s->d_out, o->x[b * s->d_in] * o->w_out[pass * s->d_out],
-                         o->y + b * s->d_out);
+    ffk_walk_all(s, o, c, walk);
     return FFK_OK;
 }
 
-extern const ffk_kernel ffk_kernel_ceiling_write;
-const ffk_kernel ffk_kernel_ceiling_write = {.id = "ceiling_write",
-                                             .layer = "ceiling",
-                                             .level = 0,
-                                             .routines = 0,
-                                             .workspace_bytes = workspace_bytes,
-                                             .run = run};
+FFK_CEILING(write, 0, 0);

@@ -148,7 +148,7 @@ const ffk_kernel *ffk_ladder_at(size_t i); /* faulty on purpose: see ladder.inc 
 size_t ffk_isa_count(void);
 const ffk_isa *ffk_isa_at(size_t i); /* fastest first */
 
-/* For an entry made outside the table, whose caller knows the size of its workspace: returns 0. */
+/* For an entry that needs no workspace, or whose caller knows the size of it: returns 0. */
 size_t ffk_no_workspace(const ffk_shape *shape);
 /* Bytes of workspace that `kernel` needs for `shape`; 0 for a shape that it would refuse. */
 size_t ffk_kernel_workspace(const ffk_kernel *kernel, const ffk_shape *shape);

@@ -18,11 +18,6 @@
 
 enum { BLOCK = 4096 }; /* elements: 16 KiB, so that a block of `a` is activated while it is in L1 */
 
-static size_t workspace_bytes(const ffk_shape *s) {
-    (void)s;
-    return 0;
-}
-
 static ffk_status run(const ffk_shape *s, const ffk_operands *o, const ffk_context *c) {
     const int64_t n = s->batch * s->hidden;
     float *z = malloc((size_t)n * sizeof *z); /* (batch, hidden) */
@@ -51,5 +46,5 @@ const ffk_kernel ffk_ladder_ff_l3_alloc = {.id = "ff_l3_alloc",
                                            .layer = "ff",
                                            .level = 3,
                                            .routines = FFK_NEEDS_SGEMM,
-                                           .workspace_bytes = workspace_bytes,
+                                           .workspace_bytes = ffk_no_workspace,
                                            .run = run};
