@@ -48,7 +48,7 @@ def macros(machine: str = platform.machine()) -> list[tuple[str, str]]:
 def sources(machine: str = platform.machine()) -> list[str]:
     """List the C sources for a target, relative to the project's root."""
     isas = _ISAS.get(family(machine), ("generic.c",))
-    found = [NATIVE / name for name in ("table.c", "fpenv.c", "team.c")]
+    found = [NATIVE / name for name in ("table.c", "arguments.c", "fpenv.c", "team.c")]
     found.extend(NATIVE / "isa" / name for name in isas)
     for folder in ("ff", "fff", "ceilings", "ladder"):
         found.extend(sorted((NATIVE / folder).glob("*.c")))
