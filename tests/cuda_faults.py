@@ -115,8 +115,8 @@ FAULTS = {
         problem=Problem(layer="ff", batch=5, d_in=9, d_out=7, hidden=3), says=OVERFLOW,
     ),
     "a last element forgotten": Fault(
-        kernel="ff_cuda_naive", old="j < d_out; ++j)\n            y[j] += ",
-        new="j < d_out - 1; ++j)\n            y[j] += ",
+        kernel="ff_cuda_naive", old="j < d_out; ++j)\n        y[j] += ",
+        new="j < d_out - 1; ++j)\n        y[j] += ",
         problem=Problem(layer="ff", batch=5, d_in=9, d_out=7, hidden=3), says="tolerance",
     ),
 }  # fmt: skip

@@ -14,26 +14,16 @@
  * Tile:      128 threads a block: the smallest that fills a multiprocessor's four schedulers, so
  *            that small batches still spread over many of them.
  */
-#include "gelu.cuh"
+#include "naive.cuh"
 
-extern "C" __global__ void __launch_bounds__(128)
+extern "C" __global__ void __launch_bounds__(TOKENS)
     ff_cuda_naive_float32(const float *x, const float *w_in, const float *w_out, float *y,
                           int batch, int d_in, int d_out, int hidden) {
-    const int token = blockIdx.x * 128 + threadIdx.x;
-    if (token >= batch)
+    if (!begin_token(x, y, batch, d_in, d_out))
         return;
-    x += (long long)token * d_in;  /* (d_in,)  */
-    y += (long long)token * d_out; /* (d_out,) */
-    for (int j = 0; j < d_out; ++j)
-        y[j] = 0.0f;
     for (int h = 0; h < hidden; ++h) {
         const float *row_in = w_in + (long long)h * d_in;    /* (d_in,)  */
         const float *row_out = w_out + (long long)h * d_out; /* (d_out,) */
-        float z = 0.0f;
-        for (int i = 0; i < d_in; ++i)
-            z += x[i] * row_in[i];
-        const float a = gelu(z);
-        for (int j = 0; j < d_out; ++j)
-            y[j] += a * row_out[j];
+        add_neuron(x, row_in, row_out, y, d_in, d_out);
     }
 }

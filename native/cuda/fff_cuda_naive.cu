@@ -15,30 +15,20 @@
  *            ff_cuda_naive.
  * Tile:      128 threads a block, for the same reason as there.
  */
-#include "gelu.cuh"
+#include "naive.cuh"
 
-extern "C" __global__ void __launch_bounds__(128)
+extern "C" __global__ void __launch_bounds__(TOKENS)
     fff_cuda_naive_float32(const float *x, const float *w_in, const float *w_out, float *y,
                            int batch, int d_in, int d_out, int depth, int trees) {
-    const int token = blockIdx.x * 128 + threadIdx.x;
-    if (token >= batch)
+    if (!begin_token(x, y, batch, d_in, d_out))
         return;
     const long long n_nodes = (2LL << depth) - 1;
-    x += (long long)token * d_in;  /* (d_in,)  */
-    y += (long long)token * d_out; /* (d_out,) */
-    for (int j = 0; j < d_out; ++j)
-        y[j] = 0.0f;
     for (int k = 0; k < trees; ++k) {
         long long node = 0;
         for (int d = 0; d <= depth; ++d) {
             const float *row_in = w_in + (k * n_nodes + node) * d_in;    /* (d_in,)  */
             const float *row_out = w_out + (k * n_nodes + node) * d_out; /* (d_out,) */
-            float z = 0.0f;
-            for (int i = 0; i < d_in; ++i)
-                z += x[i] * row_in[i];
-            const float a = gelu(z);
-            for (int j = 0; j < d_out; ++j)
-                y[j] += a * row_out[j];
+            const float z = add_neuron(x, row_in, row_out, y, d_in, d_out);
             node = 2 * node + 1 + (z >= 0.0f);
         }
     }
