@@ -49,14 +49,5 @@ class SweepSpec:
 
     def record(self) -> SweepRecord:
         """Return what of it stands in the run."""
-        return SweepRecord(
-            levels=list(self.levels), device=self.device, models=[m.name for m in self.models],
-            batches=list(self.batches), widths=list(self.widths), only=list(self.only),
-            skip=list(self.skip), blas=list(self.blas), threads=self.threads, seed=self.seed,
-            passes=self.passes, budget_s=self.budget_s, processes=self.processes,
-            quick=self.quick, keep_blas_env=self.keep_blas_env, plugins=list(self.plugins),
-            timeout_s=self.timeout_s, data=list(self.data), rows=list(self.rows),
-            routing=list(self.routing), weights=list(self.weights), order=self.order,
-            dtype=list(self.dtype), isa=self.isa, baseline=self.baseline,
-            math=list(self.math), launch=list(self.launch),
-        )  # fmt: skip
+        named = {name: getattr(self, name) for name in SweepRecord.model_fields}
+        return SweepRecord(**{**named, "models": [model.name for model in self.models]})

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,9 @@ from harness.records import (
     ProviderRecord,
     RunHead,
     SampleRecord,
+    SweepRecord,
 )
+from harness.spec import SweepSpec
 from harness.writer import Writer
 
 _KINDS = {"provider": ProviderRecord, "cell": CellRecord, "sample": SampleRecord, "end": EndRecord}
@@ -262,3 +265,13 @@ def test_records_are_strict(golden_run: Path) -> None:
     ):
         with pytest.raises(ValidationError):
             CellRecord.model_validate(bad)
+
+
+def test_a_sweep_and_its_record_have_the_same_options() -> None:
+    """Each recorded option is one of the sweep's, with its default: an older run is resumed as it ran."""
+    options = {field.name: field.default for field in fields(SweepSpec)}
+    for name, field in SweepRecord.model_fields.items():
+        if not field.is_required():
+            default = field.default
+            assert options[name] == (tuple(default) if isinstance(default, list) else default)
+    assert options.keys() - SweepRecord.model_fields.keys() == {"out", "strict"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -10,7 +11,7 @@ import typer
 
 from harness.cli import options
 from harness.errors import UsageError
-from harness.reader import load_run
+from harness.reader import Run, load_run
 
 
 def print_error(text: str) -> None:
@@ -36,19 +37,24 @@ def write_outputs(folder: Path) -> bool:
     return True
 
 
+def _write(run: Run, what: str, write: Callable[[Run], list[Path]]) -> int:
+    """Write what is derived from a run, name the files, and return the exit status."""
+    try:
+        files = write(run)
+    except OSError as error:
+        print_error(f"can't write the {what} to {run.folder}: {error.strerror}")
+        return 1
+    print(f"Written: {', '.join(map(str, files))}")
+    return 0
+
+
 def table_command(run: options.RunFolder) -> int:
     """Print a run's tables and write table.md, table.csv, speeds.csv and table.tex from its samples."""
     from harness import table
 
     loaded = load_run(run)
     print(table.format_markdown(loaded))
-    try:
-        files = table.write_tables(loaded)
-    except OSError as error:
-        print_error(f"can't write the tables to {run}: {error.strerror}")
-        return 1
-    print(f"Written: {', '.join(map(str, files))}")
-    return 0
+    return _write(loaded, "tables", table.write_tables)
 
 
 def plot_command(run: options.RunFolder) -> int:
@@ -58,13 +64,7 @@ def plot_command(run: options.RunFolder) -> int:
     loaded = load_run(run)
     if loaded.samples.empty:
         raise UsageError(f"{run} has no samples: there is nothing to draw")
-    try:
-        files = plot.write_plots(loaded)
-    except OSError as error:
-        print_error(f"can't write the figures to {run}: {error.strerror}")
-        return 1
-    print(f"Written: {', '.join(map(str, files))}")
-    return 0
+    return _write(loaded, "figures", plot.write_plots)
 
 
 def compare_command(
