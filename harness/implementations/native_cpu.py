@@ -31,7 +31,8 @@ def _notes(kernel: native.Kernel, problem: Problem, context: Context) -> dict[st
             notes["batched_gemv"] = "routine" if context.provider.has("sgemv_batch") else "loop"
         if kernel.batches_axpy:
             notes["batched_axpy"] = "routine" if context.provider.has("saxpy_batch") else "loop"
-    if not kernel.needs_blas and context.threads > 1:
+    # The other kernels take what they can use of them; the loops of the ceilings share all their work.
+    if kernel.layer == "ceiling" and not kernel.needs_blas and context.threads > 1:
         notes["threads"] = str(context.threads)
     if chosen := native.choice(kernel.id, problem, _surroundings(context)):
         notes["chosen"] = chosen
