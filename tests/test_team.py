@@ -22,7 +22,29 @@ PROBLEMS = {
     "bfloat16": replace(LARGE, dtype="bfloat16"),
     "bfloat16, several trees": replace(LARGE, batch=700, depth=2, trees=3, dtype="bfloat16"),
     "one path": replace(LARGE, routing="single"),
+    "depth 0, several trees": replace(LARGE, batch=300, depth=0, trees=700),
 }
+# Ranges of neurons in units of their own, tiles of tokens in units of their own, and both.
+DENSE = Problem(layer="ff", batch=5, d_in=33, d_out=19, hidden=1000, seed=6)
+DENSE_PROBLEMS = {
+    "ranges": DENSE,
+    "both, aligned rows": replace(DENSE, batch=600, d_in=64, d_out=48),
+    "tiles": replace(DENSE, batch=2065, d_in=16, hidden=40),
+    "few neurons": replace(DENSE, batch=300, hidden=7),
+    "bfloat16, ranges": replace(DENSE, dtype="bfloat16"),
+    "bfloat16, tiles": replace(DENSE, batch=2065, d_in=16, hidden=40, dtype="bfloat16"),
+}
+
+
+CASES = [
+    pytest.param(kernel, problem, id=f"{kernel}-{name}")
+    for kernels, problems in (
+        (("fff_cpu_grouped", "fff_cpu_auto", "fff_cpu_fused"), PROBLEMS),
+        (("ff_cpu_fused",), DENSE_PROBLEMS),
+    )
+    for kernel in kernels
+    for name, problem in problems.items()
+]
 
 
 def _run(kernel: str, problem: Problem, operands: Operands, around: native.Surroundings) -> bytes:
@@ -37,8 +59,7 @@ def _run(kernel: str, problem: Problem, operands: Operands, around: native.Surro
     return first
 
 
-@pytest.mark.parametrize("problem", PROBLEMS.values(), ids=PROBLEMS)
-@pytest.mark.parametrize("kernel", ["fff_cpu_grouped", "fff_cpu_auto", "fff_cpu_fused"])
+@pytest.mark.parametrize(("kernel", "problem"), CASES)
 @pytest.mark.parametrize("isa", native.isas())
 def test_same_bytes_whatever_the_threads(kernel: str, problem: Problem, isa: str) -> None:
     """One, two and five threads write the same bytes, and they are right."""
@@ -53,11 +74,16 @@ def test_same_bytes_whatever_the_threads(kernel: str, problem: Problem, isa: str
 
 @pytest.mark.parametrize("caches", [{}, {"L2": 1 << 12, "L3": 1 << 13}, {"L2": 1 << 26}])
 @pytest.mark.parametrize("batch", [1, 255, 256, 257, 600])
-def test_right_whatever_the_caches(caches: dict[str, int], batch: int) -> None:
+@pytest.mark.parametrize(
+    ("kernel", "problem"), [("fff_cpu_grouped", LARGE), ("ff_cpu_fused", DENSE)]
+)
+def test_right_whatever_the_caches(
+    caches: dict[str, int], batch: int, kernel: str, problem: Problem
+) -> None:
     """Sizes of caches decide how a batch is cut and never what comes out of it, around the largest group."""
-    problem = replace(LARGE, batch=batch, d_out=32)
+    problem = replace(problem, batch=batch, d_out=32)
     operands = make_operands(problem)
-    _run("fff_cpu_grouped", problem, operands, native.Surroundings(caches=caches))
+    _run(kernel, problem, operands, native.Surroundings(caches=caches))
     verdict = check(problem, operands)
     assert verdict.ok, verdict.reason
 

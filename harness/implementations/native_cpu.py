@@ -10,9 +10,10 @@ from harness.problem import Layer, Operands, Problem
 from harness.registry import Context, Implementation, Prepared, register
 
 _OWN = {
-    "fused": "own code, token by token",
-    "grouped": "own code, tokens grouped by node",
-    "auto": "own code, whichever suits the problem",
+    ("ff", "fused"): "own code, one walk over the weights for both products",
+    ("fff", "fused"): "own code, token by token",
+    ("fff", "grouped"): "own code, tokens grouped by node",
+    ("fff", "auto"): "own code, whichever suits the problem",
 }
 _LEVELS = {1: "dot and axpy", 2: "batched gemv and batched axpy", 3: "gemm"}
 
@@ -53,7 +54,7 @@ def _prepare(
 def _summary(kernel: native.Kernel) -> str:
     how = kernel.id.rsplit("_", 1)[-1]
     if not kernel.level:
-        return _OWN.get(how, f"own code, {how}")
+        return _OWN.get((kernel.layer, how), f"own code, {how}")
     built_on = f"BLAS level {kernel.level}: {_LEVELS[kernel.level]}"
     return built_on if how == "blas" else f"{built_on}, {how}"
 

@@ -9,7 +9,8 @@
  *      at a time: x of a piece and the weights of a subtree stay in L2. Then the piece's outputs,
  *      leaf after leaf: a leaf's tokens share all 12 rows, and neighbouring leaves most of them. y
  *      is written past the caches where it is larger than a core can hope to keep.
- * Several trees: tiles of tokens descend and add up one tree after the other.
+ * Several trees: tiles of tokens descend and add up one tree after the other. Trees of depth 0 are
+ * the neurons of a plain layer: dense.h.
  *
  * flops:  2 * batch * trees * (depth + 1) * (d_in + d_out); the pairs of levels (descent.h) compute
  *         half as many again of the first product.
@@ -19,6 +20,7 @@
  * fifth.
  */
 #include "cut.h"
+#include "dense.h"
 #include "outputs.h"
 #include "team.h"
 
@@ -31,7 +33,11 @@ typedef struct {
     float *sums;            /* (batch, d_out), where y is narrower than float32 and added up */
 } job;
 
+static int is_dense(const ffk_shape *s) { return s->depth == 0 && s->trees > 1; }
+
 static size_t workspace_bytes(const ffk_shape *s) {
+    if (is_dense(s))
+        return ffk_dense_workspace(s, s->trees);
     const size_t batch = (size_t)s->batch;
     const size_t sums = s->trees > 1 && s->dtype != FFK_FLOAT32 ? batch * (size_t)s->d_out : 0;
     return ffk_round_up(batch * (size_t)ffk_z_stride(s->depth) * sizeof(float)) +
@@ -106,6 +112,10 @@ static void all_of_tile(void *state, int64_t i) {
 }
 
 static ffk_status run(const ffk_shape *s, const ffk_operands *o, const ffk_context *c) {
+    if (is_dense(s)) {
+        ffk_dense_run(s, s->trees, o, c);
+        return FFK_OK;
+    }
     const int64_t l2 = c->l2_bytes > 0 ? c->l2_bytes : FFK_ASSUMED_L2;
     const int64_t l3 = c->l3_bytes > 0 ? c->l3_bytes : FFK_ASSUMED_L3;
     const size_t batch = (size_t)s->batch;

@@ -61,6 +61,8 @@ typedef struct {
 /* What becomes of rows of y: overwritten, overwritten past the caches, or added to. */
 typedef enum { FFK_STORE, FFK_PAST, FFK_ADD } ffk_how;
 
+#define FFK_ADD_TOKENS 8
+
 /* Products of tokens with rows of weights of one dtype: rows.inc. A token is a row of x or y by
  * number. `ahead` are rows that come next: they are fetched meanwhile. */
 typedef struct {
@@ -77,6 +79,11 @@ typedef struct {
      * lone token would wait for as it does for its weights. */
     float (*dot)(int64_t d, const void *x, const void *w);
     void (*combine_one)(int64_t rows, int64_t d, const float *a, const void *const *w, void *y);
+    /* y[t] += sum over r of a[r * FFK_ADD_TOKENS + t] * w[r]: at most FFK_ADD_TOKENS tokens, the
+     * rows of w and of y, which is float32, one behind the other. Meanwhile fetch every `every`-th
+     * row of `ahead`, from row `turn` on; none where turn is negative. */
+    void (*add)(int64_t tokens, int64_t rows, int64_t d, const float *a, const void *w, float *y,
+                const void *ahead, int64_t every, int64_t turn);
     /* Round n elements from float32. */
     void (*narrow)(int64_t n, const float *from, void *to);
 } ffk_products;
