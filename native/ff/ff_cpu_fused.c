@@ -5,11 +5,13 @@
  *
  * flops:  2 * batch * hidden * (d_in + d_out), activation not counted.
  * Bytes:  the weights once for each tile of at most 256 tokens, never packed; x and y of a tile
- * once for each block of neurons, from L2 or the next cache. Needs:  nothing. Workspace: sums of y
- * for each range of neurons where there are several, or where y is narrower than float32. Tile:
- * dots of 8 tokens by 3 rows, sums of 8 tokens by 3 vectors of columns: 24 sums in registers, 11
- * loads for 24 multiply-adds. Blocks of neurons, 48 of width 768 in 1 MiB of L2: two blocks' rows
- * take half of it. The more tokens in a tile, the less often the weights come from L3 or memory.
+ *         once for each block of neurons, from L2 or the next cache.
+ * Needs:  nothing. Workspace: sums of y for each range of neurons, where there are several or y is
+ *         narrower than float32; x as float32, where it is narrower.
+ * Tile:   dots of 8 tokens by 3 rows, sums of 8 tokens by 3 vectors of columns: 24 sums in
+ *         registers, 11 loads for 24 multiply-adds. Blocks of 48 neurons at width 768 and 1 MiB of
+ *         L2: two blocks' rows take half of it. The more tokens in a tile, the less often the
+ *         weights come from L3 or memory; 8 units of work, so that several threads share one tile.
  */
 #include "dense.h"
 

@@ -79,11 +79,17 @@ typedef struct {
      * lone token would wait for as it does for its weights. */
     float (*dot)(int64_t d, const void *x, const void *w);
     void (*combine_one)(int64_t rows, int64_t d, const float *a, const void *const *w, void *y);
-    /* y[t] += sum over r of a[r * FFK_ADD_TOKENS + t] * w[r]: at most FFK_ADD_TOKENS tokens, the
-     * rows of w and of y, which is float32, one behind the other. Meanwhile fetch every `every`-th
-     * row of `ahead`, from row `turn` on; none where turn is negative. */
+    /* For a dense layer, at most FFK_ADD_TOKENS tokens: the rows of w, and of x and y, which are
+     * float32, stand one behind the other. Meanwhile fetch every `every`-th of the rows `ahead`,
+     * from number `turn` on, none where turn is negative; multiply counts them by threes.
+     * a[r * FFK_ADD_TOKENS + t] = <x[t], w[r]>, then y[t] += sum over r of
+     * a[r * FFK_ADD_TOKENS + t] * w[r]. */
+    void (*multiply)(int64_t tokens, int64_t rows, int64_t d, const float *x, const void *w,
+                     float *a, const void *ahead, int64_t n_ahead, int64_t every, int64_t turn);
     void (*add)(int64_t tokens, int64_t rows, int64_t d, const float *a, const void *w, float *y,
                 const void *ahead, int64_t every, int64_t turn);
+    /* n elements as float32. */
+    void (*widen)(int64_t n, const void *from, float *to);
     /* Round n elements from float32. */
     void (*narrow)(int64_t n, const float *from, void *to);
 } ffk_products;
