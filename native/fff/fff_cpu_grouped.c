@@ -29,8 +29,11 @@ typedef struct {
     const ffk_shape *shape;
     const ffk_operands *operands;
     int64_t tile, split;
+    int64_t threads;        /* which piece a thread takes next: for fetching alone */
+    int far;                /* x comes from memory */
     int32_t *order, *piece; /* tokens by subtree; the pieces' bounds in it */
-    float *sums;            /* (batch, d_out), where y is narrower than float32 and added up */
+    int64_t pieces;
+    float *sums; /* (batch, d_out), where y is narrower than float32 and added up */
 } job;
 
 static int is_dense(const ffk_shape *s) { return s->depth == 0 && s->trees > 1; }
@@ -55,7 +58,7 @@ static void descend_tile(void *state, int64_t i) {
     const int64_t coming = ffk_min(8, j->shape->batch - first - count);
     for (int64_t k = 0; k < count + coming; ++k)
         token[k] = (int32_t)(first + k);
-    ffk_descend(&j->tree, token, count, 0, 0, j->split - 1, coming);
+    ffk_descend(&j->tree, token, count, 0, 0, j->split - 1, j->far ? coming : 0);
 }
 
 /* Sort the tokens by subtree and cut each subtree's into pieces; return how many. */
@@ -77,13 +80,18 @@ static int64_t sort_by_subtree(const job *j) {
     return pieces;
 }
 
-/* A piece's outputs are written while the next one's x is read: memory is at work in both. */
+/* A piece's outputs are written while x of the piece that this thread will take next is fetched. */
 static void all_of_piece(void *state, int64_t i) {
     const job *j = state;
+    const int64_t count = j->piece[i + 1] - j->piece[i], next = i + j->threads;
     int32_t *token = j->order + j->piece[i];
-    ffk_descend(&j->tree, token, j->piece[i + 1] - j->piece[i], j->tree.node[*token], j->split,
-                j->tree.depth, j->shape->batch - j->piece[i + 1]);
-    ffk_emit(&j->tree, token, j->piece[i + 1] - j->piece[i]);
+    ffk_feed feed = {.x = j->tree.x, .row_bytes = j->tree.d_in * (int64_t)j->tree.element};
+    if (j->far && next < j->pieces) {
+        feed.token = j->order + j->piece[next];
+        feed.left = j->piece[next + 1] - j->piece[next];
+    }
+    ffk_descend(&j->tree, token, count, j->tree.node[*token], j->split, j->tree.depth, 0);
+    ffk_emit(&j->tree, token, count, &feed);
 }
 
 /* ---- a small batch, or several trees ---- */
@@ -102,7 +110,7 @@ static void all_of_tile(void *state, int64_t i) {
         ffk_descend(&t, token, count, 0, 0, s->depth, 0);
         if (adds && k == 0)
             memset((float *)t.y + first * s->d_out, 0, (size_t)(count * s->d_out) * sizeof(float));
-        ffk_emit(&t, token, count);
+        ffk_emit(&t, token, count, NULL);
         t.w_in += (size_t)(rows * s->d_in) * t.element;
         t.w_out += (size_t)(rows * s->d_out) * t.element;
     }
@@ -151,9 +159,11 @@ static ffk_status run(const ffk_shape *s, const ffk_operands *o, const ffk_conte
     }
     if ((int64_t)(batch * (size_t)s->d_out * t->element) >= l3 / 16)
         t->how = FFK_PAST;
+    j.far = (int64_t)batch * s->d_in * (int64_t)t->element > l3 / 2;
+    j.threads = c->team != NULL ? c->team->threads : 1;
     ffk_share(c->team, (s->batch + j.tile - 1) / j.tile, descend_tile, &j);
-    const int64_t pieces = sort_by_subtree(&j);
-    ffk_share(c->team, pieces, all_of_piece, &j);
+    j.pieces = sort_by_subtree(&j);
+    ffk_share(c->team, j.pieces, all_of_piece, &j);
     c->isa->settle();
     return FFK_OK;
 }

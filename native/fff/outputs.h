@@ -12,8 +12,10 @@ static inline void ffk_path(const ffk_descent *t, int64_t leaf, const void **row
 
 /* Write the outputs of tokens that are sorted by their leaves: those of one leaf are a product
  * (tokens, levels) by (levels, d_out). The rows that the next leaf does not share are fetched
- * meanwhile. */
-static inline void ffk_emit(const ffk_descent *t, const int32_t *token, int64_t count) {
+ * meanwhile, and the feed: while outputs are written past the caches a core can wait for more of
+ * memory, which it can't in the dots of many tokens. */
+static inline void ffk_emit(const ffk_descent *t, const int32_t *token, int64_t count,
+                            ffk_feed *feed) {
     const int64_t levels = t->depth + 1;
     const void *rows[FFK_MAX_LEVELS], *ahead[FFK_MAX_LEVELS];
     float a[FFK_CHUNK * FFK_MAX_LEVELS];
@@ -42,7 +44,7 @@ static inline void ffk_emit(const ffk_descent *t, const int32_t *token, int64_t 
             continue;
         }
         t->products->combine(end - first, levels, t->d_out, a, rows, t->y, token + first, t->how,
-                             ahead, n_ahead);
+                             ahead, n_ahead, feed);
     }
 }
 

@@ -63,18 +63,29 @@ typedef enum { FFK_STORE, FFK_PAST, FFK_ADD } ffk_how;
 
 #define FFK_ADD_TOKENS 8
 
+/* Rows of x that are fetched in passing, a line at a time: what is left of one, and the tokens
+ * behind it. */
+typedef struct {
+    const char *at, *end;
+    const int32_t *token;
+    int64_t left;
+    const char *x;
+    int64_t row_bytes;
+} ffk_feed;
+
 /* Products of tokens with rows of weights of one dtype: rows.inc. A token is a row of x or y by
  * number. `ahead` are rows that come next: they are fetched meanwhile. */
 typedef struct {
     /* z[i * rows + r] = <x[token[i]], w[r]>, rows 1 or 3. coming: how many more numbers of tokens
-     * stand behind the last one, whose x comes next from far away; 0 where x is near. */
+     * stand behind the last one, where x comes from memory; 0 where it is in a cache. */
     void (*dots)(int64_t tokens, int64_t rows, int64_t d, const void *x, const int32_t *token,
                  int64_t coming, const void *const *w, float *z, const void *const *ahead,
                  int64_t n_ahead);
-    /* y[token[i]] (+)= sum over r of a[i * rows + r] * w[r]; an added y is float32. */
+    /* y[token[i]] (+)= sum over r of a[i * rows + r] * w[r]; an added y is float32. feed: fetched
+     * where how == FFK_PAST, else NULL will do. */
     void (*combine)(int64_t tokens, int64_t rows, int64_t d, const float *a, const void *const *w,
                     void *y, const int32_t *token, ffk_how how, const void *const *ahead,
-                    int64_t n_ahead);
+                    int64_t n_ahead, ffk_feed *feed);
     /* The same for one token and row, and for one token and how == FFK_STORE: less code, which a
      * lone token would wait for as it does for its weights. */
     float (*dot)(int64_t d, const void *x, const void *w);
