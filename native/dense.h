@@ -2,10 +2,10 @@
  * the other. The FF, and an FFF of depth 0, whose trees are the neurons.
  *
  * A tile of tokens meets the neurons a block at a time, and each block 8 tokens at a time: their
- * pre-activations, the activation, and what the block adds to y. The intermediate never leaves L1,
- * the block's weights stay in L2 while the tile's tokens pass, the next block's are fetched
- * meanwhile. Where there are few tiles, units of work are ranges of the neurons too, each with sums
- * of its own, which are added up in their order.
+ * pre-activations, the activation, and what the block adds to y; wide rows a slice of columns at a
+ * time. The intermediate never leaves L2, the slice's weights stay there while the tile's tokens
+ * pass, the next block's are fetched meanwhile. Where there are few tiles, units of work are ranges
+ * of the neurons too, each with sums of its own, which are added up in their order.
  */
 #ifndef FFK_DENSE_H
 #define FFK_DENSE_H
@@ -15,37 +15,81 @@
 
 #include <string.h>
 
-/* Add up what `rows` neurons from n on give to `count` tokens from t on. The tile has `groups` such
- * groups, of which each fetches its share of the rows that come next. */
-static inline void ffk_dense_group(const ffk_dense *d, int64_t n, int64_t rows, int64_t t,
-                                   int64_t count, int64_t group, int64_t groups, float *y) {
-    float a[FFK_ADD_TOKENS * FFK_DENSE_BLOCK_MOST];
-    const char *w = d->w_in + (size_t)n * d->in_bytes;
-    const int64_t near = groups == 1 ? FFK_DENSE_NEAR : d->block;
-    const int64_t left = d->neurons - n; /* whose rows are there to be fetched */
-    memset(a, 0, (size_t)(rows * FFK_ADD_TOKENS) * sizeof *a);
-    d->products->multiply(count, rows, d->d_in, d->x + t * d->d_in, w, a,
-                          w + (size_t)near * d->in_bytes, left - near, groups, group);
-    d->isa->gelu(rows * FFK_ADD_TOKENS, a);
-    w = d->w_out + (size_t)n * d->out_bytes;
-    const int64_t turn = left >= 2 * rows ? group : -1; /* the block ahead is there */
-    d->products->add(count, rows, d->d_out, a, w, y + t * d->d_out, w + (size_t)rows * d->out_bytes,
-                     groups, turn);
+/* A block of neurons and the tokens of a tile that meet it, in groups of about the same size: one
+ * after the other, or all together where rows are cut into slices. */
+typedef struct {
+    int64_t n, rows;          /* neurons */
+    int64_t t, count;         /* tokens */
+    int64_t groups, from, to; /* groups, and those of them that are at work */
+    float *y, *a;             /* a (to - from, rows, FFK_ADD_TOKENS) */
+} ffk_dense_block_of;
+
+static inline int64_t ffk_dense_first(const ffk_dense_block_of *b, int64_t group) {
+    return b->count * group / b->groups;
+}
+
+/* Pre-activations of a block, a slice of columns after the other: a slice of a group's x stays in
+ * L1, that of the rows in L2. Each group fetches its share of the slice that comes next. */
+static inline void ffk_dense_in(const ffk_dense *d, const ffk_dense_block_of *b) {
+    const char *w = d->w_in + (size_t)b->n * d->in_bytes;
+    for (int64_t c = 0, end; c < d->d_in; c = end) {
+        end = ffk_min(c + d->in_columns, d->d_in);
+        const char *slice = w + (size_t)c * d->element, *ahead = w + (size_t)end * d->element;
+        int64_t n_ahead = b->rows;
+        if (end == d->d_in) { /* the first slice of the next block, or of rows nearer than that */
+            const int64_t near = b->groups == 1 && c == 0 ? FFK_DENSE_NEAR : d->block;
+            ahead = w + (size_t)near * d->in_bytes;
+            n_ahead = d->neurons - b->n - near;
+        }
+        for (int64_t g = b->from; g < b->to; ++g) {
+            const int64_t t = ffk_dense_first(b, g), count = ffk_dense_first(b, g + 1) - t;
+            d->products->multiply(count, b->rows, end - c, d->d_in, d->x + (b->t + t) * d->d_in + c,
+                                  slice, b->a + (g - b->from) * b->rows * FFK_ADD_TOKENS, ahead,
+                                  n_ahead, b->groups, g);
+        }
+    }
+}
+
+/* What the block adds to y, in the same way. */
+static inline void ffk_dense_out(const ffk_dense *d, const ffk_dense_block_of *b) {
+    const char *w = d->w_out + (size_t)b->n * d->out_bytes;
+    for (int64_t c = 0, end; c < d->d_out; c = end) {
+        end = ffk_min(c + d->out_columns, d->d_out);
+        const char *slice = w + (size_t)c * d->element, *ahead = w + (size_t)end * d->element;
+        int fetches = 1;
+        if (end == d->d_out) {
+            ahead = w + (size_t)b->rows * d->out_bytes;
+            fetches = d->neurons - b->n >= 2 * b->rows; /* the block ahead is there */
+        }
+        for (int64_t g = b->from; g < b->to; ++g) {
+            const int64_t t = ffk_dense_first(b, g), count = ffk_dense_first(b, g + 1) - t;
+            d->products->add(count, b->rows, end - c, d->d_out,
+                             b->a + (g - b->from) * b->rows * FFK_ADD_TOKENS, slice,
+                             b->y + (b->t + t) * d->d_out + c, ahead, b->groups, fetches ? g : -1);
+        }
+    }
 }
 
 static inline void ffk_dense_unit(void *state, int64_t i) {
     const ffk_dense *d = state;
-    const int64_t range = i % d->ranges, first = i / d->ranges * d->tile;
-    const int64_t count = ffk_min(d->tile, d->batch - first);
-    const int64_t end = ffk_min((range + 1) * d->range, d->neurons);
-    const int64_t groups = ffk_ceil_div(count, FFK_ADD_TOKENS);
-    float *y = d->sums + range * d->batch * d->d_out;
-    memset(y + first * d->d_out, 0, (size_t)(count * d->d_out) * sizeof *y);
-    for (int64_t n = range * d->range; n < end; n += d->block)
-        for (int64_t g = 0, t = 0, next; g < groups; ++g, t = next) {
-            next = count * (g + 1) / groups; /* groups of about the same size */
-            ffk_dense_group(d, n, ffk_min(d->block, end - n), first + t, next - t, g, groups, y);
+    float a[FFK_DENSE_TILE * FFK_DENSE_SLICED_MOST]; /* more than a group's whole block */
+    const int64_t range = i % d->ranges, end = ffk_min((range + 1) * d->range, d->neurons);
+    ffk_dense_block_of b = {.n = range * d->range, .t = i / d->ranges * d->tile, .a = a};
+    b.count = ffk_min(d->tile, d->batch - b.t);
+    b.groups = ffk_ceil_div(b.count, FFK_ADD_TOKENS);
+    b.y = d->sums + range * d->batch * d->d_out;
+    memset(b.y + b.t * d->d_out, 0, (size_t)(b.count * d->d_out) * sizeof *b.y);
+    for (; b.n < end; b.n += d->block) {
+        b.rows = ffk_min(d->block, end - b.n);
+        for (b.from = 0; b.from < b.groups; b.from = b.to) {
+            b.to = d->sliced ? b.groups : b.from + 1;
+            const int64_t n = (b.to - b.from) * b.rows * FFK_ADD_TOKENS;
+            memset(a, 0, (size_t)n * sizeof *a);
+            ffk_dense_in(d, &b);
+            d->isa->gelu(n, a);
+            ffk_dense_out(d, &b);
         }
+    }
 }
 
 /* Add up the ranges' sums of one token, in their order, and round them where y is narrower. */

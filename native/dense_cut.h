@@ -11,7 +11,9 @@ enum {
     FFK_DENSE_UNITS = 8,         /* of work, at least, unless ranges become too small */
     FFK_DENSE_RANGE_LEAST = 192, /* neurons, for which sums of their own cost about a hundredth */
     FFK_DENSE_BLOCK_LEAST = 6,   /* neurons; blocks are whole threes, as `multiply` takes them */
-    FFK_DENSE_BLOCK_MOST = 96,   /* 3 KiB of activations */
+    FFK_DENSE_BLOCK_MOST = 96,   /* 3 KiB of activations of a group */
+    FFK_DENSE_SLICED_MOST = 48,  /* 48 KiB of a tile's */
+    FFK_DENSE_COLUMNS = 1024,    /* at a time, about, where rows are wider than that */
     FFK_DENSE_NEAR = 6,          /* rows of w_in fetched ahead for a lone group: 18 KiB of 768 */
     FFK_DENSE_ASSUMED_L2 = 1 << 20
 };
@@ -20,6 +22,8 @@ typedef struct {
     const ffk_products *products;
     const ffk_isa *isa;
     int64_t batch, d_in, d_out, neurons, tile, tiles, range, ranges, block;
+    int64_t in_columns, out_columns;     /* of a slice */
+    int sliced;                          /* a row is more than one */
     size_t in_bytes, out_bytes, element; /* of a row of w_in, of w_out */
     const char *narrow_x, *w_in, *w_out;
     const float *x; /* as float32 */
@@ -29,6 +33,12 @@ typedef struct {
 } ffk_dense;
 
 static inline int64_t ffk_ceil_div(int64_t n, int64_t by) { return (n + by - 1) / by; }
+
+/* Columns of a slice: about equal slices of whole lines. */
+static inline int64_t ffk_dense_columns(int64_t d) {
+    const int64_t slices = ffk_ceil_div(d, FFK_DENSE_COLUMNS);
+    return ffk_ceil_div(ffk_ceil_div(d, slices), 32) * 32;
+}
 
 /* How a layer of `neurons` is cut: by its shape, since the workspace depends on it. */
 static inline ffk_dense ffk_dense_cut(const ffk_shape *s, int64_t neurons) {
@@ -40,6 +50,9 @@ static inline ffk_dense ffk_dense_cut(const ffk_shape *s, int64_t neurons) {
     d.range = ffk_ceil_div(ffk_ceil_div(neurons, ffk_min(most, wanted)), 3) * 3;
     d.ranges = ffk_ceil_div(neurons, d.range);
     d.element = s->dtype == FFK_BFLOAT16 ? 2 : 4;
+    d.in_columns = ffk_dense_columns(s->d_in);
+    d.out_columns = ffk_dense_columns(s->d_out);
+    d.sliced = d.in_columns < s->d_in || d.out_columns < s->d_out;
     d.in_bytes = (size_t)s->d_in * d.element;
     d.out_bytes = (size_t)s->d_out * d.element;
     return d;
@@ -60,11 +73,12 @@ static inline size_t ffk_dense_workspace(const ffk_shape *s, int64_t neurons) {
     return ffk_round_up(ffk_dense_sums_bytes(&d)) + ffk_round_up(x);
 }
 
-/* Neurons whose rows, and the next block's, take about half of L2, w_in's and w_out's. */
+/* Neurons whose slices, and those that come next, take about half of L2, w_in's and w_out's. */
 static inline int64_t ffk_dense_block(const ffk_dense *d, int64_t l2) {
-    const int64_t row = (int64_t)(d->in_bytes > d->out_bytes ? d->in_bytes : d->out_bytes);
-    const int64_t fit = l2 / 7 / row / 3 * 3;
-    return fit < FFK_DENSE_BLOCK_LEAST ? FFK_DENSE_BLOCK_LEAST : ffk_min(fit, FFK_DENSE_BLOCK_MOST);
+    const int64_t in = ffk_min(d->in_columns, d->d_in), out = ffk_min(d->out_columns, d->d_out);
+    const int64_t fit = l2 / 7 / (int64_t)d->element / (in > out ? in : out) / 3 * 3;
+    const int64_t most = d->sliced ? FFK_DENSE_SLICED_MOST : FFK_DENSE_BLOCK_MOST;
+    return fit < FFK_DENSE_BLOCK_LEAST ? FFK_DENSE_BLOCK_LEAST : ffk_min(fit, most);
 }
 
 #endif

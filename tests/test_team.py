@@ -30,6 +30,7 @@ DENSE_PROBLEMS = {
     "ranges": DENSE,
     "both, aligned rows": replace(DENSE, batch=600, d_in=64, d_out=48),
     "tiles": replace(DENSE, batch=2065, d_in=16, hidden=40),
+    "slices of wide rows": replace(DENSE, batch=21, d_in=1100, d_out=2100, hidden=61),
     "few neurons": replace(DENSE, batch=300, hidden=7),
     "bfloat16, ranges": replace(DENSE, dtype="bfloat16"),
     "bfloat16, tiles": replace(DENSE, batch=2065, d_in=16, hidden=40, dtype="bfloat16"),

@@ -90,15 +90,16 @@ typedef struct {
      * lone token would wait for as it does for its weights. */
     float (*dot)(int64_t d, const void *x, const void *w);
     void (*combine_one)(int64_t rows, int64_t d, const float *a, const void *const *w, void *y);
-    /* For a dense layer, at most FFK_ADD_TOKENS tokens: the rows of w, and of x and y, which are
-     * float32, stand one behind the other. Meanwhile fetch every `every`-th of the rows `ahead`,
-     * from number `turn` on, none where turn is negative; multiply counts them by threes.
-     * a[r * FFK_ADD_TOKENS + t] = <x[t], w[r]>, then y[t] += sum over r of
+    /* For a dense layer, at most FFK_ADD_TOKENS tokens and d columns: rows of w, and of x and y,
+     * which are float32, stand `stride` elements apart. Meanwhile fetch every `every`-th of the
+     * rows `ahead`, from number `turn` on, none where turn is negative; multiply counts them by
+     * threes. a[r * FFK_ADD_TOKENS + t] += <x[t], w[r]>, and then y[t] += sum over r of
      * a[r * FFK_ADD_TOKENS + t] * w[r]. */
-    void (*multiply)(int64_t tokens, int64_t rows, int64_t d, const float *x, const void *w,
-                     float *a, const void *ahead, int64_t n_ahead, int64_t every, int64_t turn);
-    void (*add)(int64_t tokens, int64_t rows, int64_t d, const float *a, const void *w, float *y,
-                const void *ahead, int64_t every, int64_t turn);
+    void (*multiply)(int64_t tokens, int64_t rows, int64_t d, int64_t stride, const float *x,
+                     const void *w, float *a, const void *ahead, int64_t n_ahead, int64_t every,
+                     int64_t turn);
+    void (*add)(int64_t tokens, int64_t rows, int64_t d, int64_t stride, const float *a,
+                const void *w, float *y, const void *ahead, int64_t every, int64_t turn);
     /* n elements as float32. */
     void (*widen)(int64_t n, const void *from, float *to);
     /* Round n elements from float32. */
