@@ -7,6 +7,8 @@
 enum {
     FFK_TILE_LEAST = 8,
     FFK_BUCKET_LEAST = 64, /* tokens of a subtree, on average */
+    FFK_MOST_SPLIT = 10,
+    FFK_SPLIT_DEPTH = 3, /* levels above and below the split, in pairs */
     FFK_ASSUMED_L2 = 1 << 20,
     FFK_ASSUMED_L3 = 32 << 20
 };
@@ -21,7 +23,8 @@ static inline int64_t ffk_tile_tokens(const ffk_shape *s, int64_t l2) {
 static inline int64_t ffk_split_levels(const ffk_shape *s, int64_t l2) {
     const int64_t row = s->d_in * (int64_t)ffk_element_bytes(s);
     int64_t split = 2;
-    while (split < 10 && split + 2 < s->depth && (((int64_t)4 << split) - 1) * row <= l2 / 4 &&
+    while (split < FFK_MOST_SPLIT && split + 2 < s->depth &&
+           (((int64_t)4 << split) - 1) * row <= l2 / 4 &&
            s->batch >> (split + 2) >= FFK_BUCKET_LEAST)
         split += 2;
     return split;

@@ -1,0 +1,73 @@
+/* subtrees.h - a large batch through one tree, in two steps of independent units:
+ *   1. tiles of tokens descend the upper `split` levels;
+ *   2. tokens are sorted by the subtree that they came to, and descend it, a piece of one subtree's
+ *      at a time: x of a piece and the weights of a subtree stay in L2. Then the piece's outputs,
+ *      leaf after leaf: a leaf's tokens share all 12 rows, and neighbouring leaves most of them.
+ */
+#ifndef FFK_SUBTREES_H
+#define FFK_SUBTREES_H
+
+#include "cut.h"
+#include "feed.h"
+#include "outputs.h"
+#include "team.h"
+
+typedef struct {
+    const ffk_descent *tree;
+    int64_t batch, tile, split;
+    int far;                /* x comes from memory */
+    int64_t threads;        /* which piece a thread takes next: for fetching alone */
+    int32_t *order, *piece; /* tokens by subtree; the pieces' bounds in it */
+    int64_t pieces;
+} ffk_subtrees;
+
+static inline void ffk_upper_levels(void *state, int64_t i) {
+    const ffk_subtrees *s = state;
+    int32_t token[FFK_GROUP_TOKENS + FFK_LATER_TOKENS];
+    const int64_t first = i * s->tile, count = ffk_min(s->tile, s->batch - first);
+    const int64_t coming = ffk_min(FFK_LATER_TOKENS, s->batch - first - count);
+    for (int64_t k = 0; k < count + coming; ++k)
+        token[k] = (int32_t)(first + k);
+    ffk_descend(s->tree, token, count, 0, 0, s->split - 1, s->far ? coming : 0);
+}
+
+/* Sort the tokens by subtree and cut each subtree's into pieces. */
+static inline void ffk_sort_by_subtree(ffk_subtrees *s) {
+    const int64_t subtrees = (int64_t)1 << s->split, first_node = subtrees - 1;
+    int32_t start[(1 << FFK_MOST_SPLIT) + 1];
+    memset(start, 0, (size_t)(subtrees + 1) * sizeof *start);
+    for (int64_t b = 0; b < s->batch; ++b)
+        ++start[s->tree->node[b] - first_node + 1];
+    for (int64_t k = 0; k < subtrees; ++k)
+        start[k + 1] += start[k];
+    s->pieces = 0;
+    for (int64_t k = 0; k < subtrees; ++k)
+        for (int64_t at = start[k]; at < start[k + 1]; at += s->tile)
+            s->piece[s->pieces++] = (int32_t)at;
+    s->piece[s->pieces] = (int32_t)s->batch;
+    for (int64_t b = 0; b < s->batch; ++b)
+        s->order[start[s->tree->node[b] - first_node]++] = (int32_t)b;
+}
+
+/* A piece's outputs are written while x of the piece that this thread will take next is fetched. */
+static inline void ffk_piece(void *state, int64_t i) {
+    const ffk_subtrees *s = state;
+    const int64_t count = s->piece[i + 1] - s->piece[i], next = i + s->threads;
+    int32_t *token = s->order + s->piece[i];
+    ffk_feed feed = {.x = s->tree->x, .row_bytes = s->tree->d_in * (int64_t)s->tree->element};
+    if (s->far && next < s->pieces) {
+        feed.token = s->order + s->piece[next];
+        feed.left = s->piece[next + 1] - s->piece[next];
+    }
+    ffk_descend(s->tree, token, count, s->tree->node[*token], s->split, s->tree->depth, 0);
+    ffk_emit(s->tree, token, count, &feed);
+}
+
+static inline void ffk_through_subtrees(ffk_subtrees *s, const ffk_team *team) {
+    s->threads = team != NULL ? team->threads : 1;
+    ffk_share(team, (s->batch + s->tile - 1) / s->tile, ffk_upper_levels, s);
+    ffk_sort_by_subtree(s);
+    ffk_share(team, s->pieces, ffk_piece, s);
+}
+
+#endif
