@@ -187,9 +187,10 @@ def test_the_fastest_is_chosen() -> None:
     """The first preferred implementation that takes the dtype is chosen; the reference where none does."""
     assert torch_op.choose("fff", "cpu", "float32") == "fff_cpu_auto"
     assert torch_op.choose("ff", "cpu", "float32") == "ff_l3_tiled"
-    assert torch_op.choose("ff", "cpu", "float32", few=True) == "ff_torch_native"
+    assert torch_op.choose("ff", "cpu", "float32", few=True) == "ff_cpu_fused"
     assert torch_op.choose("fff", "cpu", "float32", few=True) == "fff_cpu_auto"
     assert torch_op.choose("ff", "cpu", "bfloat16") == "ff_torch_native"
+    assert torch_op.choose("ff", "cpu", "bfloat16", few=True) == "ff_torch_native"
     assert torch_op.choose("fff", "cpu", "float64") == torch_op.REFERENCE
     assert torch_op.choose("fff", "mps", "float32") == torch_op.REFERENCE
 

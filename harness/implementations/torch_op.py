@@ -17,7 +17,7 @@ from harness.problem import Array, Operands, Problem, make_aligned
 from harness.registry import Context
 
 REFERENCE = "reference"
-FEW = 16  # tokens: below, packing the weights for a product is most of what a BLAS does
+FEW = 128  # tokens: below, packing the weights for a product is much of what a BLAS does
 
 # The fastest first, as measured on CPUs; what stands for CUDA has not been measured by this project.
 _PREFERRED: dict[tuple[str, str], tuple[str, ...]] = {
@@ -26,19 +26,23 @@ _PREFERRED: dict[tuple[str, str], tuple[str, ...]] = {
     ("ff", "cuda"): ("ff_torch_native",),
     ("fff", "cuda"): ("fff_cuda_fused", "fff_triton_fused", "fff_torch_bmm"),
 }
+# Before those, for few tokens. In bfloat16 torch's product is faster from 8 tokens on.
+_PREFERRED_FOR_FEW: dict[tuple[str, str, str], tuple[str, ...]] = {
+    ("ff", "cpu", "float32"): ("ff_cpu_fused",),
+}
 
 
 @cache
 def choose(layer: str, device: str, dtype: str, *, few: bool = False) -> str:
     """Return the implementation that a layer takes by itself: the first preferred one that is here.
 
-    few: fewer tokens than FEW; for them torch's own product is the faster FF.
+    few: fewer tokens than FEW; for them an FF that packs no weights is the faster one.
 
     What no implementation takes (float64, another device) is computed by the reference, in torch.
     """
     known = {i.id: i for i in registry.layers()}
-    preferred = _PREFERRED.get((layer, device), ())
-    for name in reversed(preferred) if few and layer == "ff" else preferred:
+    first = _PREFERRED_FOR_FEW.get((layer, device, dtype), ()) if few else ()
+    for name in (*first, *_PREFERRED.get((layer, device), ())):
         found = known.get(name)
         if found and dtype in found.dtypes and not found.unavailable():
             return name

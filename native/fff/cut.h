@@ -8,6 +8,8 @@ enum {
     FFK_TILE_LEAST = 8,
     FFK_BUCKET_LEAST = 64, /* tokens of a subtree, on average */
     FFK_MOST_SPLIT = 10,
+    FFK_RUNS = 16,
+    FFK_MOST_RUN = 8,
     FFK_SPLIT_DEPTH = 3, /* levels above and below the split, in pairs */
     FFK_ASSUMED_L2 = 1 << 20,
     FFK_ASSUMED_L3 = 32 << 20
@@ -28,6 +30,13 @@ static inline int64_t ffk_split_levels(const ffk_shape *s, int64_t l2) {
            s->batch >> (split + 2) >= FFK_BUCKET_LEAST)
         split += 2;
     return split;
+}
+
+/* Pieces that a thread takes at once: neighbours share a subtree's weights, of which each thread
+ * would read its own. Some 16 runs are left, so that threads can share out the work. */
+static inline int64_t ffk_run_pieces(const ffk_shape *s, int64_t tile) {
+    const int64_t run = s->batch / tile / FFK_RUNS;
+    return run < 1 ? 1 : ffk_min(run, FFK_MOST_RUN);
 }
 
 /* Bound of the pieces that a sorted batch is cut into, and their end. */

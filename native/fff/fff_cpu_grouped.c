@@ -103,6 +103,7 @@ static ffk_status run(const ffk_shape *s, const ffk_operands *o, const ffk_conte
                                  .batch = s->batch,
                                  .tile = j.tile,
                                  .split = ffk_split_levels(s, l2),
+                                 .run = ffk_run_pieces(s, j.tile),
                                  .far = x > l3 / 2};
         subtrees.order = ffk_take(&cursor, (size_t)s->batch * sizeof(int32_t));
         subtrees.piece = ffk_take(&cursor, (size_t)ffk_most_pieces(s) * sizeof(int32_t));

@@ -14,10 +14,10 @@
 
 typedef struct {
     const ffk_descent *tree;
-    int64_t batch, tile, split;
-    int far;                /* x comes from memory */
-    int64_t threads;        /* which piece a thread takes next: for fetching alone */
-    int32_t *order, *piece; /* tokens by subtree; the pieces' bounds in it */
+    int64_t batch, tile, split, run; /* run: pieces that a thread takes at once */
+    int far;                         /* x comes from memory */
+    int64_t threads;                 /* which run a thread takes next: for fetching alone */
+    int32_t *order, *piece;          /* tokens by subtree; the pieces' bounds in it */
     int64_t pieces;
 } ffk_subtrees;
 
@@ -49,10 +49,9 @@ static inline void ffk_sort_by_subtree(ffk_subtrees *s) {
         s->order[start[s->tree->node[b] - first_node]++] = (int32_t)b;
 }
 
-/* A piece's outputs are written while x of the piece that this thread will take next is fetched. */
-static inline void ffk_piece(void *state, int64_t i) {
-    const ffk_subtrees *s = state;
-    const int64_t count = s->piece[i + 1] - s->piece[i], next = i + s->threads;
+/* A piece's outputs are written while x of piece `next` is fetched. */
+static inline void ffk_piece(const ffk_subtrees *s, int64_t i, int64_t next) {
+    const int64_t count = s->piece[i + 1] - s->piece[i];
     int32_t *token = s->order + s->piece[i];
     ffk_feed feed = {.x = s->tree->x, .row_bytes = s->tree->d_in * (int64_t)s->tree->element};
     if (s->far && next < s->pieces) {
@@ -63,11 +62,19 @@ static inline void ffk_piece(void *state, int64_t i) {
     ffk_emit(s->tree, token, count, &feed);
 }
 
+/* A run of pieces for one thread: most subtrees' weights then go to one thread's L2 alone. */
+static inline void ffk_run_of_pieces(void *state, int64_t i) {
+    const ffk_subtrees *s = state;
+    const int64_t end = ffk_min((i + 1) * s->run, s->pieces);
+    for (int64_t piece = i * s->run; piece < end; ++piece)
+        ffk_piece(s, piece, piece + 1 < end ? piece + 1 : (i + s->threads) * s->run);
+}
+
 static inline void ffk_through_subtrees(ffk_subtrees *s, const ffk_team *team) {
     s->threads = team != NULL ? team->threads : 1;
     ffk_share(team, (s->batch + s->tile - 1) / s->tile, ffk_upper_levels, s);
     ffk_sort_by_subtree(s);
-    ffk_share(team, s->pieces, ffk_piece, s);
+    ffk_share(team, (s->pieces + s->run - 1) / s->run, ffk_run_of_pieces, s);
 }
 
 #endif
