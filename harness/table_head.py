@@ -110,6 +110,7 @@ def head_lines(run: Run) -> list[str]:
         lines.append(
             "- Threads of BLAS are the provider's own: products large enough are split (level 3, the gemv of "
             "the FF); dots, axpys and the FFF's one-row products run on one thread. Of our own "
-            "kernels fff_cpu_grouped shares its work among as many, fff_cpu_fused runs on one."
+            "kernels ff_cpu_fused and fff_cpu_grouped share their work among as many, fff_cpu_fused "
+            "runs on one."
         )
     return lines

@@ -3,7 +3,7 @@
  * One or two tokens share next to nothing: fff_cpu_fused. From three on fff_cpu_grouped was as fast
  * or faster wherever it was measured (docs/kernels.md). With several trees it adds to y once a
  * tree, where the fused kernel keeps the sum of all in registers: there from eight tokens on. Trees
- * of depth 0 it takes as a plain layer, and all of them.
+ * of depth 0 are a plain layer to it: from two tokens on.
  *
  * flops, bytes, needs: those of the kernel that is chosen. Workspace: the larger of the two.
  */
@@ -12,11 +12,11 @@
 
 extern const ffk_kernel ffk_kernel_fff_cpu_fused, ffk_kernel_fff_cpu_grouped;
 
-enum { GROUPED_FROM = 3, GROUPED_FROM_TREES = 8 };
+enum { GROUPED_FROM = 3, GROUPED_FROM_TREES = 8, GROUPED_FROM_DENSE = 2 };
 
 static const ffk_kernel *choose(const ffk_shape *s, const ffk_context *c) {
     (void)c;
-    const int64_t several = s->depth > 0 ? GROUPED_FROM_TREES : 1;
+    const int64_t several = s->depth > 0 ? GROUPED_FROM_TREES : GROUPED_FROM_DENSE;
     const int64_t from = s->trees > 1 ? several : GROUPED_FROM;
     return s->batch < from ? &ffk_kernel_fff_cpu_fused : &ffk_kernel_fff_cpu_grouped;
 }
