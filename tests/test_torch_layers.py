@@ -229,3 +229,39 @@ def test_weights_are_rotated(implementation: str) -> None:
 
 _WORDS = ["--models", "ff-16,1x3", "--batch", "20", "--width", "24", "--passes", "2", "--processes", "1",
           "--skip", "ceiling_*"]  # fmt: skip
+
+
+@needs_torch
+def test_a_failure_in_onednn_is_no_slow_result_and_harms_no_other_cell() -> None:
+    """Where passes make torch switch oneDNN off, their timer fails and it is on again; a user's off stays."""
+    import torch
+
+    onednn = torch.backends.mkldnn
+
+    def switch_off(loops: int) -> int:
+        onednn.set_flags(False)
+        return loops
+
+    was_on = onednn.enabled
+    try:
+        onednn.set_flags(True)
+        with pytest.raises(RuntimeError, match="failed in oneDNN"):
+            torch_library.keep_onednn(switch_off)(1)
+        assert onednn.enabled
+        onednn.set_flags(False)
+        assert torch_library.keep_onednn(switch_off)(3) == 3
+        assert not onednn.enabled
+    finally:
+        onednn.set_flags(was_on)
+
+
+@needs_torch
+def test_a_batched_product_copies_no_more_than_a_chunk() -> None:
+    """In bfloat16 the tokens of one batched product are as few as copies of the weights fit a chunk."""
+    large = Problem(layer="ff", batch=16384, d_in=768, d_out=768, hidden=4095, dtype="bfloat16")
+    together = torch_layers._together(large, torch_layers._ff_bmm_parts(large), "cpu")
+    assert 1 <= together <= torch_layers.CHUNK_BYTES["cpu"] // (4095 * 768 * 2)
+    on_gpu = torch_layers._together(large, torch_layers._ff_bmm_parts(large), "cuda")
+    assert on_gpu > 16 * together
+    narrow = replace(large, dtype="float32")
+    assert torch_layers._together(narrow, torch_layers._ff_bmm_parts(narrow), "cpu") > together

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from harness import blas
+from harness.clock import TimePasses
 from harness.problem import Array
 from harness.registry import Library
 
@@ -80,3 +81,29 @@ def load() -> dict[str, Any]:
 
 
 TORCH = Library(name="torch", load=load, resident_bytes=420 << 20, start_s=1.5)
+
+
+def keep_onednn(time: TimePasses) -> TimePasses:
+    """Return a timer of passes which fails where they make torch switch oneDNN off, and switches it on again.
+
+    When a product fails in oneDNN, for want of memory above all, torch computes it by a plain loop, switches
+    oneDNN off for the rest of the process and says so in a warning. Every product of bfloat16 that follows,
+    the baseline's too, would then take a hundred times as long.
+
+    The returned timer raises RuntimeError.
+    """
+    import torch
+
+    onednn = torch.backends.mkldnn
+
+    def kept(loops: int) -> int:
+        was_on = onednn.enabled
+        elapsed = time(loops)
+        if was_on and not onednn.enabled:
+            onednn.set_flags(True)
+            raise RuntimeError(
+                "a product failed in oneDNN and torch fell back to a plain loop: smaller chunks are needed"
+            )
+        return elapsed
+
+    return kept
