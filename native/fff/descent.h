@@ -62,8 +62,7 @@ static inline void ffk_partition(int32_t *token, const uint8_t *class, const int
 }
 
 /* Take a group one level down, or two (`levels`): write z, and sort its tokens by the node that
- * they come to, of sizes[0..3]. A NaN turns left. coming: tokens behind the group whose x is next.
- */
+ * they come to, of sizes[0..3]. A NaN turns left. coming: as for the products' dots. */
 static inline void ffk_step(const ffk_descent *t, const ffk_group *g, int levels, int32_t *token,
                             int64_t coming, const void *const *ahead, int64_t n_ahead,
                             int32_t *sizes) {
