@@ -120,7 +120,7 @@ static inline void ffk_dense_run(const ffk_shape *s, int64_t neurons, const ffk_
     const size_t sums_bytes = ffk_dense_sums_bytes(&d);
     d.products = &c->isa->products[s->dtype];
     d.isa = c->isa;
-    d.block = ffk_dense_block(&d, c->l2_bytes > 0 ? c->l2_bytes : FFK_DENSE_ASSUMED_L2);
+    d.block = ffk_dense_block(&d, ffk_l2_bytes(c));
     d.w_in = (const char *)o->w_in;
     d.w_out = (const char *)o->w_out;
     d.y = (char *)o->y;

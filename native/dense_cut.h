@@ -14,8 +14,7 @@ enum {
     FFK_DENSE_BLOCK_MOST = 96,   /* 3 KiB of activations of a group */
     FFK_DENSE_SLICED_MOST = 48,  /* 48 KiB of a tile's */
     FFK_DENSE_COLUMNS = 1024,    /* at a time, about, where rows are wider than that */
-    FFK_DENSE_NEAR = 6,          /* rows of w_in fetched ahead for a lone group: 18 KiB of 768 */
-    FFK_DENSE_ASSUMED_L2 = 1 << 20
+    FFK_DENSE_NEAR = 6           /* rows of w_in fetched ahead for a lone group: 18 KiB of 768 */
 };
 
 typedef struct {
@@ -32,8 +31,6 @@ typedef struct {
     float *sums; /* (ranges, batch, d_out); y itself where it can be */
 } ffk_dense;
 
-static inline int64_t ffk_ceil_div(int64_t n, int64_t by) { return (n + by - 1) / by; }
-
 /* Columns of a slice: about equal slices of whole lines. */
 static inline int64_t ffk_dense_columns(int64_t d) {
     const int64_t slices = ffk_ceil_div(d, FFK_DENSE_COLUMNS);
@@ -49,7 +46,7 @@ static inline ffk_dense ffk_dense_cut(const ffk_shape *s, int64_t neurons) {
     const int64_t wanted = ffk_ceil_div(FFK_DENSE_UNITS, d.tiles);
     d.range = ffk_ceil_div(ffk_ceil_div(neurons, ffk_min(most, wanted)), 3) * 3;
     d.ranges = ffk_ceil_div(neurons, d.range);
-    d.element = s->dtype == FFK_BFLOAT16 ? 2 : 4;
+    d.element = ffk_element_bytes(s);
     d.in_columns = ffk_dense_columns(s->d_in);
     d.out_columns = ffk_dense_columns(s->d_out);
     d.sliced = d.in_columns < s->d_in || d.out_columns < s->d_out;

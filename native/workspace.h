@@ -2,7 +2,7 @@
 #ifndef FFK_WORKSPACE_H
 #define FFK_WORKSPACE_H
 
-#include "ffk.h"
+#include "sizes.h"
 
 /* Round `bytes` up to whole FFK_ALIGNMENT units, so that the next piece is aligned too. */
 static inline size_t ffk_round_up(size_t bytes) {
@@ -15,7 +15,5 @@ static inline void *ffk_take(char **cursor, size_t bytes) {
     *cursor += ffk_round_up(bytes);
     return piece;
 }
-
-static inline int64_t ffk_min(int64_t a, int64_t b) { return a < b ? a : b; }
 
 #endif

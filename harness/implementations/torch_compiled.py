@@ -126,8 +126,7 @@ def _prepare(problem: Problem, operands: Operands, context: Context) -> Prepared
         context, compiled=f"{graphs}, {seconds:.1f} s before the clock started",
         tokens_together=str(size), allocates="the activations, in every call",
     )  # fmt: skip
-    timer = context.timer(*passes)
-    time = torch_library.keep_onednn(timer) if context.device == "cpu" else timer
+    time = torch_library.make_timer(context, passes)
     return Prepared(forward=passes[0], time=time, notes=said, sets=len(passes))
 
 

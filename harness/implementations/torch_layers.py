@@ -241,8 +241,7 @@ def _prepare(
     sets = sets_of(operands)
     passes = [make_pass(problem, size, x, w_in, w_out, y, buffers) for w_in, w_out in sets]
     said = notes(context, allocates=allocated, tokens_together=str(size))
-    timer = context.timer(*passes)
-    time = torch_library.keep_onednn(timer) if on_cpu else timer
+    time = torch_library.make_timer(context, passes)
     return Prepared(forward=passes[0], time=time, notes=said, sets=len(passes))
 
 

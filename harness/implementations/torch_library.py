@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import re
 import warnings
+from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import numpy as np
 from harness import blas
 from harness.clock import TimePasses
 from harness.problem import Array
-from harness.registry import Library
+from harness.registry import Context, Library
 
 INSTALL = "torch is not installed: pip install 'fff-harness[torch]'"
 
@@ -81,6 +82,12 @@ def load() -> dict[str, Any]:
 
 
 TORCH = Library(name="torch", load=load, resident_bytes=420 << 20, start_s=1.5)
+
+
+def make_timer(context: Context, passes: Sequence[Callable[[], None]]) -> TimePasses:
+    """Return the context's timer of passes; on a CPU one that keeps oneDNN switched on."""
+    timer = context.timer(*passes)
+    return keep_onednn(timer) if context.device == "cpu" else timer
 
 
 def keep_onednn(time: TimePasses) -> TimePasses:

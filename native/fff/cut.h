@@ -10,9 +10,7 @@ enum {
     FFK_MOST_SPLIT = 10,
     FFK_RUNS = 16,
     FFK_MOST_RUN = 8,
-    FFK_SPLIT_DEPTH = 3, /* levels above and below the split, in pairs */
-    FFK_ASSUMED_L2 = 1 << 20,
-    FFK_ASSUMED_L3 = 32 << 20
+    FFK_SPLIT_DEPTH = 3 /* levels above and below the split, in pairs */
 };
 
 /* Tokens whose x takes a third of L2. */

@@ -89,8 +89,7 @@ static ffk_status run(const ffk_shape *s, const ffk_operands *o, const ffk_conte
         ffk_dense_run(s, s->trees, o, c);
         return FFK_OK;
     }
-    const int64_t l2 = c->l2_bytes > 0 ? c->l2_bytes : FFK_ASSUMED_L2;
-    const int64_t l3 = c->l3_bytes > 0 ? c->l3_bytes : FFK_ASSUMED_L3;
+    const int64_t l2 = ffk_l2_bytes(c), l3 = ffk_l3_bytes(c);
     char *cursor = o->workspace;
     job j = {.tree = first_tree(s, o, c->isa, &cursor), .shape = s, .operands = o};
     const int one_group = s->trees == 1 && s->batch <= FFK_GROUP_TOKENS;
@@ -113,7 +112,7 @@ static ffk_status run(const ffk_shape *s, const ffk_operands *o, const ffk_conte
     }
     if (s->trees > 1 && s->dtype != FFK_FLOAT32)
         j.tree.y = j.sums = (float *)(void *)cursor;
-    ffk_share(c->team, (s->batch + j.tile - 1) / j.tile, all_of_tile, &j);
+    ffk_share(c->team, ffk_ceil_div(s->batch, j.tile), all_of_tile, &j);
     return FFK_OK;
 }
 

@@ -4,10 +4,6 @@
 
 #include "ffk.h"
 
-static inline size_t ffk_element_bytes(const ffk_shape *s) {
-    return s->dtype == FFK_BFLOAT16 ? 2 : 4;
-}
-
 /* Ask for the first lines of a row; the processor's own prefetcher goes on from there. Reading
  * beyond a row is harmless: nothing is loaded but a cache line. */
 static inline void ffk_fetch_head(const void *row) {
