@@ -7,10 +7,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from harness import blas, check, registry
-from harness.axes import BASELINE, parse_model
-from harness.problem import Problem, make_aligned, make_operands
-from harness.registry import Context, Implementation
+from harness.backends import blas, registry
+from harness.backends.registry import Context, Implementation
+from harness.problem import check
+from harness.problem.models import BASELINE, parse_model
+from harness.problem.operands import make_aligned, make_operands
+from harness.problem.problem import Problem
 
 BATCH, WIDTH = 256, 768
 MODELS = {"ff": BASELINE, "fff": "ultrafastbert-1x11"}

@@ -11,11 +11,16 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from harness.api import forward, implementations
-    from harness.reader import Run, load_run
+    from harness.records.reader import Run, load_run
 
 __all__ = ["Run", "forward", "implementations", "load_run"]
 
-_HOMES = {"forward": "api", "implementations": "api", "Run": "reader", "load_run": "reader"}
+_HOMES = {
+    "forward": "api",
+    "implementations": "api",
+    "Run": "records.reader",
+    "load_run": "records.reader",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -1,5 +1,7 @@
 """Run the command line: `python -m harness`."""
 
-from harness.entry import main
+from __future__ import annotations
+
+from harness.cli.main import main
 
 main()

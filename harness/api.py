@@ -7,10 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from harness import blas, plugin, registry
+from harness import plugin
+from harness.backends import blas, registry
+from harness.backends.registry import Context, Implementation
 from harness.errors import UnavailableError, UnknownNameError
-from harness.problem import DTYPES, Array, Operands, Problem, make_aligned
-from harness.registry import Context, Implementation
+from harness.problem.operands import Operands, make_aligned
+from harness.problem.problem import DTYPES, Array, Problem
 
 
 def implementations() -> list[Implementation]:

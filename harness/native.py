@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from harness.errors import UnavailableError, UnknownNameError
-from harness.problem import Array, Operands, Problem
+from harness.problem.operands import Operands
+from harness.problem.problem import Array, Problem
 
 try:
     from harness._native import ffi as _ffi

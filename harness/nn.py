@@ -7,16 +7,15 @@ from typing import Any
 
 import torch
 
-from harness import registry
+from harness.backends import registry, torch_operator
 from harness.errors import UnknownNameError
-from harness.implementations import torch_op
 
 __all__ = ["FF", "FFF", "load_published"]
 
 
 def _check(layer: str, implementation: str) -> str:
     """Return the id as it is. Raises UnknownNameError listing those of the layer where it is none."""
-    known = [torch_op.REFERENCE, *(i.id for i in registry.layers() if i.layer == layer)]
+    known = [torch_operator.REFERENCE, *(i.id for i in registry.layers() if i.layer == layer)]
     if implementation and implementation not in known:
         raise UnknownNameError(f"implementation of {layer.upper()}", implementation, known=known)
     return implementation
@@ -46,7 +45,7 @@ class _Layer(torch.nn.Module):
         flat = x.reshape(-1, self.d_in)
         if self.bias:
             flat = torch.cat([flat, flat.new_ones(flat.shape[0], 1)], 1)
-        y = torch_op.layer(flat, self.w_in, self.w_out, self.implementation)
+        y = torch_operator.layer(flat, self.w_in, self.w_out, self.implementation)
         return y.reshape(*x.shape[:-1], self.d_out)
 
 

@@ -8,7 +8,6 @@ author needs is found here.
 from __future__ import annotations
 
 import hashlib
-import importlib.metadata
 import importlib.util
 import os
 import re
@@ -18,10 +17,12 @@ from collections.abc import Callable, Sequence
 from functools import cache, partial
 from pathlib import Path
 
-from harness import clock, native, registry
+from harness import native
+from harness.backends import registry, timer
+from harness.backends.registry import Context, Implementation, Prepared, register
 from harness.errors import UnavailableError, UsageError
-from harness.problem import DTYPES, Array, Layer, Operands, Problem
-from harness.registry import Context, Implementation, Prepared, register
+from harness.problem.operands import Operands
+from harness.problem.problem import DTYPES, Array, Layer, Problem
 
 __all__ = [
     "Context", "Implementation", "Operands", "Prepared", "Problem", "include_dir", "load",
@@ -126,10 +127,10 @@ def _prepare_python(
 ) -> Prepared:  # fmt: skip
     x, w_in, w_out = map(_read_only, (operands.x, operands.w_in, operands.w_out))
     forward = partial(function, x, w_in, w_out, operands.y)
-    overhead = f"Python clock and loop, {clock.python_overhead_ns():.0f} ns a pass of its own"
+    overhead = f"Python clock and loop, {timer.python_overhead_ns():.0f} ns a pass of its own"
     return Prepared(
         forward=lambda: _drop(forward()),
-        time=clock.make_python_timer(forward),
+        time=timer.make_python_timer(forward),
         notes={**notes, "timed_by": overhead},
     )
 

@@ -10,10 +10,12 @@ import numpy as np
 import pytest
 import shim
 
-from harness import blas, native, registry
-from harness.check import check, poison
-from harness.problem import ALIGNMENT, Array, Operands, Problem, make_aligned, make_operands
-from harness.registry import Context, Implementation, Prepared
+from harness import native
+from harness.backends import blas, registry
+from harness.backends.registry import Context, Implementation, Prepared
+from harness.problem.check import check, poison
+from harness.problem.operands import Operands, make_aligned, make_operands
+from harness.problem.problem import ALIGNMENT, Array, Problem
 
 # A quiet NaN unlike the gate's poison: an element read from a guard row spoils what it is summed into.
 # Each half of it is a quiet NaN of bfloat16 too.

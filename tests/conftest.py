@@ -21,8 +21,9 @@ os.environ.setdefault("MKL_INTERFACE_LAYER", "LP64")
 import numpy as np
 import pytest
 
-from harness import blas, device_probe
-from harness.problem import Array, Problem
+from harness.backends import blas
+from harness.gpu import probe
+from harness.problem.problem import Array, Problem
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -35,7 +36,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Skip what needs a real GPU where there is none."""
     if item.get_closest_marker("gpu"):
-        found = device_probe.find_cuda()
+        found = probe.find_cuda()
         if found.reason:
             pytest.skip(found.reason)
 
@@ -77,7 +78,7 @@ def data_folder() -> Path:
 @pytest.fixture
 def without_forcing(monkeypatch: pytest.MonkeyPatch) -> None:
     """Take the variables that force a BLAS kernel out of the environment for one test."""
-    from harness.records import FORCING
+    from harness.records.blas_kernels import FORCING
 
     for name in FORCING:
         monkeypatch.delenv(name, raising=False)

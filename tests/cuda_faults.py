@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from harness.problem import Problem
+from harness.problem.problem import Problem
 
 
 def make_fff(batch: int, d_in: int, d_out: int, depth: int = 2, dtype: str = "float32") -> Problem:

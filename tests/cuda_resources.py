@@ -10,8 +10,8 @@ import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from harness import cuda_compile
-from harness.cuda_launch import KERNELS
+from harness.backends import cuda_compile
+from harness.backends.cuda_launch import KERNELS
 
 PATH = Path(__file__).parent / "data" / "cuda_resources.json"
 ARCHITECTURES = ("sm_80", "sm_90", "sm_100", "sm_120")

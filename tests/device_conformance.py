@@ -9,11 +9,12 @@ from typing import Any
 import torch
 from conformance import Guarded, guard
 
-from harness.check import check, poison
-from harness.cuda_clock import make_timer
-from harness.device import Device
-from harness.problem import Array, Operands, Problem, make_operands, make_weights
-from harness.registry import Context, Implementation
+from harness.backends.registry import Context, Implementation
+from harness.gpu.device import Device
+from harness.measure.gpu_clock import make_timer
+from harness.problem.check import check, poison
+from harness.problem.operands import Operands, make_operands, make_weights
+from harness.problem.problem import Array, Problem
 
 
 @dataclass(frozen=True, slots=True)

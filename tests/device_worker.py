@@ -16,10 +16,13 @@ import planted
 from fake_device import QUIET, FakeDevice, FakeTensor
 
 import harness
-from harness import device_probe, registry, worker
-from harness.device import DeviceState
-from harness.problem import DTYPES, Operands, Problem
-from harness.registry import Context, Implementation, Prepared
+from harness.backends import registry
+from harness.backends.registry import Context, Implementation, Prepared
+from harness.gpu import probe
+from harness.gpu.device import DeviceState
+from harness.measure import worker
+from harness.problem.operands import Operands
+from harness.problem.problem import DTYPES, Problem
 
 # Of the device's time for a pass: hot, and cold over hot.
 PASS_NS, COLD = 40_000.0, 3.0
@@ -137,12 +140,12 @@ def stand_in(folder: Path, kind: str = "") -> Path:
 
 
 def main() -> None:
-    """Serve as `harness.worker` or `harness.device_probe` does."""
+    """Serve as `harness.measure.worker` or `harness.gpu.probe` does."""
     kind, words = sys.argv[1], sys.argv[2:]
-    if words == ["-m", device_probe.__name__]:
+    if words == ["-m", probe.__name__]:
         print(json.dumps({"facts": _open(kind).facts.model_dump(), "reason": ""}))
         return
-    if words[:2] != ["-m", "harness.worker"]:
+    if words[:2] != ["-m", "harness.measure.worker"]:
         sys.exit(f"not how a measuring process is started: {words}")
     registry._known = known()
     worker.open_device = lambda name: _open(kind) if name == "cuda" else None  # type: ignore[assignment]

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from harness import axes
-from harness.reader import Run
-from harness.records import (
+from harness.problem.models import parse_model
+from harness.records.reader import Run
+from harness.records.schema import (
     SCHEMA_VERSION,
     BlocksRecord,
     CellRecord,
@@ -22,7 +22,7 @@ from harness.records import (
     SampleRecord,
     SweepRecord,
 )
-from harness.writer import Writer
+from harness.records.writer import Writer
 
 # Pass times in ns of a machine like those that the design page tells of, scaled down.
 TIMES = {
@@ -63,7 +63,7 @@ def make_cell(cell: str, *, role: str = "layer", batch: int = 64, width: int = 3
     model = model.split("/")[0] if role != "ceiling" else ""
     shape = {"layer": "ceiling", "hidden": 2048, "depth": 0, "trees": 0}
     if model:
-        problem = axes.parse_model(model).problem(batch=batch, width=width, seed=0)
+        problem = parse_model(model).problem(batch=batch, width=width, seed=0)
         shape = {k: getattr(problem, k) for k in shape}
     level = int(implementation.split("_l")[1][0]) if "_l" in implementation[:6] else 3
     return CellRecord.model_validate({

@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from harness.device import CaptureError, DeviceState
-from harness.facts import DeviceFacts
-from harness.problem import Array
+from harness.gpu.device import CaptureError, DeviceState
+from harness.problem.problem import Array
+from harness.records.facts import DeviceFacts
 
 LAUNCH_NS, SYNC_NS, FLUSH_NS = 5_000, 10_000, 50_000
 QUIET = DeviceState(sm_clock_mhz=1800, power_w=200.0)

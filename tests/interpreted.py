@@ -20,15 +20,15 @@ from conformance import Case
 from triton._C.libtriton import ir
 from triton.runtime.interpreter import InterpreterBuilder, TensorHandle
 
-from harness import registry
-from harness.implementations import triton_layers, triton_plan
-from harness.implementations.triton_layers import Candidate, Pass, Weights
-from harness.problem import Operands, Problem
-from harness.registry import Context, Implementation, Prepared
-from harness.torch_device import as_tensor
+from harness.backends import registry, triton_layers, triton_tiling
+from harness.backends.registry import Context, Implementation, Prepared
+from harness.backends.triton_layers import Candidate, Pass, Weights
+from harness.gpu.torch_cuda import as_tensor
+from harness.problem.operands import Operands
+from harness.problem.problem import Problem
 
 FUSED, GROUPED = "fff_triton_fused", "fff_triton_grouped"
-_PACKAGE = "harness.implementations"
+_PACKAGE = "harness.backends"
 
 
 def _widen(handle: TensorHandle) -> TensorHandle:
@@ -70,7 +70,7 @@ def _tensors(operands: Operands) -> Operands:
 
 
 def make(
-    name: str, candidates_of: Any, workspace_bytes: Any = triton_plan.grouped_workspace_bytes
+    name: str, candidates_of: Any, workspace_bytes: Any = triton_tiling.grouped_workspace_bytes
 ) -> Case:
     """Return a case of candidates, on tensors over its arrays."""
     implementation = replace(
@@ -102,12 +102,12 @@ def fused(
     tokens: int, block_in: int = 0, block_out: int = 0, kernels: ModuleType | None = None
 ) -> Case:
     """Return the fused kernel with a tile of some tokens; blocks as wide as the rows by default."""
-    from harness.implementations import triton_fused
+    from harness.backends import triton_fused
 
     module = triton_fused if kernels is None else kernels
 
     def candidates(problem: Problem, operands: Operands, context: Context) -> list[Candidate]:
-        tile = triton_plan.fused_tile(problem, tokens, 16)
+        tile = triton_tiling.fused_tile(problem, tokens, 16)
         tile = replace(
             tile, block_in=block_in or tile.block_in, block_out=block_out or tile.block_out
         )
@@ -124,16 +124,16 @@ def fused(
 
 def grouped(tokens: int) -> Case:
     """Return the grouped kernels with a tile of some tokens."""
-    from harness.implementations import triton_bands
+    from harness.backends import triton_grouped_launch
 
-    return grouped_by(triton_bands, tokens)
+    return grouped_by(triton_grouped_launch, tokens)
 
 
 def grouped_by(bands: ModuleType, tokens: int = 16) -> Case:
     """Return the grouped kernels as a module launches them."""
 
     def candidates(problem: Problem, operands: Operands, context: Context) -> list[Candidate]:
-        memory = context.workspace(triton_plan.grouped_workspace_bytes(problem))
+        memory = context.workspace(triton_tiling.grouped_workspace_bytes(problem))
 
         def bind(weights: Weights) -> Pass:
             launch: Pass = bands.bind(problem, tokens, weights, operands.x, operands.y, memory)

@@ -15,10 +15,12 @@ from pathlib import Path
 
 import psutil
 
-from harness import axes, plan, resume, sweep
-from harness.reader import load_run
-from harness.records import CellRecord, SampleRecord
-from harness.spec import SweepSpec
+from harness.problem.models import parse_models
+from harness.records.reader import load_run
+from harness.records.schema import CellRecord, SampleRecord
+from harness.sweep import plan, resume
+from harness.sweep import run as sweep_run
+from harness.sweep.spec import SweepSpec
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -42,7 +44,7 @@ class Silent:
 def make_spec(folder: Path, **changes: object) -> SweepSpec:
     """Return the smallest sweep that has a ratio, an A/A pair and several processes."""
     values: dict[str, object] = {
-        "levels": [1, 2, 3], "device": "cpu", "models": axes.parse_models("bert-base-4095,1x1"),
+        "levels": [1, 2, 3], "device": "cpu", "models": parse_models("bert-base-4095,1x1"),
         "batches": [8], "widths": [8], "only": ["ff_l3_blas", "fff_l1_blas"],
         "skip": ["ceiling*"], "blas": ["scipy"], "threads": 1, "seed": 0, "passes": 4,
         "budget_s": 60.0, "processes": 2, "quick": True, "keep_blas_env": False, "out": folder,
@@ -50,16 +52,16 @@ def make_spec(folder: Path, **changes: object) -> SweepSpec:
     return SweepSpec(**(values | changes))
 
 
-def carry_out(folder: Path) -> sweep.Outcome | None:
+def carry_out(folder: Path) -> sweep_run.Outcome | None:
     """Do what the command does: take up the run in the folder, or begin one; None where it is whole."""
     if not (folder / "run.json").exists():
         spec = make_spec(folder)
-        return sweep.run(spec, plan.make_plan(spec), Silent())
+        return sweep_run.run(spec, plan.make_plan(spec), Silent())
     run = load_run(folder)
     if resume.has_ended(run):
         return None
     spec = resume.find_spec(run)
-    return sweep.run(spec, plan.make_plan(spec), Silent(), run)
+    return sweep_run.run(spec, plan.make_plan(spec), Silent(), run)
 
 
 def start(folder: Path) -> subprocess.Popen[bytes]:
@@ -113,7 +115,7 @@ def kill_and_complete(folder: Path, kills: int, longest_s: float, rng: random.Ra
 
 def form(folder: Path) -> list[tuple[str, ...]]:
     """Return a run's table without its figures: rows, columns and which places have a figure."""
-    from harness.frames import csv_frame
+    from harness.report.csv import csv_frame
 
     frame = csv_frame(load_run(folder))
     columns = ["batch", "width", "provider", "model", "column", "status"]

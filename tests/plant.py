@@ -17,10 +17,10 @@ import tempfile
 import time
 from pathlib import Path
 
-from harness import compare, stats
-from harness.plan import QUICK_BUDGET_S
+from harness.analysis import compare, stats
 from harness.plugin import include_dir
-from harness.reader import Run, load_run
+from harness.records.reader import Run, load_run
+from harness.sweep.plan import QUICK_BUDGET_S
 
 ROOT = Path(__file__).resolve().parent.parent
 PLANTED = "fff_cpu_planted"

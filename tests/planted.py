@@ -9,8 +9,9 @@ import ml_dtypes
 import numpy as np
 from scipy.special import erf
 
-from harness.problem import DTYPES, Array, Operands, Problem
-from harness.registry import Context, Implementation, Prepared
+from harness.backends.registry import Context, Implementation, Prepared
+from harness.problem.operands import Operands
+from harness.problem.problem import DTYPES, Array, Problem
 
 Pass = Callable[[Problem, Operands], None]
 

@@ -1,7 +1,7 @@
 """Stand in for the interpreter of a measuring process: register planted implementations, then serve.
 
-The sweep starts `INTERPRETER -m harness.worker PROVIDER`; `stand_in` makes an interpreter that hands these
-words to this file.
+The sweep starts `INTERPRETER -m harness.measure.worker PROVIDER`; `stand_in` makes an interpreter that
+hands these words to this file.
 """
 
 from __future__ import annotations
@@ -16,9 +16,10 @@ from pathlib import Path
 import planted
 
 import harness
-from harness import registry
-from harness.problem import Operands, Problem
-from harness.registry import Context, Implementation, Prepared
+from harness.backends import registry
+from harness.backends.registry import Context, Implementation, Prepared
+from harness.problem.operands import Operands
+from harness.problem.problem import Problem
 
 RIGHT, WRONG, KILLED, EXITS, RAISES, DIES_TIMED = (
     "fff_numpy_right", "fff_numpy_wrong", "fff_numpy_killed", "fff_numpy_exits",
@@ -95,13 +96,13 @@ def stand_in(folder: Path) -> Path:
 
 
 def main() -> None:
-    """Serve as `harness.worker` does."""
-    from harness import worker
+    """Serve as `harness.measure.worker` does."""
+    from harness.measure import worker
 
     for implementation in IMPLEMENTATIONS.values():
         registry.register(implementation)
     words = sys.argv[1:]
-    if words[:2] != ["-m", "harness.worker"]:
+    if words[:2] != ["-m", "harness.measure.worker"]:
         sys.exit(f"not how a measuring process is started: {words}")
     sys.argv = words[1:]
     worker.main()

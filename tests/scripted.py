@@ -9,12 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from harness import axes, crew, sweep
-from harness.cli.asked import make_spec as ask
-from harness.console import Display
-from harness.plan import Plan
-from harness.reader import Run, load_run
-from harness.spec import SweepSpec
+from harness.cli.progress import Display
+from harness.cli.sweep_options import make_spec as ask
+from harness.paper.published import PAPER_BATCH, PAPER_WIDTH
+from harness.records.reader import Run, load_run
+from harness.sweep import processes
+from harness.sweep import run as sweep_run
+from harness.sweep.plan import Plan
+from harness.sweep.spec import SweepSpec
 
 Script = Callable[[str, str], float]  # implementation, protocol -> seconds a pass; below 0: wrong
 
@@ -89,7 +91,7 @@ def make_spec(out: Path, **changes: Any) -> SweepSpec:
     """Return what was asked for: the paper's problem, six blocks over two processes."""
     asked: dict[str, Any] = {
         "levels": "1,2,3", "device": "cpu", "models": "bert-base-4095,ultrafastbert-1x11",
-        "batch": str(axes.PAPER_BATCH), "width": str(axes.PAPER_WIDTH), "only": [], "skip": [],
+        "batch": str(PAPER_BATCH), "width": str(PAPER_WIDTH), "only": [], "skip": [],
         "blas_names": ["scipy"], "threads": 1, "seed": 0, "passes": 6, "budget": None,
         "processes": 2, "quick": False, "keep_blas_env": False, "out": out,
     }  # fmt: skip
@@ -99,5 +101,5 @@ def make_spec(out: Path, **changes: Any) -> SweepSpec:
 def run(monkeypatch: pytest.MonkeyPatch, spec: SweepSpec, made: Plan, script: Script) -> Run:
     """Carry out a plan with scripted processes and return the run as it is read."""
     process = type("Process", (ScriptedProcess,), {"script": staticmethod(script)})
-    monkeypatch.setattr(crew, "MeasuringProcess", process)
-    return load_run(sweep.run(spec, made, Display()).folder)
+    monkeypatch.setattr(processes, "MeasuringProcess", process)
+    return load_run(sweep_run.run(spec, made, Display()).folder)

@@ -23,10 +23,11 @@ from typing import IO
 
 import numpy as np
 
-from harness import cuda_compile, cuda_launch
-from harness.cuda_launch import Launch
-from harness.problem import Array, Operands, Problem
-from harness.registry import Context, Implementation, Prepared
+from harness.backends import cuda_compile, cuda_launch
+from harness.backends.cuda_launch import Launch
+from harness.backends.registry import Context, Implementation, Prepared
+from harness.problem.operands import Operands
+from harness.problem.problem import Array, Problem
 
 FOLDER = Path(__file__).parent / "cuda_shim"
 FLAGS = (

@@ -20,11 +20,11 @@ import numpy as np
 import torch
 from device_conformance import judge_on
 
-from harness import cuda_compile, registry
-from harness.device import DeviceState
-from harness.facts import DeviceFacts
-from harness.problem import Array, Problem
-from harness.torch_device import as_tensor
+from harness.backends import cuda_compile, registry
+from harness.gpu.device import DeviceState
+from harness.gpu.torch_cuda import as_tensor
+from harness.problem.problem import Array, Problem
+from harness.records.facts import DeviceFacts
 
 STREAM = 0xABC0
 

@@ -7,10 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from harness import axes, by_batch, cli, frames, ledger, merge, table, view
+from harness import cli
+from harness.analysis import ledger, merge
+from harness.analysis import points as analysis_points
 from harness.errors import UsageError
-from harness.problem import Problem
-from harness.reader import Run, load_run
+from harness.problem.models import parse_baseline, parse_model, speedup_limit
+from harness.problem.problem import Problem
+from harness.records.reader import Run, load_run
+from harness.report import figure_by_batch, frames, table
 
 SWEEP = ["sweep", "--width", "24", "--levels", "1,3", "--models", "1x3", "--processes", "1", "--passes", "2",
          "--skip", "ceiling_*,*torch*"]  # fmt: skip
@@ -27,21 +31,21 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 def test_limit_of_gpt3s_shape() -> None:
     """49152 neurons against a tree of depth 15, of whose 65535 nodes 16 are used: 3072 times fewer."""
-    assert view.limit("1x15", "ff-49152") == 3072
+    assert speedup_limit("1x15", "ff-49152") == 3072
     assert frames.format_limit("ultrafastbert-1x15", "ff-49152") == "3072.00x"
-    tree = axes.parse_model("1x15").problem(batch=1, width=12288, seed=0)
+    tree = parse_model("1x15").problem(batch=1, width=12288, seed=0)
     assert (tree.n_nodes, tree.used_neurons) == (65535, 16)
-    dense = axes.parse_model("ff-49152").problem(batch=1, width=12288, seed=0)
+    dense = parse_model("ff-49152").problem(batch=1, width=12288, seed=0)
     assert dense.flops() / tree.flops() == 3072
 
 
 def test_baseline_is_measured_and_every_ratio_is_over_it(run: Run) -> None:
     """The named FF is added to the models, and tables, ratios and limits are over it."""
     assert run.head.sweep.baseline == "ff-64"
-    assert view.models(run) == ["ff-64", "ultrafastbert-1x3"]
+    assert analysis_points.models(run) == ["ff-64", "ultrafastbert-1x3"]
     assert "bert-base-4095" not in set(run.cells["model"])
     assert set(run.cells.loc[run.cells["role"] == "aa", "model"]) == {"ff-64"}
-    for point in view.points(run):
+    for point in analysis_points.points(run):
         assert point.fastest.split("/")[1] == "ff-64"
         assert all(v.ratio is not None for v in point.versus)
     text = table.format_markdown(run)
@@ -50,13 +54,13 @@ def test_baseline_is_measured_and_every_ratio_is_over_it(run: Run) -> None:
     frame = table.csv_frame(run)
     assert set(frame["limit"]) == {1.0, 16.0}
     assert set(frame.loc[frame["column"] == "level 1", "baseline"]) == {"ff-64"}
-    labels = [t.get_text() for t in by_batch.draw(run).axes[0].texts]
+    labels = [t.get_text() for t in figure_by_batch.draw(run).axes[0].texts]
     assert labels == ["limit of UltraFastBERT-1x3: 16.00x"]
 
 
 def test_published_ratios_are_over_the_papers_baseline_alone(run: Run) -> None:
     """Beside ratios over another FF no published one stands, and the ledger says why."""
-    for point in view.points(run):
+    for point in analysis_points.points(run):
         assert all(e.published is None for entries in point.entries.values() for e in entries)
         assert all(v.published is None for v in point.versus)
     assert all(e.finding != "reproduced" for e in ledger.make_ledger(run) if e.device == "cpu")
@@ -96,7 +100,7 @@ def test_runs_over_different_baselines_do_not_mix(
 def test_unfit_baseline(name: str, message: str) -> None:
     """An FFF, or a name that is none, is refused."""
     with pytest.raises(UsageError, match=message):
-        axes.parse_baseline(name)
+        parse_baseline(name)
 
 
 def test_gpt3s_shape_is_planned_or_refused_by_its_memory(

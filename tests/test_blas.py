@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from harness import blas
+from harness.backends import blas
 from harness.errors import UnavailableError, UnknownNameError
 
 INT32, INT64, REAL = ctypes.c_int32, ctypes.c_int64, ctypes.c_float

@@ -10,14 +10,15 @@ import pytest
 import scripted
 from kill import Silent
 
-from harness import registry
-from harness.budget import Budget
-from harness.crew import Crew
-from harness.gate import Gate, Pace
-from harness.journal import Journal
-from harness.plan import Plan, count_processes, make_plan
-from harness.resume import Tally
-from harness.sampling import Sampling
+from harness.backends import registry
+from harness.sweep.budget import Budget
+from harness.sweep.estimate import count_processes
+from harness.sweep.gate import Gate
+from harness.sweep.journal import Journal
+from harness.sweep.plan import Plan, make_plan
+from harness.sweep.processes import Crew
+from harness.sweep.sampling import Sampling
+from harness.sweep.state import Pace, Tally
 
 
 def make_budget(out: Path, spent_s: float, passes: int = 0) -> tuple[Budget, Plan]:

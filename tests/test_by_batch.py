@@ -6,8 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from harness import by_batch, cli, plot, view
-from harness.reader import Run, load_run
+from harness import cli
+from harness.analysis import points as analysis_points
+from harness.records.reader import Run, load_run
+from harness.report import figure_by_batch
+from harness.report.files import write_plots
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +27,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 def test_each_fff_is_drawn_at_each_batch(run: Run) -> None:
     """Both panels are log in both directions and hold each FFF implementation at each batch."""
-    figure = by_batch.draw(run)
+    figure = figure_by_batch.draw(run)
     above, below = figure.axes
     for axes in (above, below):
         assert (axes.get_xscale(), axes.get_yscale()) == ("log", "log")
@@ -35,7 +38,7 @@ def test_each_fff_is_drawn_at_each_batch(run: Run) -> None:
     ]
     measured = {
         (p.batch, v.implementation): v.ratio.value
-        for p in view.points(run)
+        for p in analysis_points.points(run)
         for v in p.versus
         if v.ratio is not None
     }
@@ -47,7 +50,7 @@ def test_each_fff_is_drawn_at_each_batch(run: Run) -> None:
 
 def test_shares_are_those_of_the_table(run: Run) -> None:
     """The lower panel draws the share of floor that the table prints, in percent."""
-    below = by_batch.draw(run).axes[1]
+    below = figure_by_batch.draw(run).axes[1]
     drawn = {
         (int(x), round(float(y), 6))
         for line in below.get_lines()[:2]
@@ -55,7 +58,7 @@ def test_shares_are_those_of_the_table(run: Run) -> None:
     }
     expected = {
         (p.batch, round(100 * s.of_floor, 6))
-        for p in view.points(run)
+        for p in analysis_points.points(run)
         for s in p.speeds
         if s.implementation.startswith("fff_")
     }
@@ -65,9 +68,9 @@ def test_shares_are_those_of_the_table(run: Run) -> None:
 
 def test_file_is_written_where_there_are_several_batches(run: Run, golden_run: Path) -> None:
     """A run of several batches gets the figure as PNG and SVG; a run of one batch does not."""
-    assert by_batch.is_drawable(run)
-    names = {p.name for p in plot.write_plots(run)}
+    assert figure_by_batch.is_drawable(run)
+    names = {p.name for p in write_plots(run)}
     assert {"by_batch.png", "by_batch.svg"} <= names
     single = load_run(golden_run)
-    assert not by_batch.is_drawable(single)
-    assert not any(p.name.startswith("by_batch") for p in plot.write_plots(single))
+    assert not figure_by_batch.is_drawable(single)
+    assert not any(p.name.startswith("by_batch") for p in write_plots(single))

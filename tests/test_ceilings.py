@@ -13,29 +13,25 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness import (
-    axes,
-    ceilings,
-    frames,
-    machine,
-    measured,
-    native,
-    plan,
-    plot,
-    reader,
-    records,
-    registry,
-    roofline,
-    rows,
-    sweep,
-    table,
-    view,
-    writer,
-)
-from harness.check import check, poison
-from harness.problem import Operands, Problem, make_operands
-from harness.registry import Context
-from harness.spec import SweepSpec
+from harness import native
+from harness.analysis import ceilings as analysis_ceilings
+from harness.analysis import points as analysis_points
+from harness.analysis import roofline, rows
+from harness.backends import registry
+from harness.backends.registry import Context
+from harness.machine import resources
+from harness.problem import ceilings
+from harness.problem.check import check, poison
+from harness.problem.models import BASELINE, parse_models
+from harness.problem.operands import Operands, make_operands
+from harness.problem.problem import Problem
+from harness.records import reader, schema, writer
+from harness.report import csv as report_csv
+from harness.report import figures, frames, table
+from harness.sweep import ceilings as sweep_ceilings
+from harness.sweep import plan
+from harness.sweep import run as sweep_run
+from harness.sweep.spec import SweepSpec
 
 OWN = ("ceiling_fma", "ceiling_read", "ceiling_write", "ceiling_copy", "ceiling_stream",
        "ceiling_gather")  # fmt: skip
@@ -190,14 +186,14 @@ def test_the_scattered_order_has_no_stride() -> None:
 def test_sets_fill_half_of_each_cache() -> None:
     """Sets are half of a cache, and four times the last one in memory."""
     caches = {"L1d": 48 * KIB, "L2": 2 * MIB, "L3": 24 * MIB}
-    sets, notices = ceilings.choose_sets(caches, 64 << 30)
+    sets, notices = sweep_ceilings.choose_sets(caches, 64 << 30)
     assert sets == {"L1": 24 * KIB, "L2": MIB, "L3": 12 * MIB, "memory": 96 * MIB}
     assert notices == []
 
 
 def test_unknown_caches_are_assumed_and_said_so() -> None:
     """Where the system tells no cache, usual sizes are taken and the caller is told."""
-    sets, notices = ceilings.choose_sets({}, 64 << 30)
+    sets, notices = sweep_ceilings.choose_sets({}, 64 << 30)
     assert set(sets) == {"L1", "L2", "L3", "memory"}
     assert len(notices) == 1
     assert "32 KiB" in notices[0]
@@ -209,7 +205,7 @@ def test_unknown_caches_are_assumed_and_said_so() -> None:
 )
 def test_sets_never_exceed_what_fits(last: int, available: int, memory: int | None) -> None:
     """No set passes 256 MiB or an eighth of what is available; a shortened or left out one is said."""
-    sets, notices = ceilings.choose_sets({"L1d": 32 * KIB, "L2": MIB, "L3": last}, available)
+    sets, notices = sweep_ceilings.choose_sets({"L1d": 32 * KIB, "L2": MIB, "L3": last}, available)
     assert all(size <= min(256 * MIB, available // 8) for size in sets.values())
     assert sets.get("memory") == memory
     assert len(notices) == 1
@@ -218,15 +214,15 @@ def test_sets_never_exceed_what_fits(last: int, available: int, memory: int | No
 @pytest.mark.parametrize("width", [1, 64, 768, 4096])
 def test_extents_stay_within_their_sets(width: int) -> None:
     """Each ceiling's arrays fit the set of their place; a gather's table is at least a quarter of it."""
-    sets, _ = ceilings.choose_sets({"L1d": 32 * KIB, "L2": MIB, "L3": 32 * MIB}, 64 << 30)
-    found = ceilings.place_all(sets, [width], seed=3)
+    sets, _ = sweep_ceilings.choose_sets({"L1d": 32 * KIB, "L2": MIB, "L3": 32 * MIB}, 64 << 30)
+    found = sweep_ceilings.place_all(sets, [width], seed=3)
     for extent in found:
         p = extent.problem
         size = 4 * p.batch * (p.d_out if extent.implementation == "ceiling_write" else p.d_in)
         if extent.implementation in ("ceiling_copy", "ceiling_stream"):
             size *= 2
         if extent.place == ceilings.MEMORY:
-            assert sets["memory"] / 2 <= size <= ceilings.MAX_SET_BYTES
+            assert sets["memory"] / 2 <= size <= sweep_ceilings.MAX_SET_BYTES
         elif extent.place:
             assert sets[extent.place] / 4 <= size <= sets[extent.place]
     assert {e.place for e in found if e.implementation == "ceiling_read"} == set(sets)
@@ -245,8 +241,8 @@ def test_all_levels_but_the_last_are_a_cores_own() -> None:
 def test_each_thread_gets_a_set_in_its_own_caches(threads: int) -> None:
     """With several threads sets of caches of a core's own and the FMA loop grow with them; others stay."""
     caches = {"L1d": 32 * KIB, "L2": MIB, "L3": 32 * MIB}
-    alone = ceilings.place_all(ceilings.choose_sets(caches, 64 << 30)[0], [768], seed=3)
-    for one, several in zip(alone, ceilings.spread(alone, caches, threads), strict=True):
+    alone = sweep_ceilings.place_all(sweep_ceilings.choose_sets(caches, 64 << 30)[0], [768], seed=3)
+    for one, several in zip(alone, sweep_ceilings.spread(alone, caches, threads), strict=True):
         times = several.problem.batch / one.problem.batch
         assert dataclasses.replace(several.problem, batch=one.problem.batch) == one.problem
         if one.place in ("L3", ceilings.MEMORY):
@@ -261,7 +257,7 @@ def test_each_thread_gets_a_set_in_its_own_caches(threads: int) -> None:
 def make_spec(**changes: Any) -> SweepSpec:
     """Return a small sweep."""
     spec = SweepSpec(
-        levels=[1], device="cpu", models=axes.parse_models("ff-8"), batches=[4], widths=[16],
+        levels=[1], device="cpu", models=parse_models("ff-8"), batches=[4], widths=[16],
         only=[], skip=[], blas=["scipy"], threads=1, seed=0, passes=1, budget_s=1.0, processes=1,
         quick=True, keep_blas_env=False, out=None,
     )  # fmt: skip
@@ -294,27 +290,27 @@ def test_skip_leaves_the_ceilings_out() -> None:
 # ---- what they say of a run -----------------------------------------------------------------------
 
 CACHES = {"L1d": 32 * KIB, "L2": MIB, "L3": 32 * MIB}
-LIMITS = measured.Ceilings(
+LIMITS = analysis_ceilings.Ceilings(
     flops=100.0,
     bandwidth={"L1": 200.0, "L2": 100.0, "L3": 50.0, "memory": 10.0},
     capacity={"L1": 32 * KIB, "L2": MIB, "L3": 32 * MIB},
 )
 
 
-def cell_record(cell: str, **changes: Any) -> records.CellRecord:
+def cell_record(cell: str, **changes: Any) -> schema.CellRecord:
     """Return the record of a cell that passed its gate, the baseline at level 1 unless told otherwise."""
     facts: dict[str, Any] = {
         "cell": cell, "role": "layer", "implementation": "ff_l1_blas", "layer": "ff", "level": 1,
-        "model": axes.BASELINE, "provider": "scipy", "threads": 1, "batch": 64, "d_in": 768,
+        "model": BASELINE, "provider": "scipy", "threads": 1, "batch": 64, "d_in": 768,
         "d_out": 768, "hidden": 4095, "depth": 0, "trees": 0, "dtype": "float32", "data": "random",
         "seed": 0, "flops": 2 * 64 * 4095 * 1536, "bytes_moved": 0, "process": 0, "status": "ok",
         "reason": "", "loops": 1, "gate_ns": 1, "checked_tokens": 64, "near_ties": 0,
         "worst_error": 0.0, "nodes_touched": 0, "notes": {},
     }  # fmt: skip
-    return records.CellRecord(**{**facts, **changes})
+    return schema.CellRecord(**{**facts, **changes})
 
 
-def fff_record(cell: str, **changes: Any) -> records.CellRecord:
+def fff_record(cell: str, **changes: Any) -> schema.CellRecord:
     """Return the record of UltraFastBERT-1x11 at level 1."""
     facts = {
         "implementation": "fff_l1_blas", "layer": "fff", "model": "ultrafastbert-1x11", "hidden": 0,
@@ -323,7 +319,7 @@ def fff_record(cell: str, **changes: Any) -> records.CellRecord:
     return cell_record(cell, **{**facts, **changes})
 
 
-def ceiling_records() -> list[tuple[records.CellRecord, float]]:
+def ceiling_records() -> list[tuple[schema.CellRecord, float]]:
     """Return ceilings with the rates of LIMITS, and the time of a pass of each."""
     sizes = {"batch": 1, "d_in": 1, "d_out": 1, "hidden": 1, "model": "", "level": None}
     found = [
@@ -345,17 +341,17 @@ def ceiling_records() -> list[tuple[records.CellRecord, float]]:
 
 
 def make_run(
-    folder: Path, cells: list[tuple[records.CellRecord, float]], blocks: int = 4
+    folder: Path, cells: list[tuple[schema.CellRecord, float]], blocks: int = 4
 ) -> reader.Run:
     """Write a run of the given cells and times of a pass in ns, equal in every block, and read it."""
-    machine = records.MachineRecord(
+    machine = schema.MachineRecord(
         host="h", system="s", processor="p", microarchitecture="m", isa=[], cores=2, caches=CACHES,
         memory_bytes=1 << 34, virtual_machine="", python="3", packages={},
         build={"isa": "avx2", "compiler": "gcc", "flags": ""}, harness_version="0", commit="c",
         environment={},
     )  # fmt: skip
-    head = records.RunHead(
-        schema_version=records.SCHEMA_VERSION, started_utc="2026-01-01T00:00:00+00:00",
+    head = schema.RunHead(
+        schema_version=schema.SCHEMA_VERSION, started_utc="2026-01-01T00:00:00+00:00",
         machine=machine, sweep=make_spec().record(),
     )  # fmt: skip
     made = writer.Writer(folder, head)
@@ -364,7 +360,7 @@ def make_run(
     for block in range(blocks):
         for order, (record, pass_ns) in enumerate(cells):
             made.append(
-                records.SampleRecord(
+                schema.SampleRecord(
                     cell=record.cell, process=0, block=block, order=order, started_ns=0, loops=1,
                     elapsed_ns=int(pass_ns), switches=0, faults=0, steal_ticks=0,
                 )
@@ -374,8 +370,8 @@ def make_run(
 
 
 def two_threads(
-    cells: list[tuple[records.CellRecord, float]], **notes: str
-) -> list[tuple[records.CellRecord, float]]:
+    cells: list[tuple[schema.CellRecord, float]], **notes: str
+) -> list[tuple[schema.CellRecord, float]]:
     """Return the cells as a run with two threads records them; notes: of ceilings of our own."""
     return [
         (
@@ -391,14 +387,14 @@ def two_threads(
     ]
 
 
-def row(record: records.CellRecord) -> pd.Series:
+def row(record: schema.CellRecord) -> pd.Series:
     """Return a record as a row of a run's cells."""
     return pd.Series(record.model_dump())
 
 
 def test_measured_ceilings_are_read_from_a_run(tmp_path: Path) -> None:
     """Peak and bandwidths are those of the samples, by place."""
-    found = measured.measure(make_run(tmp_path / "run", ceiling_records()))
+    found = analysis_ceilings.measure(make_run(tmp_path / "run", ceiling_records()))
     assert found.flops == pytest.approx(LIMITS.flops)
     assert found.bandwidth == pytest.approx(LIMITS.bandwidth)
     assert found.capacity == LIMITS.capacity
@@ -408,11 +404,11 @@ def test_ceilings_of_two_threads_are_granted_once(tmp_path: Path) -> None:
     """Where the ceilings ran on two threads, a cell of two is granted their rates and not twice those."""
     cells = two_threads([*ceiling_records(), (cell_record("ff"), 2 * FF_FLOOR_NS)], threads="2")
     run = make_run(tmp_path / "run", cells)
-    found = measured.measure(run)
+    found = analysis_ceilings.measure(run)
     assert (found.threads, found.flops) == (2, pytest.approx(LIMITS.flops))
     assert found.bandwidth == pytest.approx(LIMITS.bandwidth)
     assert found.capacity == {"L1": 64 * KIB, "L2": 2 * MIB, "L3": 32 * MIB}
-    assert view.points(run)[0].speeds[0].of_ceiling == pytest.approx(0.5)
+    assert analysis_points.points(run)[0].speeds[0].of_ceiling == pytest.approx(0.5)
     assert "measured in the same run, of 2 threads together:" in table.format_markdown(run)
 
 
@@ -420,9 +416,9 @@ def test_ceilings_of_one_thread_are_granted_to_each(tmp_path: Path) -> None:
     """An older run of two threads, whose loops ran on one, grants a cell twice what that one reached."""
     cells = two_threads([*ceiling_records(), (cell_record("ff"), 2 * FF_FLOOR_NS)])
     run = make_run(tmp_path / "run", cells)
-    found = measured.measure(run)
+    found = analysis_ceilings.measure(run)
     assert (found.threads, found.capacity) == (1, LIMITS.capacity)
-    assert view.points(run)[0].speeds[0].of_ceiling == pytest.approx(0.25)
+    assert analysis_points.points(run)[0].speeds[0].of_ceiling == pytest.approx(0.25)
     assert "measured in the same run:" in table.format_markdown(run)
 
 
@@ -436,20 +432,20 @@ def test_a_product_counts_by_the_threads_of_its_pool(
         flops=3 * 10**8,
     )  # fmt: skip
     cells = [*two_threads(ceiling_records(), **notes), *two_threads([(product, 1e6)])]
-    assert measured.measure(make_run(tmp_path / "run", cells)).flops == pytest.approx(peak)
+    assert analysis_ceilings.measure(make_run(tmp_path / "run", cells)).flops == pytest.approx(peak)
 
 
 def test_a_faster_place_is_never_slower(tmp_path: Path) -> None:
     """A disturbed ceiling of a cache counts at least with the bandwidth of the next slower place."""
     cells = [(r, 1e12 if r.cell == "read/L2" else t) for r, t in ceiling_records()]
-    found = measured.measure(make_run(tmp_path / "run", cells))
+    found = analysis_ceilings.measure(make_run(tmp_path / "run", cells))
     assert found.bandwidth["L2"] == pytest.approx(LIMITS.bandwidth["L3"])
 
 
 def test_a_run_without_ceilings_judges_nothing(tmp_path: Path) -> None:
     """Where no ceiling was measured, shares are unknown and nothing is impossible by them."""
     run = make_run(tmp_path / "run", [(cell_record("ff"), 1e9)])
-    point = view.points(run)[0]
+    point = analysis_points.points(run)[0]
     assert math.isnan(point.speeds[0].of_ceiling)
     assert table.impossible([point]) == []
     assert "of its ceiling" in table.format_markdown(run)
@@ -521,7 +517,7 @@ def test_share_of_floor_is_printed_beside_the_share_of_the_ceiling(tmp_path: Pat
     text = table.format_markdown(run)
     assert "| of its ceiling   | share of floor   |" in text
     assert "- share of floor: the same with the sum" in text
-    frame = frames.speeds_csv_frame(run).set_index("cell")
+    frame = report_csv.speeds_csv_frame(run).set_index("cell")
     assert frame.loc["ff", "of_floor"] > frame.loc["ff", "of_ceiling"] == pytest.approx(0.5)
 
 
@@ -546,7 +542,7 @@ def judged(tmp_path: Path, ff_ns: float, speedup: float, **changes: Any) -> rows
     cells = [
         *ceiling_records(), (cell_record("ff"), ff_ns), (fff_record("fff", **changes), ff_ns / speedup),
     ]  # fmt: skip
-    entries = view.points(make_run(tmp_path / "run", cells))[0].entries["scipy"]
+    entries = analysis_points.points(make_run(tmp_path / "run", cells))[0].entries["scipy"]
     return next(e for e in entries if e.model == "ultrafastbert-1x11" and e.level == 1)
 
 
@@ -585,7 +581,7 @@ def test_a_speedup_within_its_limit_has_no_remark(tmp_path: Path) -> None:
 def test_an_unjudged_speedup_is_remarked_on(tmp_path: Path) -> None:
     """Without a measured bandwidth a speedup above the limit is neither explained nor called impossible."""
     cells = [(cell_record("ff"), STREAM_NS), (fff_record("fff"), STREAM_NS / 400)]
-    point = view.points(make_run(tmp_path / "run", cells))[0]
+    point = analysis_points.points(make_run(tmp_path / "run", cells))[0]
     assert not point.versus[0].impossible
     assert "no bandwidth was measured" in point.versus[0].remark
 
@@ -597,7 +593,7 @@ def test_weights_that_crowd_their_cache_explain_a_smaller_layer(tmp_path: Path) 
         smaller = cell_record("small", model="bert-base-3072", hidden=3072)
         slow = 2 * STREAM_NS
         cells = [*ceiling_records(), (cell_record("ff"), slow), (smaller, slow / speedup)]
-        entries = view.points(make_run(tmp_path / name, cells))[0].entries["scipy"]
+        entries = analysis_points.points(make_run(tmp_path / name, cells))[0].entries["scipy"]
         return next(e for e in entries if e.model == "bert-base-3072")
 
     assert "crowded out" in entry("within", 1.7).remark
@@ -623,7 +619,7 @@ def test_a_baseline_that_was_held_up_is_not_called_impossible(
     ff_ns = STREAM_NS * 45.0 / rate
     smaller = cell_record("small", model="bert-base-3072", hidden=3072)
     cells = [*ceiling_records(), (cell_record("ff"), ff_ns), (smaller, ff_ns / speedup)]
-    entries = view.points(make_run(tmp_path / "run", cells))[0].entries["scipy"]
+    entries = analysis_points.points(make_run(tmp_path / "run", cells))[0].entries["scipy"]
     entry = next(e for e in entries if e.model == "bert-base-3072")
     assert says in entry.remark
     assert entry.impossible == (says == "IMPOSSIBLE")
@@ -637,7 +633,7 @@ def test_a_product_gives_no_excuse(tmp_path: Path) -> None:
         (cell_record("ff", implementation="ff_l3_blas", level=3), ff_ns),
         (fff_record("fff"), ff_ns / 500),
     ]
-    points = view.points(make_run(tmp_path / "run", cells))
+    points = analysis_points.points(make_run(tmp_path / "run", cells))
     assert points[0].versus[0].impossible
     assert any("over the fastest FF" in line for line in table.impossible(points))
 
@@ -658,7 +654,7 @@ def test_the_ceilings_stand_in_the_table_with_their_units(tmp_path: Path) -> Non
 def test_the_figure_draws_with_and_without_ceilings(tmp_path: Path, measured: bool) -> None:
     """The figure of the ceilings has a bar for each stream and layer, none where nothing was measured."""
     cells = [*(ceiling_records() if measured else []), (cell_record("ff"), 1e9)]
-    left, right = plot.ceilings_figure(make_run(tmp_path / "run", cells)).axes
+    left, right = figures.ceilings_figure(make_run(tmp_path / "run", cells)).axes
     assert (len(left.patches), len(right.patches)) == ((4, 1) if measured else (0, 0))
 
 
@@ -671,10 +667,10 @@ class Silent:
     def progress(self, elapsed_s: float, predicted_s: float) -> None:
         """Hear how far the sweep is."""
 
-    def cell(self, record: records.CellRecord) -> None:
+    def cell(self, record: schema.CellRecord) -> None:
         """Hear the outcome of a cell's gate."""
 
-    def sample(self, record: records.SampleRecord) -> None:
+    def sample(self, record: schema.SampleRecord) -> None:
         """Hear a sample."""
 
 
@@ -684,15 +680,15 @@ def test_a_sweep_measures_and_prints_the_ceilings(
 ) -> None:
     """In a real sweep every ceiling passes its gate and is sampled once a block, by place."""
     # Small caches make small sets: nothing here depends on what the figures are.
-    monkeypatch.setattr(machine, "caches", lambda: {"L1d": 32 * KIB, "L2": 128 * KIB})
+    monkeypatch.setattr(resources, "caches", lambda: {"L1d": 32 * KIB, "L2": 128 * KIB})
     spec = make_spec(
         out=tmp_path / "run", only=["ff_l1_blas"], widths=[64], passes=2, threads=threads
     )
-    outcome = sweep.run(spec, plan.make_plan(spec), Silent())
+    outcome = sweep_run.run(spec, plan.make_plan(spec), Silent())
     assert (outcome.reason, outcome.wrong, outcome.failed) == ("complete", 0, 0)
     run = reader.load_run(outcome.folder)
     own = run.cells[(run.cells["role"] == "ceiling") & (run.cells["provider"] == "")]
-    places = {(c["implementation"], measured.place_name(c)) for _, c in own.iterrows()}
+    places = {(c["implementation"], analysis_ceilings.place_name(c)) for _, c in own.iterrows()}
     streams = {
         (f"ceiling_{n}", p) for n in ("read", "write", "copy") for p in ("L1", "L2", "memory")
     }
@@ -702,7 +698,7 @@ def test_a_sweep_measures_and_prints_the_ceilings(
     counts = run.samples[run.samples["cell"].isin(own["cell"])].groupby(["cell", "block"]).size()
     assert len(counts) == 2 * len(own)
     assert (counts == 1).all()
-    known = measured.measure(run)
+    known = analysis_ceilings.measure(run)
     assert set(known.bandwidth) == {"L1", "L2", "memory"}
     assert known.threads == threads
-    assert np.isfinite(view.points(run)[0].speeds[0].of_ceiling)
+    assert np.isfinite(analysis_points.points(run)[0].speeds[0].of_ceiling)

@@ -7,9 +7,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from harness import check
-from harness.oracle import Truth
-from harness.problem import Operands, Problem, make_operands
+from harness.problem import check
+from harness.problem.operands import Operands, make_operands
+from harness.problem.oracle import Truth
+from harness.problem.problem import Problem
 
 
 def _right(problem: Problem) -> Operands:

@@ -11,11 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from harness import cli, entry, sweep
-from harness.cli import here
+from harness import cli
+from harness.cli import machine, main
 from harness.errors import UsageError
+from harness.sweep import run as sweep_run
 
-ROOT = Path(entry.__file__).parent.parent
+ROOT = Path(main.__file__).parent.parent
 
 
 def _run(
@@ -24,7 +25,7 @@ def _run(
     """Run a command line through the way in, in this process."""
     monkeypatch.setattr(sys, "argv", ["harness", *words])
     with pytest.raises(SystemExit) as ended:
-        entry.main()
+        main.main()
     captured = capsys.readouterr()
     return int(str(ended.value.code)), captured.out, captured.err
 
@@ -82,7 +83,7 @@ def test_bad_input(
     """A mistake ends with status 2 and one line on standard error that says what was wrong."""
     words, what = BAD[name]
     # Were a mistake to pass, nothing must be measured.
-    monkeypatch.setattr(sweep, "run", lambda *_: pytest.fail("a sweep was begun"))
+    monkeypatch.setattr(sweep_run, "run", lambda *_: pytest.fail("a sweep was begun"))
     status, out, err = _run(words, monkeypatch, capsys)
     assert status == 2
     assert out == ""
@@ -162,7 +163,7 @@ def test_dry_run_runs_nothing(
     def refuse(*_: object, **__: object) -> None:
         pytest.fail("a process was started")
 
-    monkeypatch.setattr("harness.crew.MeasuringProcess", refuse)
+    monkeypatch.setattr("harness.sweep.processes.MeasuringProcess", refuse)
     monkeypatch.setattr(subprocess, "Popen", refuse)
     out = tmp_path / "run"
     words = ["sweep", "--dry-run", "--models", "1x11", "--out", str(out)]
@@ -178,9 +179,10 @@ def test_dry_run_runs_nothing(
 
 def test_list(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """The list has every implementation and provider, with a reason for one that is unavailable."""
-    monkeypatch.setattr(here, "_describe", lambda name: (f"facts of {name}", ""))
+    monkeypatch.setattr(machine, "_describe", lambda name: (f"facts of {name}", ""))
     monkeypatch.setattr(
-        "harness.blas.listing", lambda: [("scipy", "", ""), ("aocl", "", "is not on this machine")]
+        "harness.backends.blas.listing",
+        lambda: [("scipy", "", ""), ("aocl", "", "is not on this machine")],
     )
     status, out, _ = _run(["list"], monkeypatch, capsys)
     assert status == 0
@@ -196,7 +198,7 @@ def test_list(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str
 
 def test_describe_asks_the_library() -> None:
     """What the list says of a provider comes from a process that loaded it."""
-    facts, why = here._describe("scipy")
+    facts, why = machine._describe("scipy")
     assert why == ""
     assert "32-bit" in facts
     assert ".so" in facts
@@ -206,7 +208,7 @@ def test_table_and_plot(
     golden_run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """`table` and `plot` write a run's files from its samples, and say which."""
-    monkeypatch.setattr("harness.plot._FORMATS", ("svg",))
+    monkeypatch.setattr("harness.report.files._FORMATS", ("svg",))
     status, out, err = _run(["table", str(golden_run)], monkeypatch, capsys)
     assert (status, err) == (0, "")
     assert out.startswith("# Speedups of conditional over dense")
@@ -225,7 +227,7 @@ def test_options_reach_the_spec(monkeypatch: pytest.MonkeyPatch) -> None:
         specs.append(spec)
         raise UsageError("enough")
 
-    monkeypatch.setattr("harness.plan.make_plan", refuse)
+    monkeypatch.setattr("harness.sweep.plan.make_plan", refuse)
     for words in (
         ["sweep"],
         ["sweep", "--quick"],
@@ -264,7 +266,7 @@ def test_missing_compiled_part() -> None:
     """A source tree without its compiled part says in one line what to do."""
     code = (
         "import sys; sys.modules['harness._native'] = None; sys.argv = ['harness', 'list']\n"
-        "from harness.entry import main; main()"
+        "from harness.cli.main import main; main()"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=ROOT

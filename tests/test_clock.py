@@ -9,7 +9,8 @@ from itertools import count, pairwise
 
 import pytest
 
-from harness import clock
+from harness.backends import timer
+from harness.measure import clock
 
 
 def _fake(pass_ns: float, asked: list[int]) -> Callable[[int], int]:
@@ -45,7 +46,7 @@ def test_a_clock_that_stands_still_ends() -> None:
 
 def test_sample_counts_disturbances(monkeypatch: pytest.MonkeyPatch) -> None:
     """A sample holds its loops, its time, and the differences of the counters around it."""
-    from harness.machine import Disturbance
+    from harness.machine.disturbance import Disturbance
 
     readings = [
         Disturbance(switches=5, faults=10, steal_ticks=100),
@@ -91,8 +92,8 @@ def test_a_long_pass_is_not_run_before_its_sample(monkeypatch: pytest.MonkeyPatc
 def test_python_passes_come_in_turn() -> None:
     """Several passes, one for each set of weights, are taken one after the other from the first on."""
     called: list[int] = []
-    clock.make_python_timer(*(partial(called.append, i) for i in range(3)))(4)
-    clock.make_python_timer(partial(called.append, 9))(2)
+    timer.make_python_timer(*(partial(called.append, i) for i in range(3)))(4)
+    timer.make_python_timer(partial(called.append, 9))(2)
     assert called == [0, 1, 2, 0, 9, 9]
 
 

@@ -9,11 +9,13 @@ import numpy as np
 import pytest
 from fabricate import Fake, make_cell
 
-from harness import change, cli, compare, compare_table
-from harness.compare import Comparison, judge
+from harness import cli
+from harness.analysis import compare, compare_interval
+from harness.analysis.compare import Comparison, judge
+from harness.analysis.stats import Ratio
 from harness.errors import UsageError
-from harness.reader import load_run
-from harness.stats import Ratio
+from harness.records.reader import load_run
+from harness.report import compare as report_compare
 
 
 def compare_fakes(a: Fake, b: Fake) -> Comparison:
@@ -41,7 +43,7 @@ def test_same_runs_are_rarely_called_different():
         for _ in range(6):
             layout = rng.normal(0, 0.005, (2, 3, 1))
             logs = rng.normal(0, 0.01, (2, 3, 4)) + layout - reference
-            verdict = judge(change.estimate(list(logs[0]), list(logs[1])), 0.01)
+            verdict = judge(compare_interval.estimate(list(logs[0]), list(logs[1])), 0.01)
             different += verdict in ("faster", "slower")
             cells += 1
     assert different <= cells / 20
@@ -94,7 +96,7 @@ def test_across_machines_ratios_are_compared():
     comparison = compare_fakes(Fake(seed=1), Fake(seed=2, machine=other, factors=fast))
     assert not comparison.same_machine
     assert set(verdicts(comparison).values()) <= {"same", "ambiguous", "reference"}
-    assert "ratios are compared, not times" in compare_table.format_comparison(comparison)
+    assert "ratios are compared, not times" in report_compare.format_comparison(comparison)
 
 
 def test_host_name_alone_is_the_same_machine():
@@ -122,7 +124,7 @@ def test_unmatched_cells_are_named():
     comparison = compare.compare(a, b)
     assert len(comparison.unmatched) == 1
     assert comparison.unmatched[0].startswith("only in A: fff_l2_blas/ultrafastbert-1x11")
-    assert "1 not in both runs" in compare_table.summarize(comparison)
+    assert "1 not in both runs" in report_compare.summarize(comparison)
 
 
 def test_provider_files_match_without_their_version():
@@ -156,7 +158,7 @@ def test_one_block_gives_no_verdict():
     comparison = compare_fakes(Fake(processes=1, blocks=1), Fake(processes=1, blocks=1, seed=1))
     assert set(verdicts(comparison).values()) == {"ambiguous"}
     assert not comparison.changes[0].change.known
-    assert compare_table.format_change(comparison.changes[0].change).startswith("~")
+    assert report_compare.format_change(comparison.changes[0].change).startswith("~")
 
 
 def test_one_process_takes_blocks_as_units():

@@ -9,16 +9,24 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from harness import axes, cli, conditions, frames, plan, sweep, table, view
-from harness.cell import Cell, make_twin
+from harness import cli
+from harness.analysis import contrasts
+from harness.analysis import points as analysis_points
 from harness.errors import UsageError
-from harness.problem import Problem
-from harness.reader import load_run
-from harness.records import CellRecord, SampleRecord, SweepRecord
-from harness.spec import SweepSpec
+from harness.problem import axes
+from harness.problem.models import parse_models
+from harness.problem.problem import Problem
+from harness.records.reader import load_run
+from harness.records.schema import CellRecord, SampleRecord, SweepRecord
+from harness.report import csv as report_csv
+from harness.report import frames, table
+from harness.sweep import plan
+from harness.sweep import run as sweep_run
+from harness.sweep.cell import Cell, make_twin
+from harness.sweep.spec import SweepSpec
 
 SPEC = SweepSpec(
-    levels=[1], device="cpu", models=axes.parse_models("ff-40,1x3"), batches=[20], widths=[24],
+    levels=[1], device="cpu", models=parse_models("ff-40,1x3"), batches=[20], widths=[24],
     only=["*_l1_blas"], skip=["ceiling_*"], blas=["scipy"], threads=1, seed=0, passes=2,
     budget_s=60.0, processes=1, quick=True, keep_blas_env=False, out=None,
 )  # fmt: skip
@@ -57,7 +65,7 @@ def test_default_ids_stay() -> None:
         problem.dtype, problem.math, problem.data, problem.rows, problem.routing, cells[""].weights,
         cells[""].launch,
     )  # fmt: skip
-    assert found == conditions.DEFAULTS
+    assert found == axes.DEFAULTS
 
 
 def test_lists_become_cells() -> None:
@@ -100,7 +108,7 @@ def test_twins_keep_their_conditions() -> None:
 
 def test_rotation_counts_in_time_and_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     """A plan that rotates predicts its further sets of weights, and more time for their gates."""
-    monkeypatch.setattr("harness.machine.last_level_bytes", lambda: 1 << 20)
+    monkeypatch.setattr("harness.machine.resources.last_level_bytes", lambda: 1 << 20)
     hot, rotated = (plan.make_plan(replace(SPEC, weights=[w])) for w in ("hot", "rotated"))
     further = sum((c.sets - 1) * c.problem.weight_bytes() for c in rotated.cells)
     assert min(c.sets for c in rotated.cells) >= 2
@@ -113,8 +121,8 @@ def test_rotation_counts_in_time_and_memory(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_too_little_touched_is_unavailable(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where an FFF touches too little to rotate past the cache its cell is unavailable; the FF's is not."""
-    monkeypatch.setattr("harness.machine.last_level_bytes", lambda: 512 << 20)
-    spec = replace(SPEC, models=axes.parse_models("ff-4000,1x9"), widths=[256], batches=[1])
+    monkeypatch.setattr("harness.machine.resources.last_level_bytes", lambda: 512 << 20)
+    spec = replace(SPEC, models=parse_models("ff-4000,1x9"), widths=[256], batches=[1])
     made = plan.make_plan(replace(spec, weights=["hot", "rotated"]))
     assert [c.problem.layer for c, _ in made.unavailable] == ["fff"]
     assert "--weights flushed" in made.unavailable[0][1]
@@ -180,11 +188,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     trace = base / "tokens.txt"
     np.savetxt(trace, np.arange(20) % 8, fmt="%d")
     spec = replace(
-        SPEC, models=axes.parse_models("bert-base-4095,1x3"), data=["random", "zeros"],
+        SPEC, models=parse_models("bert-base-4095,1x3"), data=["random", "zeros"],
         routing=["uniform", "single", f"trace:{trace}"], weights=["hot", "flushed"],
         order="blocked", out=base / "run",
     )  # fmt: skip
-    outcome = sweep.run(spec, plan.make_plan(spec), Silent())
+    outcome = sweep_run.run(spec, plan.make_plan(spec), Silent())
     assert (outcome.reason, outcome.wrong, outcome.failed) == ("complete", 0, 0)
     return outcome.folder
 
@@ -194,7 +202,7 @@ def test_every_condition_passes_its_gate_and_is_sampled(folder: Path) -> None:
     run = load_run(folder)
     assert set(run.cells["status"]) == {"ok"}
     assert set(run.cells["layer"]) == {"ff", "fff"}
-    assert len(conditions.of_frame(run.cells)) == 8
+    assert len(contrasts.of_frame(run.cells)) == 8
     assert (run.samples.groupby("cell")["block"].nunique() == 2).all()
 
 
@@ -222,7 +230,7 @@ def test_blocked_takes_cell_after_cell(folder: Path) -> None:
 def test_interleaved_mixes_cells(tmp_path: Path) -> None:
     """Under the default order some cell comes back after another was sampled."""
     spec = replace(SPEC, passes=4, out=tmp_path / "run")
-    folder = sweep.run(spec, plan.make_plan(spec), Silent()).folder
+    folder = sweep_run.run(spec, plan.make_plan(spec), Silent()).folder
     order = load_run(folder).samples.sort_values("order")["cell"].tolist()
     changes = sum(a != b for a, b in pairwise(order))
     assert changes > len(set(order)) - 1
@@ -242,8 +250,8 @@ def test_a_section_for_each_condition(folder: Path) -> None:
     frame = frames.contrast_frame(run)
     assert len(frame) == 16
     assert (frame["times the first"] == "–").sum() == 2
-    assert all(point.aa is not None for point in view.points(run))
-    assert set(frames.csv_frame(run)["weights"]) == {"hot", "flushed"}
+    assert all(point.aa is not None for point in analysis_points.points(run))
+    assert set(report_csv.csv_frame(run)["weights"]) == {"hot", "flushed"}
 
 
 def test_flushed_cells_say_how(folder: Path) -> None:
@@ -257,13 +265,13 @@ def test_flushed_cells_say_how(folder: Path) -> None:
 def test_rotated_sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A sweep over rotated weights is right, its samples are whole rounds, and the record says so."""
     # The plan counts the sets: a small cache keeps the test small.
-    monkeypatch.setattr("harness.machine.last_level_bytes", lambda: 1 << 20)
-    models = axes.parse_models("bert-base-4095,1x3")
+    monkeypatch.setattr("harness.machine.resources.last_level_bytes", lambda: 1 << 20)
+    models = parse_models("bert-base-4095,1x3")
     spec = replace(SPEC, models=models, weights=["rotated"], passes=1, out=tmp_path / "run")
     made = plan.make_plan(spec)
     sets = {c.id: c.sets for c in made.cells}
     assert min(sets.values()) >= 2
-    run = load_run(sweep.run(spec, made, Silent()).folder)
+    run = load_run(sweep_run.run(spec, made, Silent()).folder)
     assert set(run.cells["status"]) == {"ok"}
     for cell, loops in zip(run.samples["cell"], run.samples["loops"], strict=True):
         assert loops % sets[cell.removesuffix("/again")] == 0

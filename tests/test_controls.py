@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from test_ceilings import FF_FLOOR_NS, STREAM_NS, ceiling_records, cell_record, make_run
 
-from harness import compare
-from harness.compare import Comparison
+from harness.analysis import compare
+from harness.analysis.compare import Comparison
 
 
 def compare_runs(folder: Path, moved: float, slower: float) -> Comparison:

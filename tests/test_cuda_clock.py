@@ -8,8 +8,8 @@ from dataclasses import replace
 import pytest
 from fake_device import FLUSH_NS, LAUNCH_NS, SYNC_NS, FakeDevice
 
-from harness.cuda_clock import DeviceTimer, make_timer
-from harness.device import CaptureError
+from harness.gpu.device import CaptureError
+from harness.measure.gpu_clock import DeviceTimer, make_timer
 
 HOT_NS, COLD_NS = 100_000, 300_000
 

@@ -12,8 +12,8 @@ import cuda_resources
 import pytest
 from cuda_resources import ARCHITECTURES, Resources
 
-from harness import cuda_compile
-from harness.cuda_launch import KERNELS
+from harness.backends import cuda_compile
+from harness.backends.cuda_launch import KERNELS
 from harness.errors import UnavailableError
 
 ROOT = Path(__file__).parent.parent

@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 import shim
 
-from harness import cuda_compile
-from harness.cuda_launch import KERNELS
+from harness.backends import cuda_compile
+from harness.backends.cuda_launch import KERNELS
 
 pytest.importorskip("torch")
 _REASON = shim.unavailable() or cuda_compile.unavailable()

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from harness import cuda_launch
-from harness.cuda_launch import KERNELS, choose_team, plan_fused
-from harness.problem import Problem
+from harness.backends import cuda_launch
+from harness.backends.cuda_launch import KERNELS, choose_team, plan_fused
+from harness.problem.problem import Problem
 
 MULTIPROCESSORS = 108
 

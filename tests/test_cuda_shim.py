@@ -13,9 +13,9 @@ from conformance import Case, judge
 from cuda_faults import FAULTS, FUSED, OVERFLOW, make_fff
 from shim import Program, ShimFault
 
-from harness import cuda_compile, cuda_launch
-from harness.cuda_launch import KERNELS, Launch
-from harness.problem import Array, Problem
+from harness.backends import cuda_compile, cuda_launch
+from harness.backends.cuda_launch import KERNELS, Launch
+from harness.problem.problem import Array, Problem
 
 pytestmark = pytest.mark.skipif(bool(shim.unavailable()), reason=shim.unavailable())
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from harness import device_probe
-from harness.facts import DeviceFacts
+from harness.gpu import probe
+from harness.records.facts import DeviceFacts
 
 
 def _interpreter(folder: Path, script: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -24,7 +24,7 @@ def test_a_device_that_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     facts = DeviceFacts(name="Fake 1", free_bytes=7)
     answer = f'{{"facts": {facts.model_dump_json()}, "reason": ""}}'
     _interpreter(tmp_path, f"echo a greeting; echo '{answer}'", monkeypatch)
-    assert device_probe.ask(60) == device_probe.Found(facts=facts)
+    assert probe.ask(60) == probe.Found(facts=facts)
 
 
 @pytest.mark.parametrize(
@@ -40,7 +40,7 @@ def test_no_device(
 ) -> None:
     """Where the process says no, fails or crashes, there is no device and one line says why."""
     _interpreter(tmp_path, script, monkeypatch)
-    found = device_probe.ask(60)
+    found = probe.ask(60)
     assert found.facts is None
     assert reason in found.reason
     assert "\n" not in found.reason
@@ -49,17 +49,15 @@ def test_no_device(
 def test_a_driver_that_hangs_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A driver call that never returns ends the question, not the sweep."""
     _interpreter(tmp_path, "exec sleep 600", monkeypatch)
-    assert "hangs" in device_probe.ask(patience_s=0.2).reason
+    assert "hangs" in probe.ask(patience_s=0.2).reason
 
 
 @pytest.mark.skipif(importlib.util.find_spec("torch") is not None, reason="torch is installed")
 def test_without_torch() -> None:
     """Without torch the reason names it and how it is installed."""
-    assert device_probe.ask(60).reason == (
-        "torch is not installed: pip install 'fff-harness[cuda]'"
-    )
+    assert probe.ask(60).reason == ("torch is not installed: pip install 'fff-harness[cuda]'")
 
 
 def test_the_host_is_always_there() -> None:
     """The CPU is never asked for."""
-    assert device_probe.why_not("cpu") == ""
+    assert probe.why_not("cpu") == ""

@@ -14,14 +14,20 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
-from harness import blas, cli, doctor, gpu, machine, native, probe, table_head, vector_width
+from harness import cli, native
+from harness.backends import blas
+from harness.cli import machine
 from harness.errors import UsageError
-from harness.facts import GpuFacts, MachineFacts
-from harness.inspection import Inspection, LoadedProvider
-from harness.probe import Files
-from harness.reader import Run
-from harness.records import (
-    FORCING,
+from harness.gpu import nvidia_smi
+from harness.machine import doctor, linux, resources
+from harness.machine import environment as machine_environment
+from harness.machine.inspection import Inspection, LoadedProvider
+from harness.machine.resources import Files
+from harness.records import blas_kernels
+from harness.records.blas_kernels import FORCING
+from harness.records.facts import GpuFacts, MachineFacts
+from harness.records.reader import Run
+from harness.records.schema import (
     CellRecord,
     MachineRecord,
     ProviderRecord,
@@ -29,6 +35,8 @@ from harness.records import (
     SampleRecord,
     SweepRecord,
 )
+from harness.report import header
+from harness.sweep import preflight
 
 AVX512 = ["avx", "avx2", "avx512f", "fma"]
 CPU = "sys/devices/system/cpu"
@@ -84,8 +92,8 @@ def write_tree(root: Path, files: dict[str, str]) -> Files:
 
 def test_lists_of_processors() -> None:
     """A kernel list of ranges and numbers is read as its members."""
-    assert probe.parse_list("0-2,8,10-11") == [0, 1, 2, 8, 10, 11]
-    assert probe.parse_list("") == []
+    assert linux.parse_list("0-2,8,10-11") == [0, 1, 2, 8, 10, 11]
+    assert linux.parse_list("") == []
 
 
 def test_siblings_are_counted_among_the_online_processors(tmp_path: Path) -> None:
@@ -93,10 +101,10 @@ def test_siblings_are_counted_among_the_online_processors(tmp_path: Path) -> Non
     siblings = {0: "0,2", 1: "1,3", 2: "0,2"}
     tree = {f"{CPU}/cpu{c}/topology/thread_siblings_list": s for c, s in siblings.items()}
     files = write_tree(tmp_path, {**tree, f"{CPU}/online": "0-2"})
-    assert probe.read_online(files) == [0, 1, 2]
-    assert probe.read_shared_cores(files, [0, 1, 2]) == 1
-    assert probe.read_shared_cores(files, [0, 1]) == 0
-    assert probe.read_shared_cores(Files(tmp_path / "empty"), [0, 1]) is None
+    assert linux.read_online(files) == [0, 1, 2]
+    assert linux.read_shared_cores(files, [0, 1, 2]) == 1
+    assert linux.read_shared_cores(files, [0, 1]) == 0
+    assert linux.read_shared_cores(Files(tmp_path / "empty"), [0, 1]) is None
 
 
 def test_frequency_scaling_is_read_where_it_is_visible(tmp_path: Path) -> None:
@@ -108,11 +116,11 @@ def test_frequency_scaling_is_read_where_it_is_visible(tmp_path: Path) -> None:
         tree |= {f"{folder}/scaling_governor": governor, f"{folder}/scaling_driver": "intel_pstate",
                  f"{folder}/scaling_max_freq": limit, f"{folder}/cpuinfo_max_freq": "3000"}  # fmt: skip
     files = write_tree(tmp_path, tree)
-    assert probe.read_governors(files) == ("intel_pstate", ["performance", "powersave"])
-    assert probe.read_capped(files) is True
+    assert linux.read_governors(files) == ("intel_pstate", ["performance", "powersave"])
+    assert linux.read_capped(files) is True
     empty = Files(tmp_path / "empty")
-    assert probe.read_governors(empty) == ("", [])
-    assert probe.read_capped(empty) is None
+    assert linux.read_governors(empty) == ("", [])
+    assert linux.read_capped(empty) is None
 
 
 @pytest.mark.parametrize(
@@ -127,7 +135,7 @@ def test_frequency_scaling_is_read_where_it_is_visible(tmp_path: Path) -> None:
 )
 def test_turbo(tmp_path: Path, tree: dict[str, str], expected: bool | None) -> None:
     """Turbo is read from either interface, one of which says it the other way round."""
-    assert probe.read_turbo(write_tree(tmp_path, tree)) is expected
+    assert linux.read_turbo(write_tree(tmp_path, tree)) is expected
 
 
 @pytest.mark.parametrize(
@@ -146,7 +154,7 @@ def test_turbo(tmp_path: Path, tree: dict[str, str], expected: bool | None) -> N
 )  # fmt: skip
 def test_cpu_quota(tmp_path: Path, tree: dict[str, str], expected: float | None) -> None:
     """The tightest quota of the own cgroup and its parents counts, in both versions of the interface."""
-    assert probe.read_quota(write_tree(tmp_path, tree)) == expected
+    assert resources.read_quota(write_tree(tmp_path, tree)) == expected
 
 
 def test_memory_limit(tmp_path: Path) -> None:
@@ -154,22 +162,22 @@ def test_memory_limit(tmp_path: Path) -> None:
     tree = {"proc/self/cgroup": "4:memory:/x", "proc/meminfo": "MemTotal: 1000 kB"}
     limit = "sys/fs/cgroup/memory/x/memory.limit_in_bytes"
     files = write_tree(tmp_path, {**tree, limit: "9223372036854771712"})
-    assert probe.read_memory_limit(files) is None
-    assert probe.read_memory_limit(write_tree(tmp_path, {limit: "4096"})) == 4096
+    assert resources.read_memory_limit(files) is None
+    assert resources.read_memory_limit(write_tree(tmp_path, {limit: "4096"})) == 4096
 
 
 def test_ticks_are_of_the_allowed_processors(tmp_path: Path) -> None:
     """Busy and steal shares come from the processors that may be used; guest time counts once."""
     lines = "cpu  999 0 0 999 0 0 0 999 0 0\ncpu0 {} 0 5 {} 0 1 1 {} 50 0\ncpu1 9 9 9 9 9 9 9 9 9 9"
     files = write_tree(tmp_path, {"proc/stat": lines.format(100, 500, 10)})
-    before = probe.read_ticks(files, [0])
+    before = linux.read_ticks(files, [0])
     write_tree(tmp_path, {"proc/stat": lines.format(120, 560, 30)})
-    after = probe.read_ticks(files, [0])
+    after = linux.read_ticks(files, [0])
     assert before is not None
     assert after is not None
     assert after.shares_since(before) == (0.2, 0.2)
     assert before.shares_since(before) == (None, None)
-    assert probe.read_ticks(Files(tmp_path / "empty"), [0]) is None
+    assert linux.read_ticks(Files(tmp_path / "empty"), [0]) is None
 
 
 def test_settings_of_the_kernel(tmp_path: Path) -> None:
@@ -180,23 +188,23 @@ def test_settings_of_the_kernel(tmp_path: Path) -> None:
         "proc/loadavg": "0.50 0.40 0.30 1/90 42", "proc/cpuinfo": "flags : fpu hypervisor avx",
         "sys/class/dmi/id/sys_vendor": "QEMU",
     })  # fmt: skip
-    assert probe.read_thp(files) == "madvise"
-    assert probe.read_aslr(files) == 2
-    assert probe.read_load(files) == [0.5, 0.4, 0.3]
-    assert probe.read_hypervisor(files) == "QEMU"
-    assert probe.read_aslr(write_tree(tmp_path, {"proc/self/personality": "00040000"})) == 0
+    assert linux.read_thp(files) == "madvise"
+    assert linux.read_aslr(files) == 2
+    assert linux.read_load(files) == [0.5, 0.4, 0.3]
+    assert linux.read_hypervisor(files) == "QEMU"
+    assert linux.read_aslr(write_tree(tmp_path, {"proc/self/personality": "00040000"})) == 0
 
 
 def test_timer_step_is_the_smallest_observed() -> None:
     """Readings that don't move and larger gaps don't hide the clock's step."""
     readings = iter([0, 0, 70, 100, 100, 900])
-    assert probe.read_timer_step(lambda: next(readings), 6) == 30
-    assert probe.read_timer_step(lambda: 5, 6) == 0
+    assert linux.read_timer_step(lambda: next(readings), 6) == 30
+    assert linux.read_timer_step(lambda: 5, 6) == 0
 
 
 def test_an_empty_system_has_facts(tmp_path: Path) -> None:
     """Where a system tells nothing, gathering still ends, and judging it raises nothing."""
-    facts = probe.gather(Files(tmp_path), interval_s=0.0)
+    facts = linux.gather(Files(tmp_path), interval_s=0.0)
     assert (facts.cpus_online, facts.turbo, facts.busy_share, facts.thp) == (0, None, None, "")
     record = make_record().model_copy(update={"facts": facts})
     assert doctor.judge(Inspection(machine=record))
@@ -204,7 +212,7 @@ def test_an_empty_system_has_facts(tmp_path: Path) -> None:
 
 def test_this_system_has_facts() -> None:
     """On the machine of the test the facts agree with the interpreter's own."""
-    facts = probe.gather(interval_s=0.05)
+    facts = linux.gather(interval_s=0.05)
     assert facts.cpus_allowed == sorted(os.sched_getaffinity(0))
     assert facts.cpus_online >= len(facts.cpus_allowed) > 0
     assert facts.memory_available_bytes > 0
@@ -227,7 +235,7 @@ def test_gpus_are_read_from_the_driver(tmp_path: Path, monkeypatch: pytest.Monke
     _fake_driver(tmp_path, monkeypatch,
                  "case $1 in *throttle*) echo 'x is not a valid field'; exit 2;; *) echo "
                  "'GPU X, 550.1, 24576, 210, 1800, [N/A], Enabled, 0x0000000000000004'; esac")  # fmt: skip
-    found, reason = gpu.list_gpus()
+    found, reason = nvidia_smi.list_gpus()
     assert reason == ""
     assert found == [GpuFacts(name="GPU X", driver="550.1", memory_mib=24576, sm_clock_mhz=210,
                               sm_clock_max_mhz=1800, persistence="Enabled",
@@ -250,8 +258,8 @@ def test_a_driver_that_fails_is_named(
 ) -> None:
     """A driver that hangs, fails or lists nothing costs a reason and never the report."""
     _fake_driver(tmp_path, monkeypatch, script)
-    monkeypatch.setattr(gpu, "_GPU_TIMEOUT_S", 0.3)
-    found, why = gpu.list_gpus()
+    monkeypatch.setattr(nvidia_smi, "_GPU_TIMEOUT_S", 0.3)
+    found, why = nvidia_smi.list_gpus()
     assert found == []
     assert reason in why
 
@@ -259,7 +267,7 @@ def test_a_driver_that_fails_is_named(
 def test_no_driver_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without a driver the report says none."""
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert gpu.list_gpus() == ([], "none: there is no nvidia-smi, so no NVIDIA driver")
+    assert nvidia_smi.list_gpus() == ([], "none: there is no nvidia-smi, so no NVIDIA driver")
 
 
 # ---- judging ------------------------------------------------------------------------------------
@@ -358,12 +366,12 @@ def test_kernels_against_the_processor(architecture: str, asked_for: bool, sever
 
 def test_widths_of_processors() -> None:
     """The same kernels are right on one processor and narrow on another; plain C is narrow anywhere."""
-    assert not vector_width.is_narrower("Haswell", ["avx", "avx2", "fma"])
-    assert vector_width.is_narrower("Haswell", AVX512)
-    assert vector_width.is_narrower("Sandybridge", ["avx", "avx2", "fma"])
-    assert not vector_width.is_narrower("Sandybridge", ["avx"])
-    assert vector_width.is_narrower("generic", ["asimd"])
-    assert not vector_width.is_narrower("neoversen1", ["asimd"])
+    assert not blas_kernels.is_narrower("Haswell", ["avx", "avx2", "fma"])
+    assert blas_kernels.is_narrower("Haswell", AVX512)
+    assert blas_kernels.is_narrower("Sandybridge", ["avx", "avx2", "fma"])
+    assert not blas_kernels.is_narrower("Sandybridge", ["avx"])
+    assert blas_kernels.is_narrower("generic", ["asimd"])
+    assert not blas_kernels.is_narrower("neoversen1", ["asimd"])
 
 
 def test_thread_pools() -> None:
@@ -390,7 +398,7 @@ def test_overridden_variables_are_named(monkeypatch: pytest.MonkeyPatch) -> None
     """The caller's thread variables that a measuring process sets otherwise are named, equal ones not."""
     monkeypatch.setenv("OMP_NUM_THREADS", "7")
     monkeypatch.setenv("OPENBLAS_NUM_THREADS", "1")
-    overridden = machine.overridden_variables(1)
+    overridden = machine_environment.overridden_variables(1)
     assert overridden["OMP_NUM_THREADS"] == "7"
     assert "OPENBLAS_NUM_THREADS" not in overridden
     record = make_record(environment={"OMP_NUM_THREADS": "7"})
@@ -407,7 +415,7 @@ def test_an_unusable_provider_is_an_error_only_where_it_was_named(
     broken = tmp_path / "libbroken.so"
     broken.write_text("no library", encoding="ascii")
     with pytest.raises(UsageError, match="libbroken"):
-        doctor.inspect([str(broken)], threads=1, keep_blas_env=None)
+        preflight.inspect([str(broken)], threads=1, keep_blas_env=None)
 
 
 def test_strict_names_every_serious_finding() -> None:
@@ -422,7 +430,7 @@ def test_strict_names_every_serious_finding() -> None:
 def test_report_is_grouped_by_severity(capsys: pytest.CaptureFixture[str]) -> None:
     """The report has the serious findings first, and says that a strict sweep would refuse."""
     findings = doctor.judge(Inspection(machine=make_record(cpu_quota=0.5, compiler="")))
-    doctor.print_report(findings, Console(width=140))
+    machine.print_report(findings, Console(width=140))
     text = capsys.readouterr().out
     places = [text.index(f"{s} (") for s in ("serious", "warning", "note", "ok")]
     assert places == sorted(places)
@@ -451,11 +459,11 @@ def _make_run(record: MachineRecord, architecture: str, variables: dict[str, str
 
 def test_table_head_flags_narrow_kernels_from_the_records_alone() -> None:
     """The head names a kernel narrower than the recorded processor, and stays silent about a right one."""
-    head = "\n".join(table_head.head_lines(_make_run(make_record(), "Haswell", {})))
+    head = "\n".join(header.head_lines(_make_run(make_record(), "Haswell", {})))
     assert "**scipy chose Haswell kernels on a processor with avx512" in head
-    right = "\n".join(table_head.head_lines(_make_run(make_record(), "SkylakeX", {})))
+    right = "\n".join(header.head_lines(_make_run(make_record(), "SkylakeX", {})))
     assert "on a processor with" not in right
-    veiled = table_head.format_narrow_kernels(_make_run(make_record(), "def", {}))
+    veiled = header.format_narrow_kernels(_make_run(make_record(), "def", {}))
     assert len(veiled) == 1
     assert not veiled[0].startswith("**")
 
@@ -464,7 +472,7 @@ def test_table_head_names_serious_findings() -> None:
     """What was serious when the run began stands in the table's head."""
     record = make_record(cpu_quota=0.5)
     judged_record = record.model_copy(update={"findings": doctor.judge(Inspection(machine=record))})
-    head = "\n".join(table_head.head_lines(_make_run(judged_record, "SkylakeX", {})))
+    head = "\n".join(header.head_lines(_make_run(judged_record, "SkylakeX", {})))
     assert "**Serious for measuring, when the run began: the cgroup allows 0.5" in head
 
 
@@ -505,7 +513,7 @@ def test_doctor_finds_a_library_that_flushes_to_zero(tmp_path: Path) -> None:
     assert native.flush_to_zero() == []
     source, library = tmp_path / "flush.c", tmp_path / "flush.so"
     source.write_text(_FLUSHING, encoding="ascii")
-    compiler = probe.find_compiler()
+    compiler = machine_environment.find_compiler()
     subprocess.run([compiler, "-shared", "-fPIC", "-o", library, source], check=True)
     done = subprocess.run(
         [sys.executable, "-m", "harness", "doctor", "--json", "--blas", blas.DEFAULT],
@@ -567,7 +575,9 @@ def test_a_sweep_records_facts_and_flags_a_forced_kernel(
 ) -> None:
     """A run keeps its facts and findings, and its table's head names the forced kernel."""
     monkeypatch.setenv("OPENBLAS_CORETYPE", "Prescott")
-    monkeypatch.setattr("harness.plot.write_plots", lambda run: [])  # seconds, and not the claim
+    monkeypatch.setattr(
+        "harness.report.files.write_plots", lambda run: []
+    )  # seconds, and not the claim
     out = tmp_path / "run"
     assert cli.run([*_TINY, "--out", str(out)]) == 0
     head = RunHead.model_validate_json((out / "run.json").read_text(encoding="utf-8"))

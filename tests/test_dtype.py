@@ -10,25 +10,19 @@ import numpy as np
 import planted
 import pytest
 
-from harness import (
-    api,
-    axes,
-    blas,
-    check,
-    cli,
-    locality,
-    native,
-    plan,
-    plugin,
-    registry,
-    routing,
-    spec,
-    table,
-)
+from harness import api, cli, native, plugin
+from harness.backends import blas, registry
+from harness.cli import grammar
 from harness.errors import UsageError
-from harness.oracle import Truth
-from harness.problem import Array, Operands, Problem, make_aligned, make_operands, make_weights
-from harness.reader import load_run
+from harness.measure import locality
+from harness.problem import check, working_set
+from harness.problem.models import parse_models
+from harness.problem.operands import Operands, make_aligned, make_operands, make_weights
+from harness.problem.oracle import Truth
+from harness.problem.problem import Array, Problem
+from harness.records.reader import load_run
+from harness.report import table
+from harness.sweep import plan, spec
 
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 FFF = Problem(layer="fff", batch=40, d_in=24, d_out=16, depth=3, trees=2, dtype="bfloat16")
@@ -82,7 +76,7 @@ def test_touched_nodes_are_those_of_the_oracle() -> None:
     operands = make_operands(FFF)
     truth = check.find_truth(FFF, operands, np.arange(FFF.batch))
     distinct = sum(len(np.unique(truth.nodes[:, k])) for k in range(FFF.trees))
-    touched = routing.count_nodes(FFF, operands)
+    touched = working_set.count_nodes(FFF, operands)
     assert touched.nodes == distinct
     assert touched.working_set_bytes == distinct * (24 + 16) * 2
 
@@ -249,7 +243,7 @@ def test_ff_of_the_same_dtype_is_the_baseline(monkeypatch: pytest.MonkeyPatch) -
 
 def _spec(*dtypes: str, only: list[str]) -> spec.SweepSpec:
     return spec.SweepSpec(
-        levels=[1, 2, 3], device="cpu", models=axes.parse_models("bert-base-4095"), batches=[8],
+        levels=[1, 2, 3], device="cpu", models=parse_models("bert-base-4095"), batches=[8],
         widths=[24], only=only, skip=[], blas=["scipy"], threads=1, seed=0, passes=1, budget_s=10.0,
         processes=1, quick=False, keep_blas_env=False, out=None, dtype=dtypes,
     )  # fmt: skip
@@ -266,4 +260,4 @@ def test_dtype_that_nothing_takes() -> None:
 def test_unknown_dtype() -> None:
     """An unknown dtype is refused with the known ones."""
     with pytest.raises(UsageError, match="--dtype: unknown value 'half'; known: float32, bfloat16"):
-        axes.parse_dtypes("half")
+        grammar.parse_dtypes("half")

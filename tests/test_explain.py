@@ -14,26 +14,23 @@ import pytest
 import scripted
 from scipy.special import erf
 
-from harness import (
-    blas,
-    cli,
-    climb,
-    explain,
-    explain_words,
-    faulty,
-    ladder,
-    native,
-    plan,
-    plot,
-    registry,
-    table,
-    waterfall,
-)
-from harness.check import compare
+from harness import cli, native
+from harness.analysis import ladder as analysis_ladder
+from harness.analysis.stats import Ratio
+from harness.backends import blas, registry
 from harness.errors import UsageError
-from harness.problem import Array, Operands, Problem, make_aligned, make_operands
-from harness.reader import Run, load_run
-from harness.stats import Ratio
+from harness.measure import faults
+from harness.paper import faults as paper_faults
+from harness.paper import ladder as paper_ladder
+from harness.problem.check import compare
+from harness.problem.operands import Operands, make_aligned, make_operands
+from harness.problem.problem import Array, Problem
+from harness.records.reader import Run, load_run
+from harness.report import figures, ladder_figure, ladder_words, table
+from harness.report import ladder as report_ladder
+from harness.sweep import ceilings as sweep_ceilings
+from harness.sweep import ladder as sweep_ladder
+from harness.sweep import plan
 
 FAULTY = tuple(native.LADDER)
 
@@ -58,8 +55,8 @@ def by_table(implementation: str, protocol: str) -> float:
 def make_run(folder: Path, monkeypatch: pytest.MonkeyPatch, script: scripted.Script = by_table,
              **changes: Any) -> Run:  # fmt: skip
     """Return a ladder's run of scripted times."""
-    spec = ladder.ask(scripted.make_spec(folder, **changes))
-    made = ladder.make_ladder(spec)
+    spec = sweep_ladder.ask(scripted.make_spec(folder, **changes))
+    made = sweep_ladder.make_ladder(spec)
     only = [c for c in made.cells if (c.implementation, "strict") in TIMES]
     return scripted.run(monkeypatch, spec, replace(made, cells=only), script)
 
@@ -72,9 +69,9 @@ def climbed(tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 
 @pytest.fixture(scope="module")
-def bench() -> faulty.Bench:
+def bench() -> faults.Bench:
     """Return a bench with SciPy's BLAS."""
-    return faulty.Bench(
+    return faults.Bench(
         table=blas.load("scipy").table, operands=make_operands,
         workspace=lambda size: make_aligned((size,), np.uint8), known={},
     )  # fmt: skip
@@ -150,7 +147,7 @@ def test_faulty_kernel_does_what_it_says(
     forward()
     wanted = by_hand(kernel, problem, operands, y)
     np.testing.assert_allclose(operands.y, wanted, rtol=2e-4, atol=2e-4)
-    defined = faulty.find_definition(kernel, problem, operands, y)
+    defined = paper_faults.find_definition(kernel, problem, operands, y)
     np.testing.assert_allclose(defined.y, wanted, rtol=1e-9, atol=1e-9)
     assert compare(operands.y, defined, problem).ok
     assert (guarded[[0, -1]] == 77.0).all()
@@ -160,7 +157,7 @@ def test_faulty_kernel_does_what_it_says(
 
 @pytest.mark.parametrize("kernel", [k for k in FAULTY if k.startswith("fff")])
 def test_gate_tells_a_fault_from_the_layer(
-    kernel: str, bench: faulty.Bench, monkeypatch: pytest.MonkeyPatch
+    kernel: str, bench: faults.Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A kernel that computes the layer rightly fails the gate of a faulty one: the gate checks the fault."""
     problem = make_problem(kernel, 40, 9, 7, 3, 2)
@@ -174,7 +171,7 @@ def test_gate_tells_a_fault_from_the_layer(
 
 @pytest.mark.parametrize("unwritten", [True, False])
 @pytest.mark.parametrize("kernel", [*FAULTY, "ff_l3_blas", "fff_l1_blas", "fff_l2_blas"])
-def test_cold_sample_is_checked(kernel: str, unwritten: bool, bench: faulty.Bench) -> None:
+def test_cold_sample_is_checked(kernel: str, unwritten: bool, bench: faults.Bench) -> None:
     """Each published cell gates its kernel, times the passes asked for and passes the check behind them."""
     layer = (native.LADDER.get(kernel) or native.KERNELS[kernel]).layer
     shape = {"hidden": 33} if layer == "ff" else {"depth": 4, "trees": 1}
@@ -185,7 +182,7 @@ def test_cold_sample_is_checked(kernel: str, unwritten: bool, bench: faulty.Benc
     assert answer["notes"]["buffers"] == ("never written" if unwritten else "written")
 
 
-def test_output_that_should_be_zero_is_looked_at(bench: faulty.Bench) -> None:
+def test_output_that_should_be_zero_is_looked_at(bench: faults.Bench) -> None:
     """An unwritten layer whose output is not zero is called wrong."""
     problem = Problem(layer="ff", batch=4, d_in=3, d_out=2, hidden=5)
     operands = make_operands(problem)
@@ -206,7 +203,7 @@ def test_unwritten_pages_are_untouched() -> None:
         raise AssertionError("no RssAnon")
 
     before = resident_kib()
-    array = faulty._unwritten((1 << 14, 1 << 10))  # 64 MiB
+    array = faults._unwritten((1 << 14, 1 << 10))  # 64 MiB
     assert not array[:: 1 << 7].any()
     assert resident_kib() - before < 16 << 10
 
@@ -228,19 +225,19 @@ def test_faulty_kernel_without_definition() -> None:
     problem = Problem(layer="fff", batch=2, d_in=3, d_out=2, depth=1, trees=1)
     operands = make_operands(problem)
     with pytest.raises(LookupError, match="no definition of kernel 'fff_new'"):
-        faulty.find_definition("fff_new", problem, operands, operands.y)
+        paper_faults.find_definition("fff_new", problem, operands, operands.y)
 
 
 # ---- the arithmetic -----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("level", ladder.LEVELS)
+@pytest.mark.parametrize("level", paper_ladder.LEVELS)
 def test_steps_multiply_to_the_whole(level: int, climbed: Run) -> None:
     """The first speedup times the factors is the last one, and each factor is the quotient of its two."""
-    rungs = climb.climb(climbed, level)
-    assert [r.step.key for r in rungs] == [s.key for s in ladder.STEPS]
+    rungs = analysis_ladder.climb(climbed, level)
+    assert [r.step.key for r in rungs] == [s.key for s in paper_ladder.STEPS]
     last = rungs[-1].speedup
-    whole = climb.product(rungs)
+    whole = analysis_ladder.product(rungs)
     assert last is not None
     assert whole == pytest.approx(last.value, rel=1e-12)
     for before, after in pairwise(rungs):
@@ -258,7 +255,7 @@ def test_steps_multiply_to_the_whole(level: int, climbed: Run) -> None:
 )  # fmt: skip
 def test_each_step_takes_its_own_cells(level: int, speedups: list[float], climbed: Run) -> None:
     """Each step's speedup is that of the kernels and buffers that the step names."""
-    for rung, wanted in zip(climb.climb(climbed, level), speedups, strict=True):
+    for rung, wanted in zip(analysis_ladder.climb(climbed, level), speedups, strict=True):
         assert rung.speedup is not None
         assert rung.speedup.value == pytest.approx(wanted, rel=0.03), rung.step.key
 
@@ -266,16 +263,16 @@ def test_each_step_takes_its_own_cells(level: int, speedups: list[float], climbe
 def test_steps_that_change_nothing_are_exactly_one(climbed: Run) -> None:
     """A step that changes neither side has the factor 1 with no width, and says so."""
     for level, keys in ((1, {"rows", "activation", "own"}), (2, {"activation", "own"})):
-        same = {r.step.key for r in climb.climb(climbed, level) if r.same}
+        same = {r.step.key for r in analysis_ladder.climb(climbed, level) if r.same}
         assert same == keys
-    rung = next(r for r in climb.climb(climbed, 1) if r.same)
+    rung = next(r for r in analysis_ladder.climb(climbed, 1) if r.same)
     assert rung.factor == Ratio(value=1.0, low=1.0, high=1.0, blocks=rung.factor.blocks)
 
 
-@pytest.mark.parametrize("level", ladder.LEVELS)
+@pytest.mark.parametrize("level", paper_ladder.LEVELS)
 def test_stated_changes_match_the_cells(level: int, climbed: Run) -> None:
     """A step that says which side it changes changes the cell of that side and of no other."""
-    rungs = climb.climb(climbed, level)
+    rungs = analysis_ladder.climb(climbed, level)
     for before, after in pairwise(rungs):
         if after.step.key == "own":  # there are none in this run
             continue
@@ -298,25 +295,25 @@ def test_own_kernels_are_the_last_step(climbed: Run) -> None:
         cells=pd.concat([cells, own], ignore_index=True),
         samples=pd.concat([samples, times], ignore_index=True),
     )
-    assert climb.own_fff(run) == "fff_own/x"
-    for level in ladder.LEVELS:
-        rungs = climb.climb(run, level)
+    assert analysis_ladder.own_fff(run) == "fff_own/x"
+    for level in paper_ladder.LEVELS:
+        rungs = analysis_ladder.climb(run, level)
         assert rungs[-1].fff == "fff_own/x"
         assert not rungs[-1].same
-        assert climb.product(rungs) == pytest.approx(rungs[-1].speedup.value, rel=1e-12)
+        assert analysis_ladder.product(rungs) == pytest.approx(rungs[-1].speedup.value, rel=1e-12)
     assert rungs[-1].speedup.value == pytest.approx(100, rel=0.03)
-    page = explain.format_page(run)
+    page = report_ladder.format_page(run)
     assert "`fff_own` (own code)" in page
     first = page.split("\n\n")[1]
-    assert f"bring it to **{explain_words.format_speedup(rungs[-1])}**" in first
-    assert "Kernels of our own" not in explain.format_page(climbed).split("\n\n")[1]
+    assert f"bring it to **{ladder_words.format_speedup(rungs[-1])}**" in first
+    assert "Kernels of our own" not in report_ladder.format_page(climbed).split("\n\n")[1]
 
 
 def test_quotient_of_independent_ratios() -> None:
     """The interval of a quotient is wider than either part's and holds what the parts' centres say."""
     over = Ratio(value=10.0, low=8.0, high=12.5, blocks=4)
     under = Ratio(value=5.0, low=4.0, high=6.25, blocks=3)
-    got = climb.quotient(over, under)
+    got = analysis_ladder.quotient(over, under)
     assert got.value == pytest.approx(2.0)
     assert got.low == pytest.approx(2.0 / 1.25 ** (2**0.5))
     assert got.high == pytest.approx(2.0 * 1.25 ** (2**0.5))
@@ -339,7 +336,7 @@ def test_published_cells_run_in_fixed_order(climbed: Run) -> None:
 
 def test_ladder_leaves_the_slow_ff_out(tmp_path: Path) -> None:
     """FF at level 1 is measured over a few tokens only, at level 2 not at all."""
-    made = ladder.make_ladder(ladder.ask(scripted.make_spec(tmp_path)))
+    made = sweep_ladder.make_ladder(sweep_ladder.ask(scripted.make_spec(tmp_path)))
     slow = [
         c for c in (*made.cells, *made.published) if c.implementation.startswith(("ff_l1", "ff_l2"))
     ]
@@ -350,10 +347,12 @@ def test_ladder_leaves_the_slow_ff_out(tmp_path: Path) -> None:
 
 def test_default_ladder_fits_its_time(tmp_path: Path) -> None:
     """By prediction the default ladder needs at most four minutes and two GiB."""
-    spec = ladder.ask(
-        scripted.make_spec(tmp_path, passes=None, budget=ladder.BUDGET_S, processes=plan.PROCESSES)
+    spec = sweep_ladder.ask(
+        scripted.make_spec(
+            tmp_path, passes=None, budget=sweep_ladder.BUDGET_S, processes=plan.PROCESSES
+        )
     )
-    made = ladder.make_ladder(spec)
+    made = sweep_ladder.make_ladder(spec)
     assert made.predicted_s(spec) <= 240
     assert made.blocks(spec) > spec.processes
     assert made.memory_bytes() + 8 * 16384 * 4095 <= 2 << 30
@@ -361,22 +360,22 @@ def test_default_ladder_fits_its_time(tmp_path: Path) -> None:
 
 def test_page_says_both_figures(climbed: Run) -> None:
     """The first paragraph names the claim, the figure by the published protocol and the strict one."""
-    text = explain.format_page(climbed)
+    text = report_ladder.format_page(climbed)
     first = text.split("\n\n")[1]
-    rungs = climb.climb(climbed, 2)
+    rungs = analysis_ladder.climb(climbed, 2)
     for rung in (rungs[0], rungs[7]):
-        assert explain_words.format_speedup(rung) in first
+        assert ladder_words.format_speedup(rung) in first
     assert "78 times" in first
     assert "341 times" in first
     rows = [line for line in text.splitlines() if re.match(r"\| \d \|", line)]
-    assert len(rows) == len(ladder.STEPS)
+    assert len(rows) == len(paper_ladder.STEPS)
     assert all(line.count("|") == 7 for line in rows)
     assert "the level-1 FF takes 2" in text  # 0.2 s with erfc, 0.1 s without
 
 
 def test_page_is_made_anew_from_records(climbed: Run, capsys: pytest.CaptureFixture[str]) -> None:
     """`explain RUN` writes the same page, figures and CSV again from the samples alone."""
-    first = {p.name: p.read_bytes() for p in explain.write_page(climbed)}
+    first = {p.name: p.read_bytes() for p in report_ladder.write_page(climbed)}
     assert set(first) == {"explain.md", "explain.csv", "explain.png", "explain.svg"}
     for name in first:
         (climbed.folder / name).unlink()
@@ -387,12 +386,12 @@ def test_page_is_made_anew_from_records(climbed: Run, capsys: pytest.CaptureFixt
 
 def test_csv_multiplies_too(climbed: Run) -> None:
     """The CSV's factors multiply to its last speedup, and it names the cells of each step."""
-    frame = explain.csv_frame(climbed)
+    frame = report_ladder.csv_frame(climbed)
     for _, own in frame.groupby("level"):
         whole = own["speedup"].iloc[0] * own["factor"].iloc[1:].prod()
         assert whole == pytest.approx(own["speedup"].iloc[-1], rel=1e-12)
         assert own["ff"].str.len().min() > 0
-    assert len(frame) == 2 * len(ladder.STEPS)
+    assert len(frame) == 2 * len(paper_ladder.STEPS)
 
 
 def test_wrong_cell_leaves_a_gap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -402,17 +401,17 @@ def test_wrong_cell_leaves_a_gap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         return -1.0 if implementation == "fff_l2_unit_scale" else by_table(implementation, protocol)
 
     run = make_run(tmp_path / "run", monkeypatch, script)
-    rungs = climb.climb(run, 2)
+    rungs = analysis_ladder.climb(run, 2)
     assert rungs[2].speedup is None
     assert rungs[3].factor is None
-    assert explain_words.format_factor(rungs[3]) == "not measured"
-    assert climb.product(rungs) is None
+    assert ladder_words.format_factor(rungs[3]) == "not measured"
+    assert analysis_ladder.product(rungs) is None
     assert not (run.samples["implementation"] == "fff_l2_unit_scale").any()
-    text = explain.format_page(run)
+    text = report_ladder.format_page(run)
     assert "not measured: no right FFF was sampled" in text
     assert "WRONG: fff_l2_unit_scale" in text
     assert "there is no product" in text
-    figure = waterfall.ladder_figure(run)
+    figure = ladder_figure.ladder_figure(run)
     assert "not measured" in [t.get_text() for t in figure.axes[1].texts]
 
 
@@ -424,10 +423,10 @@ def test_providers_compete_for_the_baseline(
     run = make_run(tmp_path / "run", monkeypatch, blas_names=["scipy", "mkl"])
     assert set(run.cells.loc[run.cells["role"] == "ladder", "provider"]) == {"scipy"}
     assert set(run.cells.loc[run.cells["role"] == "layer", "provider"]) == {"scipy", "mkl"}
-    for rung in climb.climb(run, 1)[:7]:
+    for rung in analysis_ladder.climb(run, 1)[:7]:
         assert "/scipy" in rung.ff
         assert "/scipy" in rung.fff
-    assert "(providers: scipy, mkl)" in explain.format_page(run)
+    assert "(providers: scipy, mkl)" in report_ladder.format_page(run)
 
 
 def test_only_a_ladder_has_a_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -435,7 +434,7 @@ def test_only_a_ladder_has_a_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     spec = scripted.make_spec(tmp_path / "run")
     run = scripted.run(monkeypatch, spec, plan.make_plan(spec), by_table)
     with pytest.raises(UsageError, match="not a run of the ladder"):
-        explain.format_page(run)
+        report_ladder.format_page(run)
 
 
 @pytest.mark.parametrize(
@@ -455,21 +454,21 @@ def test_tables_of_a_ladder_show_its_strict_part(climbed: Run) -> None:
     text = table.format_markdown(climbed)
     assert "fff_l2_blas" in text
     assert not any(kernel in text for kernel in FAULTY)
-    assert plot.speedup_figure(climbed).axes[0].patches
+    assert figures.speedup_figure(climbed).axes[0].patches
 
 
 def test_explain_end_to_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The command measures in real processes, at a tiny size, and writes a page without a gap."""
-    monkeypatch.setattr(ladder, "PUBLISHED_SAMPLE_S", 0.001)
-    monkeypatch.setattr(plan, "_CEILING_EXTENT", 64)
+    monkeypatch.setattr(sweep_ladder, "PUBLISHED_SAMPLE_S", 0.001)
+    monkeypatch.setattr(sweep_ceilings, "_CEILING_EXTENT", 64)
     words = ["--batch", "8", "--width", "24", "--passes", "1", "--processes", "1"]
     assert cli.run(["explain", *words, "--out", str(tmp_path / "run")]) == 0
     printed = capsys.readouterr().out
     assert "not measured" not in printed
     run = load_run(tmp_path / "run")
-    for level in ladder.LEVELS:
-        rungs = climb.climb(run, level)
-        assert climb.product(rungs) == pytest.approx(rungs[-1].speedup.value, rel=1e-12)
+    for level in paper_ladder.LEVELS:
+        rungs = analysis_ladder.climb(run, level)
+        assert analysis_ladder.product(rungs) == pytest.approx(rungs[-1].speedup.value, rel=1e-12)
     assert set(run.cells.loc[run.cells["role"] == "ladder", "status"]) == {"ok"}

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from harness import cli, native, table
+from harness import cli, native
 from harness.errors import UsageError
-from harness.reader import load_run
+from harness.records.reader import load_run
+from harness.report import table
 
 SWEEP = [
     "sweep", "--batch", "16", "--width", "24", "--models", "ff-17", "--passes", "2", "--processes", "1",

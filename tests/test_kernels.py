@@ -12,10 +12,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from scipy.special import erf
 
-from harness import blas, native
-from harness.check import choose_tokens, compare, find_truth, poison
-from harness.oracle import fff_oracle
-from harness.problem import DTYPES, Array, Operands, Problem, make_operands
+from harness import native
+from harness.backends import blas
+from harness.problem.check import choose_tokens, compare, find_truth, poison
+from harness.problem.operands import Operands, make_operands
+from harness.problem.oracle import fff_oracle
+from harness.problem.problem import DTYPES, Array, Problem
 
 CASES = [*cases(), *cuda_cases()]
 LAYER_CASES = [c for c in CASES if c.implementation.layer != "ceiling"]

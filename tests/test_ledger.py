@@ -10,10 +10,12 @@ import numpy as np
 import pytest
 import scripted
 
-from harness import ledger, plan, published, table
-from harness.published import FASTEST_FF, PublishedCell
-from harness.reader import Run
-from harness.stats import Ratio
+from harness.analysis import ledger
+from harness.analysis.stats import Ratio
+from harness.paper.published import FASTEST_FF, PublishedCell, table2
+from harness.records.reader import Run
+from harness.report.files import write_tables
+from harness.sweep import plan
 
 # Seconds a pass at the paper's problem: level 2 is 78x over the fastest FF and 255x at its own level.
 TIMES = {
@@ -90,7 +92,7 @@ def test_each_published_cell_has_one_entry(swept: Run) -> None:
     """The ledger has the published cells in their order, each with figure, provenance and a reason."""
     entries = ledger.make_ledger(swept)
     assert [(e.model, e.column, e.published, e.provenance) for e in entries] == [
-        (c.model, c.implementation, c.speedup, c.provenance) for c in published.table2()
+        (c.model, c.implementation, c.speedup, c.provenance) for c in table2()
     ]
     assert all(e.reason for e in entries)
     assert sum(ledger.count(entries).values()) == len(entries)
@@ -173,7 +175,7 @@ def test_paper_library_is_preferred(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 def test_ledger_stands_in_table_and_json(swept: Run) -> None:
     """The table's Markdown ends with the ledger, and ledger.json holds the same findings."""
-    files = {p.name: p for p in table.write_tables(swept)}
+    files = {p.name: p for p in write_tables(swept)}
     text = files["table.md"].read_text(encoding="utf-8")
     section = text.split("## Ledger of the published cells")[1]
     rows = [line for line in section.splitlines() if line.startswith("| ")][1:]
@@ -187,5 +189,5 @@ def test_ledger_stands_in_table_and_json(swept: Run) -> None:
     data = json.loads(files["ledger.json"].read_text(encoding="utf-8"))
     assert data["band"] == ledger.BAND
     assert [c["finding"] for c in data["cells"]] == [e.finding for e in ledger.make_ledger(swept)]
-    assert len(data["cells"]) == len(published.table2())
+    assert len(data["cells"]) == len(table2())
     assert all(c["provenance"] for c in data["cells"])

@@ -8,11 +8,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from harness import blas, locality, registry
-from harness.check import check
-from harness.placed import Placed, on_host
-from harness.problem import Operands, Problem, make_aligned, make_operands, make_weights
-from harness.registry import Context, Implementation, Prepared
+from harness.backends import blas, registry
+from harness.backends.registry import Context, Implementation, Prepared
+from harness.measure import gate, locality
+from harness.measure.buffers import Placed, on_host
+from harness.problem.check import check
+from harness.problem.operands import Operands, make_aligned, make_operands, make_weights
+from harness.problem.problem import Problem
 
 FFF = Problem(layer="fff", batch=9, d_in=24, d_out=16, depth=3, trees=1, seed=1)
 FF = Problem(layer="ff", batch=9, d_in=24, d_out=16, hidden=30, seed=1)
@@ -57,7 +59,7 @@ def test_rotation_passes_its_gate(
     if implementation.unavailable():
         pytest.skip(implementation.unavailable())
     sets = make_sets(problem, 3)
-    prepared, _, verdict = locality.gate_rotation(implementation, problem, sets, context)
+    prepared, _, verdict = gate.gate_rotation(implementation, problem, sets, context)
     assert verdict.ok, verdict.reason
     assert prepared.sets == 3
     assert prepared.notes["weights"].startswith("3 sets in turn")
@@ -67,7 +69,7 @@ def test_rotation_passes_its_gate(
 def test_pass_i_takes_set_i(passes: int, context: Context) -> None:
     """After n passes over three sets the output is that of set (n - 1) % 3, and of no other."""
     sets = make_sets(FFF, 3)
-    prepared, _, _ = locality.gate_rotation(registry.get("fff_l1_blas"), FFF, sets, context)
+    prepared, _, _ = gate.gate_rotation(registry.get("fff_l1_blas"), FFF, sets, context)
     sets[0].poison()
     prepared.time(passes)
     right = [check(FFF, placed.host).ok for placed in sets]
@@ -91,7 +93,7 @@ def test_a_wrong_set_is_named(context: Context) -> None:
 
         return replace(prepared, time=time)
 
-    _, _, verdict = locality.gate_rotation(with_prepare(prepare), FF, sets, context)
+    _, _, verdict = gate.gate_rotation(with_prepare(prepare), FF, sets, context)
     assert not verdict.ok
     assert verdict.reason.startswith("weight set 2 of 3: ")
 
@@ -104,7 +106,7 @@ def test_a_rotation_that_stays_on_one_set_is_wrong(context: Context) -> None:
         alone = real.prepare(problem, replace(operands, rotation=()), context)
         return replace(alone, sets=1 + len(operands.rotation))
 
-    _, _, verdict = locality.gate_rotation(with_prepare(prepare), FF, make_sets(FF, 2), context)
+    _, _, verdict = gate.gate_rotation(with_prepare(prepare), FF, make_sets(FF, 2), context)
     assert not verdict.ok
     assert "after a round" in verdict.reason
 
@@ -116,8 +118,8 @@ def test_an_implementation_without_rotation_says_so(context: Context) -> None:
     def prepare(problem: Problem, operands: Operands, context: Context) -> Prepared:
         return real.prepare(problem, replace(operands, rotation=()), context)
 
-    with pytest.raises(locality.CannotRotateError, match="ff_l1_blas takes one set"):
-        locality.gate_rotation(with_prepare(prepare), FF, make_sets(FF, 2), context)
+    with pytest.raises(gate.CannotRotateError, match="ff_l1_blas takes one set"):
+        gate.gate_rotation(with_prepare(prepare), FF, make_sets(FF, 2), context)
 
 
 @pytest.mark.parametrize("cache", [MIB, 3 * MIB])
@@ -159,19 +161,19 @@ def test_unknown_cache_is_assumed() -> None:
 @pytest.mark.parametrize("routing", ["zipf", "single"])
 def test_touched_rows_of_chosen_paths(routing: str) -> None:
     """The rows that a chosen routing touches are those that the routing's statistics count."""
-    from harness import routing as statistics
+    from harness.problem import working_set
 
     problem = replace(FFF, batch=40, trees=2, routing=routing)
-    counted = statistics.count_nodes(problem, make_operands(problem)).nodes
+    counted = working_set.count_nodes(problem, make_operands(problem)).nodes
     assert locality.touched_rows(problem) == counted
 
 
 def test_expected_rows_of_uniform() -> None:
     """Under uniform routing the expectation is near the count, and exact for one token."""
-    from harness import routing as statistics
+    from harness.problem import working_set
 
     problem = replace(FFF, batch=64, depth=6, d_in=64)
-    counted = statistics.count_nodes(problem, make_operands(problem)).nodes
+    counted = working_set.count_nodes(problem, make_operands(problem)).nodes
     assert locality.touched_rows(problem) == pytest.approx(counted, rel=0.15)
     assert locality.touched_rows(replace(problem, batch=1)) == pytest.approx(7)
 

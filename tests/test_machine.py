@@ -7,8 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from harness import machine
-from harness.records import FORCING, MachineRecord
+from harness.machine import disturbance
+from harness.machine import environment as machine_environment
+from harness.machine import record as machine_record
+from harness.records.blas_kernels import FORCING
+from harness.records.schema import MachineRecord
 
 
 @pytest.fixture
@@ -22,7 +25,7 @@ def _forced(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("_forced")
 def test_forcing_variables_are_dropped() -> None:
     """Variables that force a BLAS kernel are taken out and named; the pools' sizes are set."""
-    environment, dropped = machine.worker_environment(2, keep_blas_env=False)
+    environment, dropped = machine_environment.worker_environment(2, keep_blas_env=False)
     assert dropped == list(FORCING)
     assert not set(FORCING) & set(environment)
     for pool in ("OMP", "OPENBLAS", "MKL", "BLIS"):
@@ -33,7 +36,7 @@ def test_forcing_variables_are_dropped() -> None:
 @pytest.mark.usefixtures("_forced")
 def test_forcing_variables_are_kept_on_demand() -> None:
     """With keep_blas_env nothing is taken out."""
-    environment, dropped = machine.worker_environment(1, keep_blas_env=True)
+    environment, dropped = machine_environment.worker_environment(1, keep_blas_env=True)
     assert dropped == []
     assert {environment[name] for name in FORCING} == {"Haswell"}
 
@@ -44,7 +47,7 @@ def test_nothing_to_drop() -> None:
     import os
 
     before = dict(os.environ)
-    _, dropped = machine.worker_environment(1, keep_blas_env=False)
+    _, dropped = machine_environment.worker_environment(1, keep_blas_env=False)
     assert dropped == []
     assert dict(os.environ) == before
 
@@ -52,13 +55,13 @@ def test_nothing_to_drop() -> None:
 @pytest.mark.parametrize(("threads", "layer"), [(1, "SEQUENTIAL"), (2, "GNU")])
 def test_mkl_layer(threads: int, layer: str) -> None:
     """One thread has no OpenMP pool in MKL at all."""
-    environment, _ = machine.worker_environment(threads, keep_blas_env=False)
+    environment, _ = machine_environment.worker_environment(threads, keep_blas_env=False)
     assert environment["MKL_THREADING_LAYER"] == layer
 
 
 def test_relevant_variables() -> None:
     """The record keeps what can change a BLAS, its threads or the allocator, and nothing private."""
-    found = machine.relevant_variables(
+    found = machine_environment.relevant_variables(
         {
             "OPENBLAS_CORETYPE": "a", "OMP_NUM_THREADS": "1", "MKL_X": "b", "LD_PRELOAD": "c",
             "MALLOC_ARENA_MAX": "2", "HOME": "/home", "TOKEN": "secret", "MY_OMP_THING": "d",
@@ -84,38 +87,38 @@ def source_tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Return a source tree whose harness/machine.py is where the module believes itself to be."""
     (tmp_path / "harness").mkdir()
     (tmp_path / "harness" / "machine.py").write_text("", encoding="utf-8")
-    monkeypatch.setattr(machine, "__file__", str(tmp_path / "harness" / "machine.py"))
+    monkeypatch.setattr(machine_record, "__file__", str(tmp_path / "harness" / "machine.py"))
     return tmp_path
 
 
 def test_commit_label(source_tree: Path) -> None:
     """The label is the release outside of a repository, else the commit, `-dirty` where files changed."""
-    assert machine.git_commit() == ("", False)
-    assert machine.commit_label().startswith("v")
+    assert machine_record.git_commit() == ("", False)
+    assert machine_record.commit_label().startswith("v")
     _git(source_tree, "init", "-q")
     _git(source_tree, "add", "-A")
     _git(source_tree, "commit", "-q", "-m", "first")
-    commit, dirty = machine.git_commit()
+    commit, dirty = machine_record.git_commit()
     assert not dirty
     assert len(commit) == 10
-    assert machine.commit_label() == commit
+    assert machine_record.commit_label() == commit
     (source_tree / "results" / "run").mkdir(parents=True)
     (source_tree / "results" / "run" / "table.md").write_text("", encoding="utf-8")
-    assert machine.commit_label() == commit, "a run's own folder is no change of the code"
+    assert machine_record.commit_label() == commit, "a run's own folder is no change of the code"
     (source_tree / "harness" / "machine.py").write_text("x = 1\n", encoding="utf-8")
-    assert machine.commit_label() == f"{commit}-dirty"
+    assert machine_record.commit_label() == f"{commit}-dirty"
 
 
 def test_host_is_safe_for_a_folder(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever the host is called, its name can stand in a folder's."""
     for name, safe in (("a.b.c", "a"), ("x/y z", "x_y_z"), ("", "host"), ("n-1", "n_1")):
         monkeypatch.setattr("socket.gethostname", lambda name=name: name)
-        assert machine.host() == safe
+        assert machine_record.host() == safe
 
 
 def test_record() -> None:
     """The machine record is complete, and survives being written and read."""
-    record = machine.make_record()
+    record = machine_record.make_record()
     assert record.cores >= 1
     assert record.memory_bytes > 1 << 28
     assert record.microarchitecture
@@ -126,9 +129,9 @@ def test_record() -> None:
 
 def test_disturbance_counts_up() -> None:
     """The counters never run backwards, and their difference is what happened between."""
-    first = machine.read_disturbance()
+    first = disturbance.read_disturbance()
     bytearray(1 << 24)
-    second = machine.read_disturbance()
+    second = disturbance.read_disturbance()
     between = second.since(first)
     assert all(count >= 0 for count in between.values())
     assert first.since(first) == {"switches": 0, "faults": 0, "steal_ticks": 0}

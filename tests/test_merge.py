@@ -9,9 +9,11 @@ import pandas as pd
 import pytest
 from fabricate import Fake
 
-from harness import cli, merge
+from harness import cli
+from harness.analysis import merge
 from harness.errors import UsageError
-from harness.reader import load_run
+from harness.records.reader import load_run
+from harness.report import merge as report_merge
 
 SMALL = {"processes": 2, "blocks": 2}
 OTHER = {"processor": "Example 9001", "host": "elsewhere"}
@@ -50,7 +52,7 @@ def test_each_machine_has_its_row(runs, tmp_path, capsys):
 def test_out_may_be_a_file(runs, tmp_path, name, start):
     """A file ending in .md or .csv gets that form alone."""
     loaded = [load_run(r) for r in runs]
-    written = merge.write_merged(loaded, merge.merged_rows(loaded), tmp_path / "sub" / name)
+    written = report_merge.write_merged(loaded, merge.merged_rows(loaded), tmp_path / "sub" / name)
     assert written == [tmp_path / "sub" / name]
     assert written[0].read_text(encoding="utf-8").startswith(start)
 
@@ -64,7 +66,7 @@ def test_other_shapes_stand_in_rows_of_their_own(runs, tmp_path):
     ]
     loaded = [load_run(r) for r in (*runs, *more)]
     rows = merge.merged_rows(loaded)
-    text = merge.format_merged(loaded, rows)
+    text = report_merge.format_merged(loaded, rows)
     assert "batch differs (64, 128)" in text
     assert "threads differs (1, 2)" in text
     assert "width differs (64, 32)" in text
@@ -106,11 +108,11 @@ def test_a_wrong_cell_has_no_figure(runs, tmp_path):
     cut = Fake(seed=9, wrong=("fff_l1_blas/ultrafastbert-1x11",), end=None, **SMALL)
     loaded = [load_run(runs[0]), load_run(cut.write(tmp_path / "cut"))]
     rows = merge.merged_rows(loaded)
-    frame = merge.merged_frame(rows)
+    frame = report_merge.merged_frame(rows)
     of_cut = frame[(frame["run"] == "cut") & (frame["model"] == "ultrafastbert-1x11")]
     assert of_cut["level 1 speedup"].isna().all()
     assert of_cut["level 2 speedup"].notna().all()
-    assert "ended early" in merge.format_merged(loaded, rows)
+    assert "ended early" in report_merge.format_merged(loaded, rows)
 
 
 def test_out_that_cannot_be_is_refused(runs, tmp_path):
@@ -118,7 +120,7 @@ def test_out_that_cannot_be_is_refused(runs, tmp_path):
     loaded = [load_run(r) for r in runs[:1]]
     rows = merge.merged_rows(loaded)
     with pytest.raises(UsageError, match=r"\.md or \.csv"):
-        merge.write_merged(loaded, rows, tmp_path / "t.xlsx")
+        report_merge.write_merged(loaded, rows, tmp_path / "t.xlsx")
     (tmp_path / "file").write_text("", encoding="utf-8")
     with pytest.raises(UsageError, match="can't write"):
-        merge.write_merged(loaded, rows, tmp_path / "file" / "sub")
+        report_merge.write_merged(loaded, rows, tmp_path / "file" / "sub")

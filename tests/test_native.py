@@ -9,10 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from harness import blas, native
+from harness import native
+from harness.backends import blas
 from harness.errors import UnknownNameError
 from harness.native import NativeError
-from harness.problem import Array, Operands, Problem, make_aligned, make_operands
+from harness.problem.operands import Operands, make_aligned, make_operands
+from harness.problem.problem import Array, Problem
 
 KERNEL = "ff_l1_blas"
 

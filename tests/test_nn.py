@@ -10,9 +10,10 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from harness import nn, oracle, registry  # noqa: E402
+from harness import nn  # noqa: E402
+from harness.backends import registry, torch_operator  # noqa: E402
 from harness.errors import UnavailableError  # noqa: E402
-from harness.implementations import torch_op  # noqa: E402
+from harness.problem import oracle  # noqa: E402
 
 D_IN, D_OUT, DEPTH, TREES, HIDDEN = 9, 7, 3, 2, 13
 ON_CPU = [i for i in registry.layers() if "cpu" in i.devices]
@@ -33,7 +34,7 @@ def _truth(module: Any, x: Any) -> Any:
     return oracle.ff_oracle(*arrays).y
 
 
-@pytest.mark.parametrize("implementation", ["", torch_op.REFERENCE, *(i.id for i in ON_CPU)])
+@pytest.mark.parametrize("implementation", ["", torch_operator.REFERENCE, *(i.id for i in ON_CPU)])
 def test_modules_agree_with_the_oracle(implementation: str) -> None:
     """Whatever implementation is forced, or chosen, the module's output is the oracle's."""
     if implementation and (found := [i for i in ON_CPU if i.id == implementation]):
@@ -81,7 +82,7 @@ def test_gradients_in_float64(layer: str) -> None:
     x = torch.randn(6, D_IN, dtype=torch.float64, requires_grad=True)
 
     def run(*inputs: Any) -> Any:
-        return torch_op.layer(*inputs, "")
+        return torch_operator.layer(*inputs, "")
 
     assert torch.autograd.gradcheck(run, (x, module.w_in, module.w_out))
 
@@ -102,7 +103,7 @@ def test_gradients_keep_to_the_path() -> None:
 def test_native_gradient_is_the_references() -> None:
     """The gradient behind a native forward is that of the same path in torch's own operations."""
     found = []
-    for name in ("", torch_op.REFERENCE):
+    for name in ("", torch_operator.REFERENCE):
         module = _make("fff", implementation=name)
         x = torch.linspace(-1, 1, 5 * D_IN).reshape(5, D_IN).requires_grad_()
         module(x).square().sum().backward()
@@ -128,7 +129,7 @@ def test_operator_is_well_made(layer: str) -> None:
     """The operator's schema, shapes without data and autograd registration pass torch's own check."""
     module = _make(layer)
     x = torch.randn(4, D_IN, requires_grad=True)
-    torch.library.opcheck(torch_op.layer, (x, module.w_in, module.w_out, ""))
+    torch.library.opcheck(torch_operator.layer, (x, module.w_in, module.w_out, ""))
 
 
 @pytest.mark.parametrize("layer", ["ff", "fff"])
@@ -185,14 +186,14 @@ def test_unavailable_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_fastest_is_chosen() -> None:
     """The first preferred implementation that takes the dtype is chosen; the reference where none does."""
-    assert torch_op.choose("fff", "cpu", "float32") == "fff_cpu_auto"
-    assert torch_op.choose("ff", "cpu", "float32") == "ff_l3_tiled"
-    assert torch_op.choose("ff", "cpu", "float32", few=True) == "ff_cpu_fused"
-    assert torch_op.choose("fff", "cpu", "float32", few=True) == "fff_cpu_auto"
-    assert torch_op.choose("ff", "cpu", "bfloat16") == "ff_torch_native"
-    assert torch_op.choose("ff", "cpu", "bfloat16", few=True) == "ff_torch_native"
-    assert torch_op.choose("fff", "cpu", "float64") == torch_op.REFERENCE
-    assert torch_op.choose("fff", "mps", "float32") == torch_op.REFERENCE
+    assert torch_operator.choose("fff", "cpu", "float32") == "fff_cpu_auto"
+    assert torch_operator.choose("ff", "cpu", "float32") == "ff_l3_tiled"
+    assert torch_operator.choose("ff", "cpu", "float32", few=True) == "ff_cpu_fused"
+    assert torch_operator.choose("fff", "cpu", "float32", few=True) == "fff_cpu_auto"
+    assert torch_operator.choose("ff", "cpu", "bfloat16") == "ff_torch_native"
+    assert torch_operator.choose("ff", "cpu", "bfloat16", few=True) == "ff_torch_native"
+    assert torch_operator.choose("fff", "cpu", "float64") == torch_operator.REFERENCE
+    assert torch_operator.choose("fff", "mps", "float32") == torch_operator.REFERENCE
 
 
 def test_no_token() -> None:
@@ -227,7 +228,7 @@ def _masked_dense(state: dict[str, Any], x: Any, trees: int, depth: int) -> Any:
 
 @pytest.mark.parametrize(("trees", "depth"), [(1, 0), (1, 4), (3, 2)])
 @pytest.mark.parametrize("bias", [True, False])
-@pytest.mark.parametrize("implementation", ["", torch_op.REFERENCE, "fff_torch_bmm"])
+@pytest.mark.parametrize("implementation", ["", torch_operator.REFERENCE, "fff_torch_bmm"])
 def test_published_weights(trees: int, depth: int, bias: bool, implementation: str) -> None:
     """Weights in the published layout give the masked-dense result, the bias in the turn."""
     state, x = _published(trees, depth, bias=bias), torch.randn(200, D_IN)

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from harness import nvml
-from harness.device import DeviceState
+from harness.gpu import nvml
+from harness.gpu.device import DeviceState
 
 
 class _Error(Exception):

@@ -7,12 +7,15 @@ import dataclasses
 import device_worker
 import pytest
 
-from harness import device_probe, on_device, plan, registry
-from harness.cell import Cell
-from harness.cli.asked import make_spec
+from harness.backends import registry
+from harness.cli.sweep_options import make_spec
 from harness.errors import UsageError
-from harness.facts import DeviceFacts
-from harness.spec import SweepSpec
+from harness.gpu import probe
+from harness.records.facts import DeviceFacts
+from harness.sweep import gpu as sweep_gpu
+from harness.sweep import plan
+from harness.sweep.cell import Cell
+from harness.sweep.spec import SweepSpec
 
 FACTS = DeviceFacts(name="Fake 1", memory_bytes=8 << 30, free_bytes=6 << 30, l2_bytes=6 << 20)
 
@@ -21,7 +24,7 @@ FACTS = DeviceFacts(name="Fake 1", memory_bytes=8 << 30, free_bytes=6 << 30, l2_
 def _device(monkeypatch: pytest.MonkeyPatch) -> None:
     """Stand where there is a device and nothing else is known of CUDA."""
     monkeypatch.setattr(registry, "_known", device_worker.known())
-    monkeypatch.setattr(device_probe, "find_cuda", lambda: device_probe.Found(facts=FACTS))
+    monkeypatch.setattr(probe, "find_cuda", lambda: probe.Found(facts=FACTS))
 
 
 def _spec(**changes: object) -> SweepSpec:
@@ -77,13 +80,13 @@ def test_memory_counts_what_is_shared_once() -> None:
     weights = 4095 * 2 * 768 * 4
     x = y = 16384 * 768 * 4
     assert len(cells) == 2  # launched and replayed
-    assert on_device.total_bytes(cells, FACTS) == weights + x + y + 64 + 2 * FACTS.l2_bytes
+    assert sweep_gpu.total_bytes(cells, FACTS) == weights + x + y + 64 + 2 * FACTS.l2_bytes
 
 
 def test_what_does_not_fit_together_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """Cells that fit one by one and not together are refused, with what is needed and what is free."""
     facts = FACTS.model_copy(update={"free_bytes": 2 << 30})
-    monkeypatch.setattr(device_probe, "find_cuda", lambda: device_probe.Found(facts=facts))
+    monkeypatch.setattr(probe, "find_cuda", lambda: probe.Found(facts=facts))
     with pytest.raises(
         UsageError, match=r"need \d\.\d GiB on Fake 1 and 2\.0 GiB of 8\.0 GiB are free"
     ):

@@ -8,8 +8,8 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from harness.oracle import ff_oracle, fff_oracle, gelu, product_oracle
-from harness.problem import Array
+from harness.problem.oracle import ff_oracle, fff_oracle, gelu, product_oracle
+from harness.problem.problem import Array
 
 
 def _gelu(z: float) -> float:

@@ -8,16 +8,20 @@ from typing import Any
 
 import pytest
 
-from harness import axes, plan, registry, seat
-from harness.cell import Cell, make_twin
+from harness.backends import registry
 from harness.errors import UnknownNameError, UsageError
-from harness.plan import make_plan
-from harness.problem import MAX_DEPTH
-from harness.spec import SweepSpec
+from harness.measure import process_key
+from harness.paper.published import PAPER_BATCH, PAPER_WIDTH
+from harness.problem.models import BASELINE, FAMILY, PAPER_MODELS, parse_model, parse_models
+from harness.problem.problem import MAX_DEPTH
+from harness.sweep import plan
+from harness.sweep.cell import Cell, make_twin
+from harness.sweep.plan import make_plan
+from harness.sweep.spec import SweepSpec
 
 
 def _spec(**changes: Any) -> SweepSpec:
-    models = axes.parse_models(changes.pop("models", ",".join(axes.PAPER_MODELS)))
+    models = parse_models(changes.pop("models", ",".join(PAPER_MODELS)))
     base = SweepSpec(
         levels=[1, 2, 3], device="cpu", models=models, batches=[64], widths=[32], only=[], skip=[],
         blas=["scipy"], threads=1, seed=0, passes=0, budget_s=320.0, processes=3, quick=False,
@@ -42,10 +46,10 @@ def test_every_pair_once() -> None:
         (i.id, model, batch, width)
         for i in registry.layers()
         if "cpu" in i.devices and not i.unavailable()
-        for model in axes.PAPER_MODELS
+        for model in PAPER_MODELS
         for batch in (1, 64)
         for width in (16, 32)
-        if i.layer == axes.parse_model(model).layer
+        if i.layer == parse_model(model).layer
     }
     assert pairs == expected
 
@@ -74,10 +78,10 @@ def test_ceilings_are_measured_with_whatever_was_asked_for() -> None:
 def test_the_baseline_is_added() -> None:
     """A sweep with an FF but without the baseline measures it too, and says so."""
     made = make_plan(_spec(models="1x11"))
-    assert axes.BASELINE in {c.model for c in made.cells}
-    assert made.notices == [f"{axes.BASELINE} is measured too: every speedup is over it"]
+    assert BASELINE in {c.model for c in made.cells}
+    assert made.notices == [f"{BASELINE} is measured too: every speedup is over it"]
     alone = make_plan(_spec(models="1x11", only=["fff*"]))
-    assert axes.BASELINE not in {c.model for c in alone.cells}
+    assert BASELINE not in {c.model for c in alone.cells}
     assert list(alone.notices) == []
 
 
@@ -125,13 +129,13 @@ def test_too_large_for_memory() -> None:
 
 def test_memory_of_the_papers_problem() -> None:
     """The default sweep is predicted to stay within 2 GiB."""
-    made = make_plan(_spec(batches=[axes.PAPER_BATCH], widths=[axes.PAPER_WIDTH]))
+    made = make_plan(_spec(batches=[PAPER_BATCH], widths=[PAPER_WIDTH]))
     assert 2**28 < made.memory_bytes() < 2**31
 
 
 def test_prediction_fits_the_budget() -> None:
     """With a budget the prediction stays near it; with passes it grows with them."""
-    spec = _spec(batches=[axes.PAPER_BATCH], widths=[axes.PAPER_WIDTH])
+    spec = _spec(batches=[PAPER_BATCH], widths=[PAPER_WIDTH])
     made = make_plan(spec)
     assert made.blocks(spec) >= spec.processes
     assert made.predicted_s(spec) <= 360
@@ -154,7 +158,10 @@ def test_a_provider_by_path_is_called_by_its_file(tmp_path: Path) -> None:
     library = tmp_path / "libmine.so"
     library.write_text("", encoding="utf-8")
     made = make_plan(_spec(blas=["scipy", str(library)]))
-    assert [p for p in made.providers() if not seat.split(p).library] == ["scipy", str(library)]
+    assert [p for p in made.providers() if not process_key.split(p).library] == [
+        "scipy",
+        str(library),
+    ]
     assert {c.provider for c in made.cells if c.provider} == {"scipy", "libmine.so"}
     assert all(str(tmp_path) not in c.id for c in made.cells)
 
@@ -172,6 +179,6 @@ def test_two_providers_of_one_file_name(tmp_path: Path) -> None:
 def test_spec_record() -> None:
     """What was asked for stands in the run, models by name."""
     record = _spec(models="family", quick=True).record()
-    assert record.models == [f"ultrafastbert-{name}" for name in axes.FAMILY]
+    assert record.models == [f"ultrafastbert-{name}" for name in FAMILY]
     assert record.quick
     assert record.budget_s == 320.0

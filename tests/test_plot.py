@@ -11,28 +11,31 @@ from xml.etree import ElementTree
 import pytest
 from matplotlib.figure import Figure
 
-from harness import by_batch, plot, stats
-from harness.reader import Run, load_run
-from harness.stats import Ratio
+from harness.analysis import stats
+from harness.analysis.stats import Ratio
+from harness.records.reader import Run, load_run
+from harness.report import figure_by_batch, figures
+from harness.report import files as report_files
+from harness.report.files import FIGURES, write_plots
 
 
 def test_files_are_written_and_deterministic(golden_run: Path) -> None:
     """Each figure is written as PNG and SVG, and the same samples give the same bytes."""
     run = load_run(golden_run)
-    first = {p.name: p.read_bytes() for p in plot.write_plots(run)}
-    assert set(first) == {f"{name}.{kind}" for name in plot.FIGURES for kind in ("png", "svg")}
+    first = {p.name: p.read_bytes() for p in write_plots(run)}
+    assert set(first) == {f"{name}.{kind}" for name in FIGURES for kind in ("png", "svg")}
     for name, data in first.items():
         if name.endswith(".png"):
             assert data.startswith(b"\x89PNG")
         else:
             assert ElementTree.fromstring(data).tag.endswith("svg")
-    again = {p.name: p.read_bytes() for p in plot.write_plots(run)}
+    again = {p.name: p.read_bytes() for p in write_plots(run)}
     assert {n for n in first if first[n] != again[n]} == set()
 
 
 def test_speedups_drawn(golden_run: Path) -> None:
     """The speedup figure has a bar a measured figure, the published one beside it, on a log axis."""
-    figure = plot.speedup_figure(load_run(golden_run))
+    figure = figures.speedup_figure(load_run(golden_run))
     (axes,) = figure.axes
     assert axes.get_xscale() == "log"
     # Two speedups of BERT-base-3072, one of the tree over its level, one over the fastest FF.
@@ -44,7 +47,7 @@ def test_speedups_drawn(golden_run: Path) -> None:
 
 def test_time_bars_and_lines(golden_run: Path) -> None:
     """One batch is drawn as bars; several batches as lines over the batch."""
-    figure = plot.time_figure(load_run(golden_run))
+    figure = figures.time_figure(load_run(golden_run))
     assert len(figure.axes[0].patches) == 6
     path = golden_run / "records.jsonl"
     text = path.read_text(encoding="utf-8")
@@ -57,26 +60,26 @@ def test_time_bars_and_lines(golden_run: Path) -> None:
                 data["batch"] = 32
             smaller.append(json.dumps(data))
     path.write_text(text + "\n".join(smaller) + "\n", encoding="utf-8")
-    lines = plot.time_figure(load_run(golden_run)).axes[0].get_lines()
+    lines = figures.time_figure(load_run(golden_run)).axes[0].get_lines()
     assert len(lines) == 6
     assert all(list(line.get_xdata()) == [32, 64] for line in lines)
 
 
 @pytest.mark.parametrize(
-    ("kinds", "files"), [(("provider",), 0), (("provider", "cell"), len(plot.FIGURES))]
+    ("kinds", "files"), [(("provider",), 0), (("provider", "cell"), len(FIGURES))]
 )
 def test_a_run_without_samples(
     golden_run: Path, monkeypatch: pytest.MonkeyPatch, kinds: tuple[str, ...], files: int
 ) -> None:
     """A run that was ended before its first sample is drawn empty, one without a cell not at all."""
-    monkeypatch.setattr(plot, "_FORMATS", ("svg",))
+    monkeypatch.setattr(report_files, "_FORMATS", ("svg",))
     path = golden_run / "records.jsonl"
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
     path.write_text("".join(x for x in lines if json.loads(x)["kind"] in kinds), encoding="utf-8")
-    assert len(plot.write_plots(load_run(golden_run))) == files
+    assert len(write_plots(load_run(golden_run))) == files
 
 
-@pytest.mark.parametrize("draw", [plot.speedup_figure, by_batch.draw])
+@pytest.mark.parametrize("draw", [figures.speedup_figure, figure_by_batch.draw])
 def test_an_endless_interval_does_not_push_the_figure_away(
     draw: Callable[[Run], Figure], golden_run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

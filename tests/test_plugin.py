@@ -16,13 +16,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from harness import api, axes, cli, clock, crew, plan, plugin, registry, sweep
-from harness.cell import make_cell
+from harness import api, cli, plugin
+from harness.backends import registry, timer
 from harness.errors import UsageError
-from harness.problem import Problem, make_operands
-from harness.reader import Run, load_run
-from harness.records import CellRecord, ProviderRecord, SampleRecord
-from harness.spec import SweepSpec
+from harness.measure import clock
+from harness.problem.models import parse_models
+from harness.problem.operands import make_operands
+from harness.problem.problem import Problem
+from harness.records.reader import Run, load_run
+from harness.records.schema import CellRecord, ProviderRecord, SampleRecord
+from harness.sweep import plan, processes
+from harness.sweep import run as sweep_run
+from harness.sweep.cell import make_cell
+from harness.sweep.spec import SweepSpec
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENT = ROOT / "docs" / "adding-an-implementation.md"
@@ -202,7 +208,7 @@ class Silence:
 class Swept:
     """Hold a sweep's outcome and what it left on disk."""
 
-    outcome: sweep.Outcome
+    outcome: sweep_run.Outcome
     run: Run
     lines: list[CellRecord | SampleRecord]
 
@@ -219,7 +225,7 @@ class Swept:
 def make_spec(out: Path, plugins: list[Path], only: list[str]) -> SweepSpec:
     """Return a sweep of the smallest problem: two processes, three blocks."""
     return SweepSpec(
-        levels=[1, 2, 3], device="cpu", models=axes.parse_models("1x3"), batches=[5], widths=[8],
+        levels=[1, 2, 3], device="cpu", models=parse_models("1x3"), batches=[5], widths=[8],
         only=only, skip=["ceiling*"], blas=["scipy"], threads=1, seed=0, passes=3, budget_s=60.0,
         processes=2, quick=True, keep_blas_env=True, out=out,
         plugins=[str(p) for p in plugins], timeout_s=4.0,
@@ -235,7 +241,7 @@ def swept(folder: Path) -> Swept:
         spec = make_spec(
             folder / "run", files, ["fff_l1_blas", "fff_l2_blas", "fff_planted_*", "fff_cpu_numpy"]
         )
-        outcome = sweep.run(spec, plan.make_plan(spec), Silence())
+        outcome = sweep_run.run(spec, plan.make_plan(spec), Silence())
     run = load_run(outcome.folder)
     texts = (outcome.folder / "records.jsonl").read_text(encoding="utf-8").splitlines()
     lines = [
@@ -332,7 +338,7 @@ def test_run_names_its_plugins(swept: Swept, folder: Path) -> None:
 
 def test_table_has_a_row_for_a_plugin_and_the_reason_of_a_failed_one(swept: Swept) -> None:
     """The table shows a plugin's time and, for a failed one, what happened."""
-    from harness import table
+    from harness.report import table
 
     text = table.format_markdown(swept.run)
     assert re.search(r"\| fff_planted_good +\| UltraFastBERT-1x3 +\| – +\| [\d.]+ [nu]s", text)
@@ -350,7 +356,7 @@ def test_patience_ends_a_hang_while_its_user_waits() -> None:
     def patience(predicted_s: float, **changes: object) -> float:
         spec = make_spec(Path("unused"), [], [])
         spec = SweepSpec(**{**{n: getattr(spec, n) for n in spec.__slots__}, **changes})
-        return crew.patience_s(spec, cell, predicted_s)
+        return processes.patience_s(spec, cell, predicted_s)
 
     assert patience(0.001) == 4.0
     assert patience(1000.0) == 4.0
@@ -479,7 +485,7 @@ def test_entry_point_of_an_installed_package_is_loaded(
     plugin.load_installed.cache_clear()
     assert "fff_cpu_x" in [i.id for i in api.implementations()]
     spec = make_spec(tmp_path / "run", [], ["fff_cpu_x"])
-    outcome = sweep.run(spec, plan.make_plan(spec), Silence())
+    outcome = sweep_run.run(spec, plan.make_plan(spec), Silence())
     cells = load_run(outcome.folder).cells
     assert cells[["implementation", "status"]].values.tolist() == [["fff_cpu_x", "ok"]]
 
@@ -506,13 +512,13 @@ def test_python_timer_runs_the_passes_asked_for(monkeypatch: pytest.MonkeyPatch)
     """The Python timer makes `loops` passes between two readings of the clock."""
     readings, passes = iter([100, 1700]), []
     monkeypatch.setattr(clock, "perf_counter_ns", lambda: next(readings))
-    assert clock.make_python_timer(lambda: passes.append(1))(4) == 1600
+    assert timer.make_python_timer(lambda: passes.append(1))(4) == 1600
     assert len(passes) == 4
 
 
 def test_python_overhead_is_measured() -> None:
     """The loop's own cost is a positive time a pass."""
-    assert clock.python_overhead_ns() > 0
+    assert timer.python_overhead_ns() > 0
 
 
 # ---- the document -------------------------------------------------------------------------------

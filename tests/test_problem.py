@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from harness.problem import ALIGNMENT, Problem, make_aligned, make_operands, make_weights, make_x
+from harness.problem.operands import make_aligned, make_operands, make_weights, make_x
+from harness.problem.problem import ALIGNMENT, Problem
 
 FF: dict[str, Any] = {"layer": "ff", "batch": 2, "d_in": 3, "d_out": 4, "hidden": 5}
 FFF: dict[str, Any] = {"layer": "fff", "batch": 2, "d_in": 3, "d_out": 4, "depth": 2, "trees": 1}

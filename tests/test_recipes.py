@@ -11,17 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness import oracle, recipes
-from harness.check import NEAR_TIE, check, poison
-from harness.problem import (
-    Array,
-    Operands,
-    Problem,
-    make_leaves,
-    make_operands,
-    make_weights,
-    make_x,
-)
+from harness.problem import oracle, recipes, routing
+from harness.problem.check import NEAR_TIE, check, poison
+from harness.problem.operands import Operands, make_leaves, make_operands, make_weights, make_x
+from harness.problem.problem import Array, Problem
 
 BASE = Problem(layer="fff", batch=200, d_in=40, d_out=24, depth=5, trees=2, seed=3)
 NEAR = NEAR_TIE["float32"]
@@ -75,7 +68,7 @@ def test_zipf_is_less_even_than_uniform() -> None:
 def test_zipf_follows_its_law() -> None:
     """The shares of zipf's leaves, ordered by rank, are 1/r over their sum within four standard errors."""
     rng = np.random.default_rng(5)
-    leaves = recipes.choose_leaves("zipf", batch=200_000, trees=1, depth=4, rng=rng)
+    leaves = routing.choose_leaves("zipf", batch=200_000, trees=1, depth=4, rng=rng)
     share = np.sort(np.bincount(leaves[:, 0], minlength=16))[::-1] / len(leaves)
     expected = 1 / np.arange(1, 17) / (1 / np.arange(1, 17)).sum()
     error = np.sqrt(expected * (1 - expected) / len(leaves))
@@ -124,10 +117,10 @@ def test_steered_rows_stay_normal(routing: str) -> None:
 
 def test_ff_gets_the_same_input(trace: Path) -> None:
     """An FF that names the FFF gets that FFF's x, bit for bit."""
-    for routing in ("zipf", "single", f"trace:{trace}"):
-        fff = replace(BASE, routing=routing)
+    for name in ("zipf", "single", f"trace:{trace}"):
+        fff = replace(BASE, routing=name)
         ff = Problem(
-            layer="ff", batch=200, d_in=40, d_out=24, hidden=50, seed=3, routing=routing,
+            layer="ff", batch=200, d_in=40, d_out=24, hidden=50, seed=3, routing=name,
             routed_trees=2, routed_depth=5,
         )  # fmt: skip
         assert fff.input_key() == ff.input_key()
@@ -207,7 +200,7 @@ def test_further_weights_differ_and_route_alike(routing: str) -> None:
 
 def test_paths() -> None:
     """Leaf 5 of depth 3 is reached by turning right, left, right."""
-    nodes, right = recipes.path_of(np.array([5]), 3)
+    nodes, right = routing.path_of(np.array([5]), 3)
     assert nodes.tolist() == [[0, 2, 5]]
     assert right.tolist() == [[True, False, True]]
 
@@ -242,7 +235,7 @@ def test_dependent_rows_are_refused() -> None:
     w_in = np.ones((1, 7, 12), np.float32)
     x = np.random.default_rng(0).standard_normal((4, 12), dtype=np.float32)
     with pytest.raises(ValueError, match="nearly dependent"):
-        recipes.steer(x, w_in, np.full((4, 1), 1))
+        routing.steer(x, w_in, np.full((4, 1), 1))
 
 
 @pytest.mark.parametrize(
@@ -263,14 +256,14 @@ def test_bad_traces(tmp_path: Path, text: str, reason: str) -> None:
     path = tmp_path / "t.txt"
     path.write_text(text)
     with pytest.raises(ValueError, match=reason):
-        recipes.read_trace(str(path), batch=2, trees=2, depth=2)
+        routing.read_trace(str(path), batch=2, trees=2, depth=2)
 
 
 def test_text_trace(tmp_path: Path) -> None:
     """Text may use commas or blanks and comments; a longer trace is cut to the batch."""
     path = tmp_path / "t.txt"
     path.write_text("# tree 0, tree 1\n0, 3\n1 2  # second token\n3,3\n")
-    found = recipes.read_trace(str(path), batch=2, trees=2, depth=2)
+    found = routing.read_trace(str(path), batch=2, trees=2, depth=2)
     assert found.tolist() == [[0, 3], [1, 2]]
 
 
@@ -280,7 +273,7 @@ def test_float_and_pickled_traces_are_refused(tmp_path: Path) -> None:
         path = tmp_path / "t.npy"
         np.save(path, array, allow_pickle=True)
         with pytest.raises(ValueError, match="need an integer array"):
-            recipes.read_trace(str(path), batch=1, trees=1, depth=2)
+            routing.read_trace(str(path), batch=1, trees=1, depth=2)
 
 
 def test_trace_label_follows_its_bytes(tmp_path: Path) -> None:
@@ -289,6 +282,6 @@ def test_trace_label_follows_its_bytes(tmp_path: Path) -> None:
     labels = []
     for text in ("0\n", "1\n", "0\n"):
         path.write_text(text)
-        labels.append(recipes.label(f"trace:{path}"))
+        labels.append(routing.label(f"trace:{path}"))
     assert labels[0].startswith("trace-t-")
     assert labels[0] == labels[2] != labels[1]

@@ -16,8 +16,8 @@ from pydantic import ValidationError
 
 import harness
 from harness.errors import UsageError
-from harness.reader import load_run
-from harness.records import (
+from harness.records.reader import load_run
+from harness.records.schema import (
     HEAD,
     LINES,
     LOCK,
@@ -29,8 +29,8 @@ from harness.records import (
     SampleRecord,
     SweepRecord,
 )
-from harness.spec import SweepSpec
-from harness.writer import Writer
+from harness.records.writer import Writer
+from harness.sweep.spec import SweepSpec
 
 _KINDS = {"provider": ProviderRecord, "cell": CellRecord, "sample": SampleRecord, "end": EndRecord}
 
@@ -232,7 +232,7 @@ def test_folder_in_use(golden_run: Path, tmp_path: Path) -> None:
     """A folder that another process writes to is refused; a dead process holds no lock."""
     folder = tmp_path / "run"
     script = (
-        "import sys, pathlib\nfrom harness.lock import FolderLock\n"
+        "import sys, pathlib\nfrom harness.records.lock import FolderLock\n"
         f"folder = pathlib.Path({str(folder)!r}); folder.mkdir()\n"
         f"lock = FolderLock(folder / {LOCK!r})\n"
         "print('held', flush=True); sys.stdin.read()\n"

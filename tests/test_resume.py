@@ -16,14 +16,18 @@ import kill
 import pytest
 from fabricate import Fake, make_cell, make_machine, make_provider
 
-from harness import cli, reader, records, resume, sweep, writer
+from harness import cli
 from harness.errors import UsageError
-from harness.lock import FolderLock, LockedError
-from harness.plan import make_plan
-from harness.reader import load_run
-from harness.records import EndRecord
-from harness.resume import Tally
-from harness.writer import WriteError, Writer
+from harness.records import reader, schema
+from harness.records.files import write_whole
+from harness.records.lock import FolderLock, LockedError
+from harness.records.reader import load_run
+from harness.records.schema import EndRecord
+from harness.records.writer import WriteError, Writer
+from harness.sweep import resume
+from harness.sweep import run as sweep_run
+from harness.sweep.plan import make_plan
+from harness.sweep.state import Tally
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -342,7 +346,7 @@ def test_two_sweeps_into_one_folder(tmp_path):
 def test_a_dead_process_holds_no_lock(tmp_path):
     """The file that a killed holder leaves behind stops nobody."""
     script = (
-        "import os, pathlib, signal, sys; from harness.lock import FolderLock;"
+        "import os, pathlib, signal, sys; from harness.records.lock import FolderLock;"
         "lock = FolderLock(pathlib.Path(sys.argv[1])); os.kill(os.getpid(), signal.SIGKILL)"
     )
     path = tmp_path / "run.lock"
@@ -459,7 +463,7 @@ def test_older_versions_are_migrated(tmp_path, monkeypatch):
 
 def test_every_older_version_has_a_migration():
     """No version below today's is without its step."""
-    steps = list(range(1, records.SCHEMA_VERSION))
+    steps = list(range(1, schema.SCHEMA_VERSION))
     assert sorted(reader._HEAD_MIGRATIONS) == steps
     assert sorted(reader._LINE_MIGRATIONS) == steps
 
@@ -549,7 +553,7 @@ def test_a_resumed_run_that_is_cut_again_has_no_end(tmp_path):
     folder = Fake(processes=1, blocks=1, end="interrupted").write(tmp_path / "run")
     assert isinstance(load_run(folder).end, EndRecord)
     writer = Writer(folder, None)
-    writer.append(records.ResumeRecord(resumed_utc="2026-01-03T00:00:00+00:00", host="h", process=1,
+    writer.append(schema.ResumeRecord(resumed_utc="2026-01-03T00:00:00+00:00", host="h", process=1,
                                        block=1))  # fmt: skip
     writer.close()
     assert load_run(folder).end is None
@@ -564,7 +568,7 @@ def test_resumed_spec_is_the_runs_own(tmp_path):
     assert found.record() == spec.record()
     assert (found.models, found.out) == (spec.models, spec.out)
     assert len(make_plan(spec).cells) == 2
-    assert sweep.run_folder(spec) == tmp_path / "run"
+    assert sweep_run.run_folder(spec) == tmp_path / "run"
 
 
 def test_a_file_is_written_whole_or_not_at_all(
@@ -572,7 +576,7 @@ def test_a_file_is_written_whole_or_not_at_all(
 ) -> None:
     """A table that the disk has no room for leaves the one that was there, and no part of itself."""
     path = tmp_path / "table.md"
-    writer.write_whole(path, "first")
+    write_whole(path, "first")
 
     def full(self: Path, text: str, **_: object) -> int:
         self.touch()
@@ -580,6 +584,6 @@ def test_a_file_is_written_whole_or_not_at_all(
 
     monkeypatch.setattr(Path, "write_text", full)
     with pytest.raises(OSError, match="No space left"):
-        writer.write_whole(path, "second")
+        write_whole(path, "second")
     assert path.read_text(encoding="utf-8") == "first"
     assert [p.name for p in tmp_path.iterdir()] == ["table.md"]

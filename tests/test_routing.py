@@ -7,8 +7,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from harness import oracle, routing
-from harness.problem import Problem, make_operands
+from harness.problem import oracle, working_set
+from harness.problem.operands import make_operands
+from harness.problem.problem import Problem
 
 ONE = Problem(layer="fff", batch=64, d_in=32, d_out=16, depth=4, trees=1, seed=1)
 
@@ -20,7 +21,7 @@ def test_counts_are_the_oracles(trees: int, depth: int, how: str) -> None:
     """Nodes, entropies and working set are those of the float64 oracle's paths."""
     problem = replace(ONE, trees=trees, depth=depth, routing=how)
     operands = make_operands(problem)
-    found = routing.count_nodes(problem, operands)
+    found = working_set.count_nodes(problem, operands)
     nodes = oracle.fff_oracle(operands.x, operands.w_in, operands.w_out, depth).nodes
     assert found.nodes == sum(np.unique(nodes[:, k]).size for k in range(trees))
     assert found.working_set_bytes == found.nodes * (32 + 16) * 4
@@ -35,7 +36,7 @@ def test_counts_are_the_oracles(trees: int, depth: int, how: str) -> None:
 
 def test_entropy_is_bounded_by_the_level() -> None:
     """The root has no entropy, a level at depth d at most d bits, and deeper levels never less."""
-    found = routing.count_nodes(ONE, make_operands(ONE)).entropy_bits
+    found = working_set.count_nodes(ONE, make_operands(ONE)).entropy_bits
     assert found[0] == 0
     assert all(0 <= bits <= d + 1e-12 for d, bits in enumerate(found))
     assert sorted(found) == found
@@ -45,7 +46,7 @@ def test_entropy_is_bounded_by_the_level() -> None:
 def test_one_path(change: dict[str, str]) -> None:
     """One leaf, one row or zeros: depth + 1 nodes are touched and no level has any entropy."""
     problem = replace(ONE, **change)  # type: ignore[arg-type]
-    found = routing.count_nodes(problem, make_operands(problem))
+    found = working_set.count_nodes(problem, make_operands(problem))
     assert found.nodes == problem.depth + 1
     assert found.entropy_bits == [0.0] * (problem.depth + 1)
 
@@ -53,7 +54,7 @@ def test_one_path(change: dict[str, str]) -> None:
 def test_zipf_touches_less_than_uniform() -> None:
     """Zipf's leaves have less entropy than uniform's at every level below the first."""
     uniform, zipf = (
-        routing.count_nodes(p, make_operands(p)).entropy_bits
+        working_set.count_nodes(p, make_operands(p)).entropy_bits
         for p in (replace(ONE, batch=2000), replace(ONE, batch=2000, routing="zipf"))
     )
     assert all(z < u for z, u in zip(zipf[2:], uniform[2:], strict=True))

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from harness import stability
+from harness.analysis import stability
 
 
 def _samples(pass_ns: np.ndarray, **counts: int) -> pd.DataFrame:

@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from harness import stats
-from harness.stats import Ratio
+from harness.analysis import stats
+from harness.analysis.stats import Ratio
 
 TRUE = 20.0
 

@@ -11,10 +11,12 @@ import planted_worker
 import pytest
 from planted_worker import DIES_TIMED, EXITS, KILLED, RAISES, RIGHT, WRONG
 
-from harness import cli, registry, sweep
-from harness.problem import Problem
-from harness.reader import Run, load_run
-from harness.records import SampleRecord
+from harness import cli
+from harness.backends import registry
+from harness.problem.problem import Problem
+from harness.records.reader import Run, load_run
+from harness.records.schema import SampleRecord
+from harness.sweep import run as sweep_run
 
 TINY = ["--batch", "9", "--width", "16", "--models", "bert-base-4095,2x3", "--skip", "ceiling*"]
 NUMPY_CELL = "/ultrafastbert-2x3/b9/w16"
@@ -28,8 +30,8 @@ FILES = {
 @pytest.fixture(autouse=True)
 def _short_samples(monkeypatch: pytest.MonkeyPatch) -> None:
     """Shorten the samples: what is tested is what happens, not how long it takes."""
-    monkeypatch.setattr("harness.clock.MIN_SAMPLE_NS", 1000)
-    monkeypatch.setattr("harness.plot.write_plots", lambda run: [])
+    monkeypatch.setattr("harness.measure.clock.MIN_SAMPLE_NS", 1000)
+    monkeypatch.setattr("harness.report.files.write_plots", lambda run: [])
 
 
 @pytest.fixture
@@ -163,7 +165,7 @@ def test_interrupt_keeps_what_is_finished(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], when: str
 ) -> None:
     """Ctrl-C ends a sweep with status 130; finished samples, an end record and the table are there."""
-    from harness.console import Display
+    from harness.cli.progress import Display
 
     samples = 0
 
@@ -181,7 +183,7 @@ def test_interrupt_keeps_what_is_finished(
     elif when == "gate":
         monkeypatch.setattr(Display, "cell", interrupt)
     else:
-        monkeypatch.setattr(sweep._Sweep, "run_process", interrupt)
+        monkeypatch.setattr(sweep_run.Sweep, "run_process", interrupt)
     assert _sweep(tmp_path / "run", "--only", "ff_l1_blas,fff_l1_blas", passes=50) == 130
     run = load_run(tmp_path / "run")
     assert run.warnings == []

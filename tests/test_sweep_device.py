@@ -22,14 +22,17 @@ from device_worker import (
 )
 from fake_device import LAUNCH_NS, QUIET, SYNC_NS
 
-from harness import cli, device_probe, plot, registry
+from harness import cli
+from harness.analysis.stats import pass_ns
+from harness.backends import registry
 from harness.errors import UsageError
-from harness.reader import Run, load_run
-from harness.stats import pass_ns
+from harness.gpu import probe
+from harness.records.reader import Run, load_run
+from harness.report.files import write_plots
 
 TINY = ["--batch", "9", "--width", "16", "--models", "bert-base-4095,2x3", "--device", "cuda"]
 ODD = f"{UNCAPTURABLE},{OFF_STREAM},{WRONG_ON_DEVICE},{OWN_CLOCK}"
-WRITE_PLOTS = plot.write_plots
+WRITE_PLOTS = write_plots
 FFF = "fff_torch_bmm/ultrafastbert-2x3/b9/w16"
 FF = "ff_torch_native/bert-base-4095/b9/w16"
 
@@ -37,11 +40,11 @@ FF = "ff_torch_native/bert-base-4095/b9/w16"
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Draw no figures, and ask anew whether there is a device."""
-    monkeypatch.setattr("harness.plot.write_plots", lambda run: [])
-    monkeypatch.setattr("harness.on_device._MATMUL_EXTENT", 64)
-    device_probe.find_cuda.cache_clear()
+    monkeypatch.setattr("harness.report.files.write_plots", lambda run: [])
+    monkeypatch.setattr("harness.sweep.gpu._MATMUL_EXTENT", 64)
+    probe.find_cuda.cache_clear()
     yield
-    device_probe.find_cuda.cache_clear()
+    probe.find_cuda.cache_clear()
 
 
 def _install(monkeypatch: pytest.MonkeyPatch, folder: Path, kind: str = "") -> None:
@@ -71,7 +74,7 @@ def test_the_whole_half(
     """With no more than --device cuda every implementation is checked and sampled hot and cold, launched
     and replayed, in both dtypes and with TF32 where it has any, and the ceilings beside it; the report
     has the paper's GPU columns, the wall times, and best against best over each precision."""
-    monkeypatch.setattr("harness.plot.write_plots", WRITE_PLOTS)  # the figures too, once
+    monkeypatch.setattr("harness.report.files.write_plots", WRITE_PLOTS)  # the figures too, once
     run = _run(tmp_path / "run", "--skip", ODD)
     assert set(run.cells["status"]) == {"ok"}
     layers = run.cells[run.cells["role"] == "layer"]
@@ -254,7 +257,7 @@ def test_no_device_is_one_line(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, script: str, reason: str
 ) -> None:
     """Without a device, or with a driver that hangs, --device cuda is a usage error of one line."""
-    monkeypatch.setattr(device_probe, "PATIENCE_S", 0.5)
+    monkeypatch.setattr(probe, "PATIENCE_S", 0.5)
     _no_device(monkeypatch, tmp_path, script)
     with pytest.raises(UsageError, match=r"^--device cuda: ") as caught:
         _sweep(tmp_path / "run")
@@ -264,7 +267,7 @@ def test_no_device_is_one_line(
 
 def test_this_machine_without_cuda(tmp_path: Path) -> None:
     """On a machine without CUDA, as it is, the command exits with 2 and says in one line what is missing."""
-    if device_probe.find_cuda().facts:
+    if probe.find_cuda().facts:
         pytest.skip("this machine has CUDA")
     words = [
         sys.executable,

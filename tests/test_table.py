@@ -11,9 +11,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from harness import frames, notation, table, view
-from harness.reader import load_run
-from harness.stats import Ratio
+from harness.analysis import points as analysis_points
+from harness.analysis.stats import Ratio
+from harness.records.reader import load_run
+from harness.report import csv as report_csv
+from harness.report import formats, frames, latex, table
+from harness.report.files import TABLE_FILES, write_tables
 
 
 def _ratio(value: float, low: float, high: float) -> Ratio:
@@ -38,14 +41,14 @@ def _ratio(value: float, low: float, high: float) -> Ratio:
 )
 def test_format_ratio(ratio: Ratio | None, text: str) -> None:
     """Digits stop where the interval does; one block shows two digits and no interval."""
-    assert notation.format_ratio(ratio) == text
+    assert formats.format_ratio(ratio) == text
 
 
 @pytest.mark.parametrize("scale", [0.01, 0.3, 1.0, 7.0, 42.0, 340.0, 12345.0])
 @pytest.mark.parametrize("half", [0.0004, 0.003, 0.02, 0.1, 0.4])
 def test_digits_stop_where_the_interval_does(scale: float, half: float) -> None:
     """The last digit printed is of the order of the interval's half width, and never below 0.001."""
-    text = notation.format_ratio(_ratio(scale, scale * (1 - half), scale * (1 + half)))
+    text = formats.format_ratio(_ratio(scale, scale * (1 - half), scale * (1 + half)))
     number = text.split("x")[0]
     step = 10.0 ** -len(number.partition(".")[2]) if "." in number else 1.0
     width = scale * half
@@ -63,7 +66,7 @@ def test_digits_stop_where_the_interval_does(scale: float, half: float) -> None:
 )  # fmt: skip
 def test_format_time(ns: float, text: str) -> None:
     """A time has three digits and its unit."""
-    assert notation.format_time(ns) == text
+    assert formats.format_time(ns) == text
 
 
 def test_format_limit() -> None:
@@ -89,7 +92,7 @@ def test_every_status_is_shown(golden_run: Path) -> None:
         "unavailable: ff_l3_tiled: needs",
     ):
         assert words in text
-    entries = {(e.model, e.level): e for e in view.points(run)[0].entries["scipy"]}
+    entries = {(e.model, e.level): e for e in analysis_points.points(run)[0].entries["scipy"]}
     assert frames.format_entry(entries["ultrafastbert-1x11", 2]) == "WRONG"
     assert frames.format_entry(entries["bert-base-3072", 2]) == "FAILED"
     assert frames.format_entry(entries["ultrafastbert-1x11", 3]) == "–"
@@ -97,7 +100,9 @@ def test_every_status_is_shown(golden_run: Path) -> None:
 
 def test_unconfirmed_figures_are_marked(golden_run: Path) -> None:
     """Published cells that no source confirms carry the mark, others do not."""
-    frame = frames.paper_frame(run := load_run(golden_run), view.points(run)[0].entries["scipy"])
+    frame = frames.paper_frame(
+        run := load_run(golden_run), analysis_points.points(run)[0].entries["scipy"]
+    )
     tree = frame.set_index("model").loc["UltraFastBERT-1x11"]
     assert tree["paper, level 1"] == "130.7x†"
     assert tree["paper, level 2"] == "255.1x"
@@ -106,7 +111,7 @@ def test_unconfirmed_figures_are_marked(golden_run: Path) -> None:
 
 def test_csv(golden_run: Path) -> None:
     """The CSV's columns parse as numbers, and speedups lie inside their intervals."""
-    table.write_tables(load_run(golden_run))
+    write_tables(load_run(golden_run))
     frame = pd.read_csv(golden_run / "table.csv")
     for name in ("batch", "width", "limit", "speedup", "low", "high", "blocks", "published"):
         assert pd.api.types.is_numeric_dtype(frame[name]), name
@@ -121,7 +126,7 @@ def test_csv(golden_run: Path) -> None:
 
 def test_speeds_csv(golden_run: Path) -> None:
     """Every cell, the ceiling too, has its absolute figures as plain numbers."""
-    text = frames.speeds_csv_frame(load_run(golden_run)).to_csv(index=False)
+    text = report_csv.speeds_csv_frame(load_run(golden_run)).to_csv(index=False)
     frame = pd.read_csv(io.StringIO(text)).set_index("cell")
     base = frame.loc["ff_l3_blas/bert-base-4095/b64/w768/scipy"]
     assert base["pass_ns"] == pytest.approx(20.1e6)
@@ -138,7 +143,7 @@ def test_latex_escapes(golden_run: Path) -> None:
             path.read_text(encoding="utf-8").replace('"scipy"', '"my_blas&co%1#.so"'),
             encoding="utf-8",
         )
-    text = table.format_latex(load_run(golden_run))
+    text = latex.format_latex(load_run(golden_run))
     body = [line for line in text.splitlines() if not line.startswith("%")]
     assert any(r"my\_blas\&co\%1\#.so" in line and line.startswith(r"\caption") for line in body)
     assert any(r"fff\_l1\_blas & my\_blas\&co\%1\#.so" in line for line in body)
@@ -198,21 +203,21 @@ def test_nothing_measured(golden_run: Path) -> None:
     (golden_run / "records.jsonl").unlink()
     run = load_run(golden_run)
     assert "did not end" in table.format_markdown(run)
-    assert len(table.write_tables(run)) == len(table.TABLE_FILES)
+    assert len(write_tables(run)) == len(TABLE_FILES)
 
 
 def test_writing_twice_gives_the_same_bytes(golden_run: Path, tmp_path: Path) -> None:
     """The tables are a function of the samples."""
-    first = {p.name: p.read_bytes() for p in table.write_tables(load_run(golden_run))}
+    first = {p.name: p.read_bytes() for p in write_tables(load_run(golden_run))}
     copy = tmp_path / "copy"
     shutil.copytree(golden_run, copy)
-    assert {p.name: p.read_bytes() for p in table.write_tables(load_run(copy))} == first
-    assert set(first) == set(table.TABLE_FILES)
+    assert {p.name: p.read_bytes() for p in write_tables(load_run(copy))} == first
+    assert set(first) == set(TABLE_FILES)
 
 
 def test_source_is_the_provider_or_the_library_of_the_id() -> None:
     """A figure is labelled with the provider, else with the library that computes, else as our own code."""
-    assert notation.format_source("ff_l3_blas", "scipy") == "scipy"
-    assert notation.format_source("fff_torch_bmm", "") == "torch"
-    assert notation.format_source("fff_triton_fused", "") == "Triton"
-    assert notation.format_source("fff_cpu_auto", "") == "own code"
+    assert formats.format_source("ff_l3_blas", "scipy") == "scipy"
+    assert formats.format_source("fff_torch_bmm", "") == "torch"
+    assert formats.format_source("fff_triton_fused", "") == "Triton"
+    assert formats.format_source("fff_cpu_auto", "") == "own code"

@@ -7,10 +7,13 @@ from dataclasses import asdict, replace
 import numpy as np
 import pytest
 
-from harness import clock, machine, native
-from harness.check import check, poison
-from harness.problem import Operands, Problem, make_aligned, make_operands
-from harness.worker import Worker
+from harness import native
+from harness.machine import resources
+from harness.measure import clock
+from harness.measure.worker import Worker
+from harness.problem.check import check, poison
+from harness.problem.operands import Operands, make_aligned, make_operands
+from harness.problem.problem import Problem
 
 # Beyond one descent's tokens, ragged, and with skewed subtrees: tiles, pieces and outputs in several units.
 LARGE = Problem(layer="fff", batch=1537, d_in=33, d_out=17, depth=9, trees=1, seed=4)
@@ -129,5 +132,5 @@ def test_a_measuring_process_hands_on_its_threads_and_caches(
     )  # fmt: skip
     assert answer["verdict"]["ok"]
     assert worker.context().threads == threads
-    assert worker.context().caches == machine.caches()
+    assert worker.context().caches == resources.caches()
     assert rests == (["rest"] if threads > 1 else [])

@@ -7,8 +7,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from harness import check, oracle
-from harness.problem import Array, Operands, Problem, make_operands
+from harness.problem import check, oracle
+from harness.problem.operands import Operands, make_operands
+from harness.problem.problem import Array, Problem
 
 FF = Problem(layer="ff", batch=24, d_in=96, d_out=40, hidden=900, math="tf32", seed=3)
 FFF = Problem(layer="fff", batch=64, d_in=256, d_out=40, depth=7, trees=1, math="tf32", seed=3)

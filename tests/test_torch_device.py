@@ -10,25 +10,27 @@ import numpy as np
 import pytest
 from fake_device import FakeDevice
 
-from harness import check, registry
-from harness.cuda_clock import DeviceTimer, make_timer
-from harness.device import CaptureError
+from harness.backends import registry
+from harness.backends.registry import Context
 from harness.errors import UnavailableError
-from harness.problem import Operands, Problem, make_operands, make_weights
-from harness.registry import Context
+from harness.gpu.device import CaptureError
+from harness.measure.gpu_clock import DeviceTimer, make_timer
+from harness.problem import check
+from harness.problem.operands import Operands, make_operands, make_weights
+from harness.problem.problem import Problem
 
 torch = pytest.importorskip("torch")
 
-from harness import torch_device  # noqa: E402 - it imports torch
-from harness.torch_device import as_tensor  # noqa: E402
+from harness.gpu import torch_cuda  # noqa: E402 - it imports torch
+from harness.gpu.torch_cuda import as_tensor  # noqa: E402
 
 MIB = 1 << 20
 
 
 @pytest.fixture
-def device() -> Iterator[torch_device.TorchDevice]:
+def device() -> Iterator[torch_cuda.TorchDevice]:
     """Return the real device, with ieee products before and after."""
-    opened = torch_device.TorchDevice()
+    opened = torch_cuda.TorchDevice()
     yield opened
     opened.set_math("ieee")
 
@@ -44,14 +46,14 @@ def test_no_driver_call_before_torch_was_asked(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(torch.version, "cuda", "13.0")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(UnavailableError, match="is_available"):
-        torch_device.TorchDevice()
+        torch_cuda.TorchDevice()
 
 
 def test_a_build_without_cuda_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     """A torch that was built without CUDA is the reason, with what to do."""
     monkeypatch.setattr(torch.version, "cuda", None)
     with pytest.raises(UnavailableError, match="built without CUDA: install a build with it"):
-        torch_device.TorchDevice()
+        torch_cuda.TorchDevice()
 
 
 def test_tensors_share_the_arrays_bytes() -> None:
@@ -59,7 +61,7 @@ def test_tensors_share_the_arrays_bytes() -> None:
     bfloat16 = pytest.importorskip("ml_dtypes").bfloat16
     for dtype, kind in ((np.float32, torch.float32), (bfloat16, torch.bfloat16)):
         array = np.zeros((2, 3), dtype)
-        tensor = torch_device.as_tensor(array)
+        tensor = torch_cuda.as_tensor(array)
         array[1, 2] = 1.5
         assert tensor.dtype == kind
         assert tensor.shape == (2, 3)
@@ -97,7 +99,7 @@ def test_the_layers_take_what_a_device_hands_them(name: str, dtype: str) -> None
 
 
 @pytest.mark.gpu
-def test_bytes_go_there_and_back(device: torch_device.TorchDevice) -> None:
+def test_bytes_go_there_and_back(device: torch_cuda.TorchDevice) -> None:
     """What is written to the device is read back bit for bit, a NaN's payload included."""
     array = np.arange(12, dtype=np.float32).reshape(3, 4)
     array.view(np.uint32)[1, 1] = 0x7FC0DEAD
@@ -108,7 +110,7 @@ def test_bytes_go_there_and_back(device: torch_device.TorchDevice) -> None:
 
 
 @pytest.mark.gpu
-def test_events_time_the_device(device: torch_device.TorchDevice) -> None:
+def test_events_time_the_device(device: torch_cuda.TorchDevice) -> None:
     """Many passes of a copy take the device longer than few, and the wall clock at least as long."""
     a, b = (device.empty((64 * MIB,), np.dtype(np.uint8)) for _ in range(2))
     timer = make_timer(device)(lambda: b.copy_(a))
@@ -119,7 +121,7 @@ def test_events_time_the_device(device: torch_device.TorchDevice) -> None:
 
 
 @pytest.mark.gpu
-def test_a_flush_makes_a_small_set_cold(device: torch_device.TorchDevice) -> None:
+def test_a_flush_makes_a_small_set_cold(device: torch_cuda.TorchDevice) -> None:
     """A pass over a set that fits the L2 is slower behind a flush than behind itself."""
     size = max(MIB, device.facts.l2_bytes // 8)
     a, b = (device.empty((size,), np.dtype(np.uint8)) for _ in range(2))
@@ -131,7 +133,7 @@ def test_a_flush_makes_a_small_set_cold(device: torch_device.TorchDevice) -> Non
 
 
 @pytest.mark.gpu
-def test_a_graph_replays_what_was_captured(device: torch_device.TorchDevice) -> None:
+def test_a_graph_replays_what_was_captured(device: torch_cuda.TorchDevice) -> None:
     """A captured pass writes its output again at each replay."""
     a, b = (device.empty((1000,), np.dtype(np.float32)) for _ in range(2))
     a.fill_(2.0)
@@ -142,7 +144,7 @@ def test_a_graph_replays_what_was_captured(device: torch_device.TorchDevice) -> 
 
 
 @pytest.mark.gpu
-def test_a_wait_is_not_captured(device: torch_device.TorchDevice) -> None:
+def test_a_wait_is_not_captured(device: torch_cuda.TorchDevice) -> None:
     """A pass that reads back from the device is refused as a graph, and the device goes on working."""
     a = device.empty((4,), np.dtype(np.float32))
     with pytest.raises(CaptureError):
@@ -151,7 +153,7 @@ def test_a_wait_is_not_captured(device: torch_device.TorchDevice) -> None:
 
 
 @pytest.mark.gpu
-def test_tf32_is_off_until_asked_for(device: torch_device.TorchDevice) -> None:
+def test_tf32_is_off_until_asked_for(device: torch_cuda.TorchDevice) -> None:
     """Products are float32's own by default; with tf32 their error is that of 10 bits."""
     rng = torch.Generator(device="cuda").manual_seed(0)
     a, b = (torch.rand(512, 512, generator=rng, device="cuda") for _ in range(2))
@@ -165,7 +167,7 @@ def test_tf32_is_off_until_asked_for(device: torch_device.TorchDevice) -> None:
 
 
 @pytest.mark.gpu
-def test_too_much_memory_is_refused_with_the_figure(device: torch_device.TorchDevice) -> None:
+def test_too_much_memory_is_refused_with_the_figure(device: torch_cuda.TorchDevice) -> None:
     """More memory than the device has is refused with what was asked for and what is free."""
     with pytest.raises(MemoryError, match="GiB are free on"):
         device.empty((device.facts.memory_bytes * 2,), np.dtype(np.uint8))

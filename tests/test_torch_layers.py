@@ -12,11 +12,13 @@ import pytest
 import scripted
 from conformance import Case, judge, prepare
 
-from harness import cli, plan, registry, seat
-from harness.implementations import torch_compiled, torch_layers, torch_library
-from harness.problem import Problem
-from harness.process import MeasuringProcess
-from harness.reader import load_run
+from harness import cli
+from harness.backends import registry, torch_compiled, torch_layers, torch_library
+from harness.measure import process_key
+from harness.measure.process import MeasuringProcess
+from harness.problem.problem import Problem
+from harness.records.reader import load_run
+from harness.sweep import plan
 
 needs_torch = pytest.mark.skipif(
     bool(torch_library.unavailable()), reason=torch_library.unavailable()
@@ -33,7 +35,7 @@ def _case(implementation: str) -> Case:
 def test_harness_does_not_import_torch() -> None:
     """The package, its registry and a plan come without importing torch."""
     code = (
-        "import sys, harness; from harness import registry\n"
+        "import sys, harness; from harness.backends import registry\n"
         "[i.unavailable() for i in registry.layers() if 'cpu' in i.devices]\n"
         "assert 'torch' not in sys.modules"
     )
@@ -171,7 +173,7 @@ def test_torch_has_a_process_of_its_own(tmp_path: Path) -> None:
     cells = plan.make_plan(scripted.make_spec(tmp_path)).cells
     homes = {c.implementation: c.runs_in for c in cells}
     here = {home for i, home in homes.items() if "torch" in i}
-    assert here == {seat.find("", "fff_torch_bmm")}
+    assert here == {process_key.find("", "fff_torch_bmm")}
     assert not here & {home for i, home in homes.items() if "torch" not in i}
 
 
@@ -179,7 +181,9 @@ def test_torch_has_a_process_of_its_own(tmp_path: Path) -> None:
 @pytest.mark.parametrize("threads", [1, 2])
 def test_process_says_what_torch_is(threads: int) -> None:
     """The process tells torch's version, BLAS and pools; each is as wide as was asked for."""
-    process = MeasuringProcess(seat.find("", "fff_torch_bmm"), threads=threads, keep_blas_env=False)
+    process = MeasuringProcess(
+        process_key.find("", "fff_torch_bmm"), threads=threads, keep_blas_env=False
+    )
     facts, pools = process.hello["provider"], process.hello["pools"]
     process.close()
     assert facts["name"] == "torch"

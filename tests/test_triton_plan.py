@@ -9,9 +9,8 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from harness import registry
-from harness.implementations import triton_layers, triton_plan
-from harness.problem import DTYPES, Problem
+from harness.backends import registry, triton_layers, triton_tiling
+from harness.problem.problem import DTYPES, Problem
 
 IDS = ("fff_triton_fused", "fff_triton_grouped")
 
@@ -32,7 +31,7 @@ def fff(**extents: int) -> Problem:
 )  # fmt: skip
 def test_bands_have_groups_that_fill_a_tile(batch: int, depth: int, bands: tuple[int, ...]) -> None:
     """A band is grouped where 16 tokens reach each of its nodes on average, down to 4096 groups."""
-    assert triton_plan.first_levels(batch, depth) == bands
+    assert triton_tiling.first_levels(batch, depth) == bands
 
 
 def test_levels_are_grouped_or_left() -> None:
@@ -40,16 +39,16 @@ def test_levels_are_grouped_or_left() -> None:
     for batch in (8, 16, 300, 5000):
         for depth in range(14):
             problem = fff(batch=batch, depth=depth)
-            grouped = triton_plan.grouped_levels(problem)
+            grouped = triton_tiling.grouped_levels(problem)
             assert 0 <= grouped <= depth + 1
-            assert triton_plan.has_tail(problem) == (grouped < depth + 1)
+            assert triton_tiling.has_tail(problem) == (grouped < depth + 1)
 
 
 def test_tiles_are_enough_for_every_distribution() -> None:
     """However tokens fall into groups, their tiles are no more than are launched; some need all of them."""
     rng = np.random.default_rng(0)
     for batch, level, tile in ((64, 4, 16), (1000, 4, 16), (333, 8, 32), (5, 4, 16)):
-        most = triton_plan.tiles(batch, level, tile)
+        most = triton_tiling.tiles(batch, level, tile)
         groups = 1 << level
         draws = [rng.multinomial(batch, rng.dirichlet(np.full(groups, a))) for a in (0.01, 1, 100)]
         # As many groups as can be have one token, the rest in one.
@@ -58,7 +57,7 @@ def test_tiles_are_enough_for_every_distribution() -> None:
         spread[0] += batch - spread.sum()
         for counts in [*draws, spread]:
             assert int((-(-counts // tile)).sum()) <= most
-    assert triton_plan.tiles(100, 0, 16) == 7
+    assert triton_tiling.tiles(100, 0, 16) == 7
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -69,15 +68,15 @@ def test_workspace_holds_its_parts_apart(dtype: str, shape: tuple[int, int, int]
     problem = Problem(
         layer="fff", batch=batch, d_in=8, d_out=9, depth=depth, trees=trees, dtype=dtype
     )
-    announced = triton_plan.grouped_workspace_bytes(problem)
-    for tile in triton_plan.GROUPED_TILES:
-        layout = triton_plan.grouped_workspace(problem, tile)
+    announced = triton_tiling.grouped_workspace_bytes(problem)
+    for tile in triton_tiling.GROUPED_TILES:
+        layout = triton_tiling.grouped_workspace(problem, tile)
         parts = [layout.state, layout.paths, layout.rank, layout.activations, layout.total]
         ends = [first + size for first, size in parts]
         assert all(first % 64 == 0 for first, _ in parts)
         assert all(end <= first for end, (first, _) in zip(ends, parts[1:], strict=False))
         assert ends[-1] <= layout.bytes <= announced
-    assert (announced == 0) == (batch < triton_plan.LEAST_GROUP)
+    assert (announced == 0) == (batch < triton_tiling.LEAST_GROUP)
 
 
 def test_sums_of_bfloat16_are_kept_in_float32() -> None:
@@ -86,14 +85,14 @@ def test_sums_of_bfloat16_are_kept_in_float32() -> None:
         problem = Problem(
             layer="fff", batch=4096, d_in=8, d_out=9, depth=depth, trees=trees, dtype="bfloat16"
         )
-        assert triton_plan.needs_total(problem) == needed
+        assert triton_tiling.needs_total(problem) == needed
 
 
 def test_fused_tiles_fit_batch_and_warps() -> None:
     """No tile has more tokens than the batch, more warps than a block, or no warp."""
     for batch in (1, 2, 3, 16384):
         for width in (1, 31, 768, 1024, 5000, 12288):
-            tiles = triton_plan.fused_tiles(fff(batch=batch, d_in=width, d_out=width))
+            tiles = triton_tiling.fused_tiles(fff(batch=batch, d_in=width, d_out=width))
             assert tiles
             assert len(set(tiles)) == len(tiles)
             for tile in tiles:
@@ -171,7 +170,7 @@ def test_missing_package_is_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_listing_loads_neither_torch_nor_triton() -> None:
     """To know the implementations neither package is imported."""
     script = (
-        "import sys; from harness import registry; registry.all();"
+        "import sys; from harness.backends import registry; registry.all();"
         "print(sorted({'torch', 'triton'} & sys.modules.keys()))"
     )
     done = subprocess.run(

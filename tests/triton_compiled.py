@@ -23,8 +23,8 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from triton.runtime.jit import JITFunction
 
-from harness.implementations import triton_bands, triton_fused, triton_plan
-from harness.problem import DTYPES, Problem
+from harness.backends import triton_fused, triton_grouped_launch, triton_tiling
+from harness.problem.problem import DTYPES, Problem
 
 ARCHITECTURES = (80, 90)
 GOLDEN = Path(__file__).parent / "data" / "triton_resources.json"
@@ -117,16 +117,16 @@ def fused_passes(problem: Problem) -> dict[str, Callable[[], None]]:
         f"{tile.tokens} tokens {tile.warps} warps": triton_fused.bind(
             problem, tile, (w_in, w_out), x, y
         )
-        for tile in triton_plan.fused_tiles(problem)
+        for tile in triton_tiling.fused_tiles(problem)
     }
 
 
 def grouped_pass(problem: Problem, tile: int) -> Callable[[], None]:
     """Return a pass of the grouped kernels with a tile."""
     x, w_in, w_out, y = _operands(problem)
-    size = triton_plan.grouped_workspace(problem, tile).bytes
+    size = triton_tiling.grouped_workspace(problem, tile).bytes
     memory = torch.empty(size, dtype=torch.uint8, device="meta")
-    return triton_bands.bind(problem, tile, (w_in, w_out), x, y, memory)
+    return triton_grouped_launch.bind(problem, tile, (w_in, w_out), x, y, memory)
 
 
 def _fff(batch: int, trees: int, depth: int, dtype: str, width: int = 768) -> Problem:
@@ -142,9 +142,9 @@ def passes(dtype: str) -> dict[str, Callable[[], None]]:
     one launch; the most groups that are sorted; rows that fill a program's registers.
     """
     found = {f"1x11 {k}": run for k, run in fused_passes(_fff(16384, 1, 11, dtype)).items()}
-    for tile in triton_plan.GROUPED_TILES:
+    for tile in triton_tiling.GROUPED_TILES:
         found[f"1x11 {tile} tokens"] = grouped_pass(_fff(16384, 1, 11, dtype), tile)
-    widest = triton_plan.GROUPED_TILES[-1]
+    widest = triton_tiling.GROUPED_TILES[-1]
     found["2x10 gathers below"] = grouped_pass(_fff(1024, 2, 10, dtype), widest)
     found["3072x0"] = grouped_pass(_fff(16384, 3072, 0, dtype), widest)
     if dtype == "float32":  # its sort is of integers
@@ -156,7 +156,7 @@ def passes(dtype: str) -> dict[str, Callable[[], None]]:
 def tf32_passes() -> dict[str, Callable[[], None]]:
     """Return the grouped passes whose float32 products are TF32."""
     problem = replace(_fff(16384, 1, 11, "float32"), math="tf32")
-    least, *_, widest = triton_plan.GROUPED_TILES
+    least, *_, widest = triton_tiling.GROUPED_TILES
     return {f"tf32 {t} tokens": grouped_pass(problem, t) for t in (least, widest)}
 
 
@@ -165,7 +165,7 @@ def odd_passes(dtype: str) -> dict[str, Callable[[], None]]:
     one, odd = _fff(1, 1, 1, dtype, width=1), _fff(331, 3, 5, dtype, width=37)
     found = {f"odd 1 by {k}": run for k, run in fused_passes(one).items()}
     found |= {f"odd 37 by {k}": run for k, run in list(fused_passes(odd).items())[-1:]}
-    tile = triton_plan.GROUPED_TILES[0]
+    tile = triton_tiling.GROUPED_TILES[0]
     found["odd 1 grouped"] = grouped_pass(_fff(16, 1, 1, dtype, width=1), tile)
     return found | {"odd 37 grouped": grouped_pass(odd, tile)}
 
@@ -191,11 +191,11 @@ def report() -> dict[str, dict[str, int]]:
 
 def spilling() -> dict[str, int]:
     """Return the usage of a product that is planted too wide for a thread's registers."""
-    planned, triton_plan.output_columns = triton_plan.output_columns, lambda problem, tile: 256
+    planned, triton_tiling.output_columns = triton_tiling.output_columns, lambda problem, tile: 256
     try:
         *_, output = catch(grouped_pass(_fff(16384, 1, 11, "float32"), 64))
     finally:
-        triton_plan.output_columns = planned
+        triton_tiling.output_columns = planned
     return usage(output, 80)
 
 

@@ -13,9 +13,10 @@ import test_kernels
 from conformance import Case, judge, prepare, with_x
 from interpreted import fused, grouped, grouped_by, plant, registered
 
-from harness.check import check
-from harness.implementations import triton_bands, triton_plan
-from harness.problem import DTYPES, Problem, make_operands
+from harness.backends import triton_grouped_launch, triton_tiling
+from harness.problem.check import check
+from harness.problem.operands import make_operands
+from harness.problem.problem import DTYPES, Problem
 
 
 def fff(batch: int, d_in: int, d_out: int, depth: int, trees: int = 1, seed: int = 1) -> Problem:
@@ -65,7 +66,7 @@ def silent_numpy() -> Iterator[None]:
 @pytest.fixture
 def all_bands(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let every band be grouped, however few tokens its groups hold."""
-    monkeypatch.setattr(triton_plan, "LEAST_GROUP", 0)
+    monkeypatch.setattr(triton_tiling, "LEAST_GROUP", 0)
 
 
 def _params(pairs: list[tuple[Case, Problem]]) -> list[object]:
@@ -89,7 +90,7 @@ def test_agrees_with_oracle(case: Case, problem: Problem) -> None:
 @pytest.mark.parametrize(("case", "problem"), _params(BANDED))
 def test_further_bands_agree_with_oracle(case: Case, problem: Problem) -> None:
     """Tokens in the order of their subtrees give the same answer, whatever the sizes of the groups."""
-    assert triton_plan.first_levels(problem.batch, problem.depth)[-1] >= 4
+    assert triton_tiling.first_levels(problem.batch, problem.depth)[-1] >= 4
     assert judge(case, problem) == ""
 
 
@@ -190,7 +191,7 @@ def test_fault_in_the_grouped_kernels_is_caught(
 ) -> None:
     """The suite's judgement rejects each fault that is planted in the grouped kernels."""
     planted = plant(tmp_path, "triton_grouped", *GROUPED_FAULTS[fault])
-    monkeypatch.setattr(triton_bands, "triton_grouped", planted)
+    monkeypatch.setattr(triton_grouped_launch, "triton_grouped", planted)
     assert judge(grouped(16), fff(18, 9, 9, 5, trees=2)) != ""
 
 
@@ -199,20 +200,20 @@ def test_fault_in_the_launches_is_caught(
     fault: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The suite's judgement rejects each fault that is planted in the order of the launches."""
-    monkeypatch.setattr(triton_plan, "LEAST_GROUP", 1)
+    monkeypatch.setattr(triton_tiling, "LEAST_GROUP", 1)
     planted = plant(tmp_path, "triton_bands", *LAUNCH_FAULTS[fault])
     assert judge(grouped_by(planted), fff(18, 9, 9, 8, trees=2)) != ""
 
 
 def test_unplanted_copies_pass(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The copies that faults are planted in are right without them, on the very same problems."""
-    monkeypatch.setattr(triton_plan, "LEAST_GROUP", 1)
+    monkeypatch.setattr(triton_tiling, "LEAST_GROUP", 1)
     copy = plant(tmp_path, "triton_fused", "import torch\n", "import torch\n\n")
     assert judge(fused(4, kernels=copy), fff(5, 9, 9, 3, trees=2)) == ""
     copy = plant(tmp_path, "triton_grouped", "import triton\n", "import triton\n\n")
-    monkeypatch.setattr(triton_bands, "triton_grouped", copy)
+    monkeypatch.setattr(triton_grouped_launch, "triton_grouped", copy)
     copy = plant(tmp_path, "triton_bands", "import torch\n", "import torch\n\n")
-    copy.triton_grouped = triton_bands.triton_grouped  # type: ignore[attr-defined]
+    copy.triton_grouped = triton_grouped_launch.triton_grouped  # type: ignore[attr-defined]
     assert judge(grouped_by(copy), fff(18, 9, 9, 8, trees=2)) == ""
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from harness.reader import load_run
+from harness.records.reader import load_run
 
 LIMIT_S = 60
 

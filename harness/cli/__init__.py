@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import typer
 import typer.exceptions
 
-from harness.cli import explaining, here, report, sweeping
+from harness.cli import explain, machine, runs, sweep
 from harness.errors import UsageError
 
 app = typer.Typer(
@@ -16,15 +15,15 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-app.command("sweep")(sweeping.sweep_command)
-app.command("explain")(explaining.explain_command)
-app.command("table")(report.table_command)
-app.command("plot")(report.plot_command)
-app.command("compare")(report.compare_command)
-app.command("merge")(report.merge_command)
-app.command("doctor")(here.doctor_command)
-app.command("list")(here.list_command)
-app.command("include-dir")(here.include_dir_command)
+app.command("sweep")(sweep.sweep_command)
+app.command("explain")(explain.explain_command)
+app.command("table")(runs.table_command)
+app.command("plot")(runs.plot_command)
+app.command("compare")(runs.compare_command)
+app.command("merge")(runs.merge_command)
+app.command("doctor")(machine.doctor_command)
+app.command("list")(machine.list_command)
+app.command("include-dir")(machine.include_dir_command)
 
 
 def run(arguments: list[str]) -> int:

@@ -7,9 +7,9 @@ from typing import Annotated, Any
 
 import typer
 
-from harness import axes
 from harness.errors import UsageError
-from harness.records import FORCING
+from harness.paper.published import PAPER_BATCH
+from harness.records.blas_kernels import FORCING
 
 Blas = Annotated[
     list[str] | None,
@@ -63,7 +63,7 @@ def batch(quick: int) -> Any:
     """Return the option --batch of a command whose batch with --quick is that."""
     return typer.Option(
         help="Batches (tokens): a list with ranges, such as 1,16,2^4..2^14. "
-        f"[default: {axes.PAPER_BATCH}; with --quick {quick}]"
+        f"[default: {PAPER_BATCH}; with --quick {quick}]"
     )
 
 

@@ -1,0 +1,256 @@
+"""Own the comparison of two runs: per cell faster, slower, same or ambiguous, from intervals.
+
+Times of two runs can't be compared as they stand: the machine drifts between them. What is compared is each
+cell's time over that of a reference of its own run, sampled in the same blocks, so that whatever slows the
+whole machine cancels.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+from harness.analysis import compare_controls, compare_interval, stats
+from harness.analysis.stats import Ratio
+from harness.errors import UsageError
+from harness.records.reader import Run
+
+TOLERANCE = 0.02  # an interval wholly within 1 -+ this is "same"
+_REFERENCE = "ceiling_sgemm"  # the provider's product: no code of ours, in every run
+
+Verdict = Literal["faster", "slower", "same", "ambiguous", "reference", "broken"]
+
+# What tells two cells apart beside implementation, model and provider, where a run records it.
+_CONDITIONS = ("threads", "dtype", "data", "rows", "routing", "weights")
+# The same hardware and system, in all that bears on a time; the host's name does not.
+_MACHINE = ("processor", "microarchitecture", "cores", "caches", "virtual_machine")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Change:
+    """Hold what became of one cell.
+
+    change: time in B over time in A, both over their reference. resolution: the share below which no
+    difference of this cell is believed.
+    """
+
+    cell: str
+    a_ns: float
+    b_ns: float
+    change: Ratio | None
+    verdict: Verdict
+    resolution: float
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Comparison:
+    """Hold the comparison of run B with run A.
+
+    same_machine: whether the two stood on the same hardware. references: the reference cell in A and in B.
+    drift: how much longer the reference itself took in B. resolution: the share below which no
+    difference is believed. unmatched: what only one run has, and which.
+    """
+
+    a: Run
+    b: Run
+    same_machine: bool
+    references: tuple[str, str]
+    drift: float
+    resolution: float
+    changes: list[Change]
+    unmatched: list[str]
+
+    def slower_than(self, percent: float) -> list[Change]:
+        """Return the cells that are slower by more than so many percent, or give no right result any more."""
+        limit = 1 + percent / 100
+        return [
+            c
+            for c in self.changes
+            if c.verdict == "broken"
+            or (c.verdict == "slower" and c.change is not None and c.change.value > limit)
+        ]
+
+
+# ---- matching -------------------------------------------------------------------------------------
+
+
+def _provider_name(label: str) -> str:
+    """Return a provider's label without the version of its file: libopenblas.so.0.3 -> libopenblas."""
+    return re.sub(r"\.so(\.\d+)*$", "", label.rsplit("/", 1)[-1])
+
+
+def _keys(run: Run) -> dict[str, str]:
+    """Return each layer's cell of a run under the key that it is matched by."""
+    found = {}
+    for row in run.cells[run.cells["role"] == "layer"].to_dict("records"):
+        parts = [row["implementation"], row["model"], f"b{row['batch']}", f"w{row['d_in']}"]
+        if row["provider"]:
+            parts.append(_provider_name(row["provider"]))
+        conditions = [f"{c}={row[c]}" for c in _CONDITIONS if c in row]
+        found[f"{'/'.join(map(str, parts))} ({', '.join(conditions)})"] = str(row["cell"])
+    return found
+
+
+def _match(a: Run, b: Run) -> tuple[dict[str, tuple[str, str]], list[str]]:
+    """Return the cells of A and B by what is printed of them, and what has no partner."""
+    of_a, of_b = _keys(a), _keys(b)
+    unmatched = [f"only in A: {k}" for k in of_a if k not in of_b]
+    unmatched += [f"only in B: {k}" for k in of_b if k not in of_a]
+    both = {k.partition(" (")[0]: (of_a[k], of_b[k]) for k in of_a if k in of_b}
+    if not both:
+        raise UsageError(
+            f"{a.folder} and {b.folder} have no cell in common, so nothing can be compared; A has "
+            f"{next(iter(of_a), 'none')}, B has {next(iter(of_b), 'none')}"
+        )
+    return both, unmatched
+
+
+def is_same_machine(a: Run, b: Run) -> bool:
+    """Say whether two runs stood on the same hardware."""
+    then, now = a.head.machine, b.head.machine
+    return all(getattr(then, name) == getattr(now, name) for name in _MACHINE)
+
+
+# ---- references -----------------------------------------------------------------------------------
+
+
+def _sampled(run: Run, cell: str) -> bool:
+    ok = run.cells.loc[run.cells["cell"] == cell, "status"].eq("ok").any()
+    return bool(ok and (run.samples["cell"] == cell).any())
+
+
+def _fastest_ff(run: Run, cells: list[str]) -> str:
+    """Return the fastest cell of the baseline, the largest batch and width first."""
+    frame = run.cells[
+        run.cells["cell"].isin(cells) & (run.cells["model"] == run.head.sweep.baseline)
+    ]
+    frame = frame.sort_values(["d_in", "batch"], ascending=False)
+    largest = frame[
+        (frame[["d_in", "batch"]] == frame[["d_in", "batch"]].iloc[:1].to_numpy()).all(axis=1)
+    ]
+    times = {c: stats.pass_ns(run.samples, c) for c in largest["cell"] if _sampled(run, c)}
+    return min(times, key=lambda c: times[c]) if times else ""
+
+
+def _ceiling(run: Run) -> dict[str, str]:
+    rows = run.cells[run.cells["implementation"] == _REFERENCE]
+    return {
+        _provider_name(p): c
+        for c, p in zip(rows["cell"], rows["provider"], strict=True)
+        if _sampled(run, c)
+    }
+
+
+def _references(a: Run, b: Run, both: dict[str, tuple[str, str]], *, same: bool) -> tuple[str, str]:
+    """Return the cells of A and B that all others are taken over.
+
+    On one machine that is the provider's large product, which is not code under test; without it, and
+    across machines, the fastest FF.
+    """
+    of_a, of_b = _ceiling(a), _ceiling(b)
+    shared = [p for p in of_a if p in of_b]
+    if same and shared:
+        return of_a[shared[0]], of_b[shared[0]]
+    pairs = dict(both.values())
+    if not same:
+        found = _fastest_ff(a, list(pairs)), _fastest_ff(b, list(pairs.values()))
+    else:
+        usable = [x for x, y in pairs.items() if _sampled(b, y)]
+        first = _fastest_ff(a, usable)
+        found = first, pairs.get(first, "")
+    if not all(found):
+        raise UsageError(
+            f"{a.folder} and {b.folder} share neither {_REFERENCE} nor a sampled {a.head.sweep.baseline}: "
+            "there is nothing to take their drift out with"
+        )
+    return found
+
+
+# ---- verdicts ------------------------------------------------------------------------------------
+
+
+def judge(change: Ratio | None, resolution: float) -> Verdict:
+    """Return the verdict that an interval of B over A allows."""
+    if change is None or not change.known:
+        return "ambiguous"
+    if change.low >= 1 - TOLERANCE and change.high <= 1 + TOLERANCE:
+        return "same"
+    if change.low > 1 + resolution:
+        return "slower"
+    if change.high < 1 / (1 + resolution):
+        return "faster"
+    return "ambiguous"
+
+
+def _either_ok(a: Run, b: Run, pair: tuple[str, str]) -> bool:
+    """Say whether a pair of cells can be spoken of: what was never measured has not changed."""
+    return _status(a, pair[0]) == "ok" or _status(b, pair[1]) == "ok"
+
+
+def _status(run: Run, cell: str) -> str:
+    return str(run.cells.loc[run.cells["cell"] == cell, "status"].iloc[0])
+
+
+def _judge_cell(
+    a: Run,
+    b: Run,
+    pair: tuple[str, str],
+    references: tuple[str, str],
+    moves: compare_controls.Moves,
+) -> tuple[Ratio | None, Verdict, float, str]:
+    """Return the change of a pair of right cells, its verdict, its resolution and a remark."""
+    found = compare_interval.estimate(
+        compare_interval.levels(a, pair[0], references[0]),
+        compare_interval.levels(b, pair[1], references[1]),
+    )
+    place = moves.place(pair)
+    resolution = max(moves.resolution, moves.of(place))
+    verdict, reason = judge(found, resolution), ""
+    if found is None or not found.known:
+        reason = "too few blocks for an interval"
+    elif verdict == "ambiguous" and judge(found, moves.resolution) != verdict:
+        reason = (
+            f"streams its weights from {place}, whose own loops moved by up to "
+            f"{100 * resolution:.0f} % between the runs"
+        )
+    return found, verdict, resolution, reason
+
+
+def _change(a: Run, b: Run, name: str, pair: tuple[str, str], references: tuple[str, str],
+            moves: compare_controls.Moves) -> Change:  # fmt: skip
+    times = stats.pass_ns(a.samples, pair[0]), stats.pass_ns(b.samples, pair[1])
+    states = [_status(a, pair[0]), _status(b, pair[1])]
+    verdict: Verdict = "ambiguous"
+    found, resolution, reason = None, moves.resolution, ""
+    if states[0] == "ok" and states[1] in ("wrong", "failed"):
+        verdict, reason = "broken", f"{states[1]} in B"
+    elif states != ["ok", "ok"]:
+        reason = f"{states[0]} in A, {states[1]} in B"
+    elif pair == references:
+        verdict, reason = "reference", "all others are taken over it"
+    else:
+        found, verdict, resolution, reason = _judge_cell(a, b, pair, references, moves)
+    return Change(
+        cell=name, a_ns=times[0], b_ns=times[1], change=found, verdict=verdict,
+        resolution=resolution, reason=reason,
+    )  # fmt: skip
+
+
+def compare(a: Run, b: Run) -> Comparison:
+    """Compare run B with run A, cell by cell.
+
+    Raises UsageError where they share no cell, or no cell that the others can be taken over.
+    """
+    same = is_same_machine(a, b)
+    both, unmatched = _match(a, b)
+    references = _references(a, b, both, same=same)
+    moves = compare_controls.watch(a, b, references, same=same)
+    return Comparison(
+        a=a, b=b, same_machine=same, references=references, resolution=moves.resolution,
+        drift=stats.pass_ns(b.samples, references[1]) / stats.pass_ns(a.samples, references[0]),
+        changes=[_change(a, b, n, pair, references, moves) for n, pair in both.items()
+                 if _either_ok(a, b, pair)],
+        unmatched=unmatched,
+    )  # fmt: skip

@@ -1,0 +1,79 @@
+"""Own the conditions of a cell, its dtype, data, rows, routing and weights: names and contrasts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from harness.analysis import stats
+from harness.analysis.stats import Ratio
+from harness.problem.axes import COLUMNS, DEFAULTS
+from harness.records.reader import Run
+
+# ---- contrasts ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Contrast:
+    """Hold one cell under conditions beside the same cell under the run's first ones.
+
+    ratio: how many times longer it takes than under the first conditions; None for the first itself.
+    """
+
+    implementation: str
+    model: str
+    provider: str
+    batch: int
+    width: int
+    conditions: tuple[str, ...]
+    status: str
+    pass_ns: float
+    ratio: Ratio | None
+    nodes_touched: int
+    leaf_bits: float
+    working_set_bytes: int
+
+
+def contrasts(run: Run) -> list[Contrast]:
+    """Return every layer cell that was measured under more than one set of conditions."""
+    groups: dict[tuple[Any, ...], list[Any]] = {}
+    for cell in run.cells[run.cells["role"] == "layer"].itertuples():
+        key = (cell.implementation, cell.model, cell.provider, cell.batch, cell.d_in)
+        groups.setdefault(key, []).append(cell)
+    return [
+        _contrast(run, cell, min(group, key=_rank))
+        for group in groups.values()
+        if len(group) > 1
+        for cell in sorted(group, key=_rank)
+    ]
+
+
+def _contrast(run: Run, cell: Any, first: Any) -> Contrast:
+    both = cell.cell != first.cell and cell.status == first.status == "ok"
+    return Contrast(
+        implementation=cell.implementation, model=cell.model, provider=cell.provider,
+        batch=int(cell.batch), width=int(cell.d_in), conditions=of_cell(cell), status=cell.status,
+        pass_ns=stats.pass_ns(run.samples, cell.cell),
+        ratio=stats.ratio(run.samples, cell.cell, first.cell) if both else None,
+        nodes_touched=int(cell.nodes_touched),
+        leaf_bits=cell.entropy_bits[-1] if cell.entropy_bits else float("nan"),
+        working_set_bytes=int(cell.working_set_bytes),
+    )  # fmt: skip
+
+
+def of_cell(cell: Any) -> tuple[str, ...]:
+    """Return the conditions of a row of the frame of cells."""
+    return tuple(getattr(cell, column) for column in COLUMNS)
+
+
+def _rank(cell: Any) -> int:
+    """Return how many conditions differ from the default: a contrast is against the fewest."""
+    return sum(a != b for a, b in zip(of_cell(cell), DEFAULTS, strict=True))
+
+
+def of_frame(cells: pd.DataFrame) -> list[tuple[str, ...]]:
+    """Return the distinct conditions of some cells, the nearest to the default first."""
+    found = {of_cell(cell): _rank(cell) for cell in cells.itertuples()}
+    return sorted(found, key=lambda conditions: found[conditions])

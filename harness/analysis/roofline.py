@@ -1,0 +1,81 @@
+"""Own the least time of a pass that a run's ceilings leave."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from harness.analysis.ceilings import Ceilings
+from harness.problem.ceilings import MEMORY
+from harness.problem.problem import ITEM_BYTES
+
+# A share or speedup may pass its bound by this much: ceilings are themselves measured.
+SLACK = 1.05
+
+
+def row_bytes(cell: Any) -> int:
+    """Return the bytes of a row of w_in and one of w_out; as many as one of x and one of y."""
+    return ITEM_BYTES[cell["dtype"]] * int(cell["d_in"] + cell["d_out"])
+
+
+def touched_bytes(cell: Any) -> int:
+    """Return the bytes of the weight rows that one pass reads at least once.
+
+    FF: all. FFF: the rows that the record counted on the tokens' paths, one path where it did not count.
+    """
+    row = row_bytes(cell)
+    if cell["layer"] != "fff":
+        return int(cell["hidden"]) * row
+    return int(cell["nodes_touched"] or cell["trees"] * (cell["depth"] + 1)) * row
+
+
+def compulsory_bytes(cell: Any) -> int:
+    """Return the bytes that any correct pass moves: x and y once, each touched weight row once."""
+    return int(cell["batch"]) * row_bytes(cell) + touched_bytes(cell)
+
+
+def traffic_ns(ceilings: Ceilings, size: int) -> float:
+    """Return the least time to move a set of `size` bytes once, passes being repeated.
+
+    A cache keeps at most its capacity from one pass to the next, so that what exceeds it has to come from
+    the next slower place each time, and only that. The first part of the set is counted at the first
+    cache's bandwidth, the part up to the second's capacity at the second's, the rest beyond the last cache
+    at the memory's. A set that fits a level is thus never charged with a slower one.
+    """
+    time, held = 0.0, 0
+    for place in [*ceilings.capacity, MEMORY]:
+        most = min(size, ceilings.capacity.get(place, size))
+        time += max(0, most - held) / ceilings.bandwidth_at(place)
+        held = max(held, most)
+    return time
+
+
+def floor_ns(ceilings: Ceilings, cell: Any) -> float:
+    """Return the least time of a pass of a layer on this machine; NaN where no ceiling was measured.
+
+    max(flops / peak, compulsory bytes / bandwidth): the larger, not the sum, since a processor computes
+    while it loads, and a sum would call a kernel impossible that does both at once. A cell of several
+    threads is granted what as many reached together. The peak is that of the cell's precision; of the CPU
+    only float32's is measured, so that of bfloat16 the bytes alone bound.
+    """
+    compute = cell["flops"] / ceilings.peak_of(cell)
+    traffic = traffic_ns(ceilings, compulsory_bytes(cell))
+    return float(np.fmax(compute, traffic)) / ceilings.grants(cell)
+
+
+def summed_floor_ns(ceilings: Ceilings, cell: Any) -> float:
+    """Return the least time of a pass that does one thing at a time; NaN where no ceiling was measured.
+
+    flops / peak + compulsory bytes / bandwidth. A steadier aim than the larger of the two, and no bound: a
+    kernel that computes while it loads may pass it. Weights that are cold as a pass begins come from the
+    memory whatever their size, and x and y with them. Operations of a precision whose peak was not measured
+    count at that of float32: a processor with faster products of bfloat16 may pass that too.
+    """
+    peak = ceilings.peak_of(cell)
+    compute = cell["flops"] / (ceilings.flops if math.isnan(peak) else peak)
+    size = compulsory_bytes(cell)
+    cold = cell["weights"] != "hot"
+    traffic = size / ceilings.bandwidth_at(MEMORY) if cold else traffic_ns(ceilings, size)
+    return float(compute + traffic) / ceilings.grants(cell)

@@ -1,0 +1,91 @@
+"""Own the judgement of a cell's samples: whether something disturbed them, and what."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from harness.analysis.stats import block_times
+
+# A tick of /proc/stat is 10 ms on every Linux that we know of (USER_HZ is part of its interface).
+_TICK_NS = 10_000_000
+MAX_STEAL_SHARE = 0.01
+MAX_SWITCHES_PER_S = 50.0
+MAX_FAULTS_PER_SAMPLE = 16
+MAX_DRIFT = 0.10
+MAX_CLOCK_CHANGE = 0.05
+_DRIFT_P = 0.01
+
+
+def _steal(samples: pd.DataFrame) -> str:
+    share = samples["steal_ticks"].sum() * _TICK_NS / samples["elapsed_ns"].sum()
+    if share <= MAX_STEAL_SHARE:
+        return ""
+    return f"steal time {100 * share:.0f} %"
+
+
+def _switches(samples: pd.DataFrame) -> str:
+    rate = samples["switches"].sum() / (samples["elapsed_ns"].sum() / 1e9)
+    return f"{rate:.0f} context switches a second" if rate > MAX_SWITCHES_PER_S else ""
+
+
+def _faults(samples: pd.DataFrame) -> str:
+    faults = float(samples["faults"].median())
+    return f"{faults:.0f} page faults a sample" if faults > MAX_FAULTS_PER_SAMPLE else ""
+
+
+def _throttled(samples: pd.DataFrame) -> str:
+    marked = samples[samples["throttle"].str.len() > 0]
+    if marked.empty:
+        return ""
+    names = ", ".join(sorted({name for found in marked["throttle"] for name in found}))
+    return f"THROTTLED in {len(marked)} of {len(samples)} samples ({names})"
+
+
+def trend(times: pd.Series) -> float:
+    """Return the relative change of a cell's time over the run, 0 where no trend is significant.
+
+    Theil and Sen's slope over the blocks, which single disturbed blocks do not move; significant where
+    Kendall's rank correlation with the block's number has p below 0.01.
+    """
+    values = times.to_numpy()
+    if len(values) < 6 or np.ptp(values) == 0:
+        return 0.0
+    place = np.arange(len(values))
+    if stats.kendalltau(place, values).pvalue > _DRIFT_P:
+        return 0.0
+    slope = stats.theilslopes(values, place).slope
+    return float(slope * (len(values) - 1) / np.median(values))
+
+
+def _drift(samples: pd.DataFrame, cell: str) -> str:
+    change = trend(block_times(samples, cell))
+    return f"drift of {100 * change:+.0f} % over the run" if abs(change) > MAX_DRIFT else ""
+
+
+def reasons(samples: pd.DataFrame, cell: str) -> list[str]:
+    """Return why a cell's samples are not to be trusted as they are; empty where nothing shows.
+
+    Steal time above 1 % of the sampled time, more than 50 involuntary context switches a second, more than
+    16 page faults in the median sample, a significant drift of more than 10 % over the run. The cell is
+    marked with them; no sample is dropped.
+    """
+    own = samples[samples["cell"] == cell]
+    if own.empty:
+        return []
+    found = (_steal(own), _switches(own), _faults(own), _drift(own, cell), _throttled(own))
+    return [reason for reason in found if reason]
+
+
+def clock_change(samples: pd.DataFrame, reference: str) -> float:
+    """Return how far the processor's clock moved between blocks, as a share, from a reference cell.
+
+    The reference runs in registers alone (the FMA ceiling): its time moves with the clock and nothing else.
+    The range between the 10th and the 90th percentile of its block times, over their median.
+    """
+    times = block_times(samples, reference).to_numpy()
+    if len(times) < 2:
+        return 0.0
+    low, high = np.percentile(times, (10, 90))
+    return float((high - low) / np.median(times))

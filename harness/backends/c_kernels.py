@@ -1,0 +1,77 @@
+"""Register one implementation for each native kernel; nothing here names a kernel."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import cast
+
+from harness import native
+from harness.backends.registry import Context, Implementation, Prepared, register
+from harness.problem.operands import Operands
+from harness.problem.problem import Layer, Problem
+
+_OWN = {
+    ("ff", "fused"): "own code, one walk over the weights for both products",
+    ("fff", "fused"): "own code, token by token",
+    ("fff", "grouped"): "own code, tokens grouped by node",
+    ("fff", "auto"): "own code, whichever suits the problem",
+}
+_LEVELS = {1: "dot and axpy", 2: "batched gemv and batched axpy", 3: "gemm"}
+
+
+def _surroundings(context: Context) -> native.Surroundings:
+    return native.Surroundings(
+        blas=context.provider.table if context.provider is not None else None,
+        isa=context.isa, threads=context.threads, caches=context.caches,
+    )  # fmt: skip
+
+
+def _notes(kernel: native.Kernel, problem: Problem, context: Context) -> dict[str, str]:
+    notes = {"isa": context.isa or native.isas()[0]}
+    if context.provider is not None:
+        if kernel.batches_gemv:
+            notes["batched_gemv"] = "routine" if context.provider.has("sgemv_batch") else "loop"
+        if kernel.batches_axpy:
+            notes["batched_axpy"] = "routine" if context.provider.has("saxpy_batch") else "loop"
+    # The other kernels take what they can use of them; the loops of the ceilings share all their work.
+    if kernel.layer == "ceiling" and not kernel.needs_blas and context.threads > 1:
+        notes["threads"] = str(context.threads)
+    if chosen := native.choice(kernel.id, problem, _surroundings(context)):
+        notes["chosen"] = chosen
+    return notes
+
+
+def _prepare(
+    kernel: native.Kernel, problem: Problem, operands: Operands, context: Context
+) -> Prepared:
+    workspace = context.workspace(native.workspace_bytes(kernel.id, problem))
+    forward, time = native.bind(kernel.id, problem, operands, _surroundings(context), workspace)
+    return Prepared(
+        forward=forward, time=time, notes=_notes(kernel, problem, context),
+        sets=1 + len(operands.rotation),
+    )  # fmt: skip
+
+
+def _summary(kernel: native.Kernel) -> str:
+    how = kernel.id.rsplit("_", 1)[-1]
+    if not kernel.level:
+        return _OWN.get((kernel.layer, how), f"own code, {how}")
+    built_on = f"BLAS level {kernel.level}: {_LEVELS[kernel.level]}"
+    return built_on if how == "blas" else f"{built_on}, {how}"
+
+
+for _kernel in native.KERNELS.values():
+    register(
+        Implementation(
+            id=_kernel.id,
+            layer=cast(Layer, _kernel.layer),
+            level=_kernel.level,
+            devices=("cpu",),
+            summary=_summary(_kernel),
+            prepare=partial(_prepare, _kernel),
+            workspace_bytes=partial(native.workspace_bytes, _kernel.id),
+            needs_provider=_kernel.needs_blas,
+            dtypes=_kernel.dtypes,
+            token_block=_kernel.token_block,
+        )
+    )

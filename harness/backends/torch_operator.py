@@ -1,0 +1,218 @@
+"""Own the layers as one operator of torch: any implementation behind it, gradients through the chosen path.
+
+torch is imported here as this module is: only `harness.nn` imports it.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import numpy as np
+import torch
+
+from harness.backends import blas, registry
+from harness.backends.registry import Context
+from harness.errors import UnavailableError
+from harness.machine import resources
+from harness.problem.operands import Operands, make_aligned
+from harness.problem.problem import Array, Problem
+
+REFERENCE = "reference"
+FEW = 128  # tokens: below, packing the weights for a product is much of what a BLAS does
+
+# The fastest first, as measured on CPUs; what stands for CUDA has not been measured by this project.
+_PREFERRED: dict[tuple[str, str], tuple[str, ...]] = {
+    ("ff", "cpu"): ("ff_l3_tiled", "ff_torch_native"),
+    ("fff", "cpu"): ("fff_cpu_auto", "fff_l1_blas", "fff_torch_bmm"),
+    ("ff", "cuda"): ("ff_torch_native",),
+    ("fff", "cuda"): ("fff_cuda_fused", "fff_triton_fused", "fff_torch_bmm"),
+}
+# Before those, for few tokens. In bfloat16 torch's product is faster from 8 tokens on.
+_PREFERRED_FOR_FEW: dict[tuple[str, str, str], tuple[str, ...]] = {
+    ("ff", "cpu", "float32"): ("ff_cpu_fused",),
+}
+
+
+@cache
+def choose(layer: str, device: str, dtype: str, *, few: bool = False) -> str:
+    """Return the implementation that a layer takes by itself: the first preferred one that is here.
+
+    few: fewer tokens than FEW; for them an FF that packs no weights is the faster one.
+
+    What no implementation takes (float64, another device) is computed by the reference, in torch.
+    """
+    known = {i.id: i for i in registry.layers()}
+    first = _PREFERRED_FOR_FEW.get((layer, device, dtype), ()) if few else ()
+    for name in (*first, *_PREFERRED.get((layer, device), ())):
+        found = known.get(name)
+        if found and dtype in found.dtypes and not found.unavailable():
+            return name
+    return REFERENCE
+
+
+def _array(tensor: torch.Tensor, stored: Any) -> Array:
+    """Return a tensor's own memory as an array; bfloat16 goes through its bits."""
+    if tensor.dtype == torch.bfloat16:
+        tensor = tensor.view(torch.int16)
+    return np.asarray(tensor.detach().numpy().view(stored))
+
+
+@cache
+def _provider() -> blas.Provider:
+    return blas.load()
+
+
+@cache
+def _caches() -> dict[str, int]:
+    return resources.caches()
+
+
+def _dtype(tensor: torch.Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")
+
+
+def _make_problem(x: torch.Tensor, w_in: torch.Tensor, w_out: torch.Tensor) -> Problem:
+    extents = {"batch": x.shape[0], "d_in": x.shape[1], "d_out": w_out.shape[-1]}
+    dtype = _dtype(x)
+    if w_in.ndim == 2:
+        return Problem(layer="ff", hidden=w_in.shape[0], dtype=dtype, **extents)
+    depth = (w_in.shape[1] + 1).bit_length() - 2
+    return Problem(layer="fff", trees=w_in.shape[0], depth=depth, dtype=dtype, **extents)
+
+
+def _run(
+    implementation: str, x: torch.Tensor, w_in: torch.Tensor, w_out: torch.Tensor, y: torch.Tensor
+) -> None:
+    """Fill y by an implementation of the registry.
+
+    Raises UnavailableError where it can't run here, ValueError where it does not take the dtype or device.
+    """
+    found, dtype, device = registry.get(implementation), _dtype(x), x.device.type
+    if reason := found.unavailable():
+        raise UnavailableError(f"{implementation}: {reason}")
+    if dtype not in found.dtypes or device not in found.devices:
+        raise ValueError(
+            f"{implementation} takes {' or '.join(found.dtypes)} on {' or '.join(found.devices)}, "
+            f"got {dtype} on {device}"
+        )
+    problem = _make_problem(x, w_in, w_out)
+    tensors = [t.contiguous() for t in (x, w_in, w_out)]
+    on_cpu = device == "cpu"
+    placed = [_array(t, problem.stored) for t in (*tensors, y)] if on_cpu else [*tensors, y]
+    context = Context(
+        provider=_provider() if found.needs_provider else None,
+        workspace=lambda size: (
+            make_aligned((size,), np.uint8) if on_cpu else y.new_empty(size, dtype=torch.uint8)
+        ),
+        threads=torch.get_num_threads(), caches=_caches(), device=device,
+    )  # fmt: skip
+    operands = Operands(x=placed[0], w_in=placed[1], w_out=placed[2], y=placed[3])
+    found.prepare(problem, operands, context).forward()
+
+
+# ---- the reference ------------------------------------------------------------------------------
+
+
+def _wide(tensor: torch.Tensor) -> torch.Tensor:
+    """Return a tensor in the precision of accumulation: float32 at least."""
+    return tensor if tensor.dtype == torch.float64 else tensor.float()
+
+
+def _descend(x: torch.Tensor, w_in: torch.Tensor) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+    """Return each level's nodes and pre-activations (batch, trees): right where the latter is `>= 0`."""
+    trees, n_nodes, _ = w_in.shape
+    which = torch.arange(trees, device=x.device)
+    node = torch.zeros(x.shape[0], trees, dtype=torch.int64, device=x.device)
+    nodes, scores = [], []
+    for _ in range((n_nodes + 1).bit_length() - 1):
+        z = (_wide(x)[:, None] * _wide(w_in[which, node])).sum(2)
+        nodes.append(node)
+        scores.append(z)
+        node = 2 * node + 1 + (z >= 0)
+    return nodes, scores
+
+
+def reference(x: torch.Tensor, w_in: torch.Tensor, w_out: torch.Tensor) -> torch.Tensor:
+    """Return the layer's output by plain operations of torch, in any dtype and on any device."""
+    gelu = torch.nn.functional.gelu
+    if w_in.ndim == 2:
+        return (gelu(_wide(x) @ _wide(w_in).T) @ _wide(w_out)).to(x.dtype)
+    which = torch.arange(w_in.shape[0], device=x.device)
+    y = _wide(x).new_zeros(x.shape[0], w_out.shape[2])
+    for node, z in zip(*_descend(x, w_in), strict=True):
+        y = y + (gelu(z)[:, :, None] * _wide(w_out[which, node])).sum(1)
+    return y.to(x.dtype)
+
+
+# ---- the operator -------------------------------------------------------------------------------
+
+
+@torch.library.custom_op("harness::layer", mutates_args=())
+def layer(
+    x: torch.Tensor, w_in: torch.Tensor, w_out: torch.Tensor, implementation: str
+) -> torch.Tensor:
+    """Return ``y (batch, d_out)`` of an FF (w_in of 2 dimensions) or an FFF (of 3).
+
+    implementation: an id of the registry, `reference`, or empty for the fastest that is here.
+    """
+    name = implementation or choose(
+        "ff" if w_in.ndim == 2 else "fff", x.device.type, _dtype(x), few=x.shape[0] < FEW
+    )
+    if name == REFERENCE:
+        return reference(x, w_in, w_out)
+    y = x.new_empty(x.shape[0], w_out.shape[-1])
+    if x.shape[0]:
+        _run(name, x, w_in, w_out, y)
+    return y
+
+
+@layer.register_fake
+def _fake(
+    x: torch.Tensor, w_in: torch.Tensor, w_out: torch.Tensor, implementation: str
+) -> torch.Tensor:
+    return x.new_empty(x.shape[0], w_out.shape[-1])
+
+
+def _keep(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
+    ctx.save_for_backward(*inputs[:3])
+
+
+def _backward(ctx: Any, grad: torch.Tensor) -> tuple[Any, ...]:
+    x, w_in, w_out = ctx.saved_tensors
+    parts = _backward_ff if w_in.ndim == 2 else _backward_fff
+    found = parts(*map(_wide, (x, w_in, w_out, grad)))
+    return (*(g.to(t.dtype) for g, t in zip(found, (x, w_in, w_out), strict=True)), None)
+
+
+def _backward_ff(
+    x: torch.Tensor, w_in: torch.Tensor, w_out: torch.Tensor, grad: torch.Tensor
+) -> tuple[torch.Tensor, ...]:
+    z = x @ w_in.T
+    dz = torch.ops.aten.gelu_backward(grad @ w_out.T, z)
+    return dz @ w_in, dz.T @ x, torch.nn.functional.gelu(z).T @ grad
+
+
+def _backward_fff(
+    x: torch.Tensor, w_in: torch.Tensor, w_out: torch.Tensor, grad: torch.Tensor
+) -> tuple[torch.Tensor, ...]:
+    """Return the gradients through the neurons on each token's path; the turns themselves have none."""
+    trees, n_nodes, d_in = w_in.shape
+    which = torch.arange(trees, device=x.device)
+    dx = torch.zeros_like(x)
+    dw_in, dw_out = torch.zeros_like(w_in), torch.zeros_like(w_out)
+    for node, z in zip(*_descend(x, w_in), strict=True):
+        da = (grad[:, None] * w_out[which, node]).sum(2)
+        dz = torch.ops.aten.gelu_backward(da, z)
+        dx = dx + (dz[:, :, None] * w_in[which, node]).sum(1)
+        rows = (which * n_nodes + node).reshape(-1)
+        add_in = (dz[:, :, None] * x[:, None]).reshape(-1, d_in)
+        add_out = (torch.nn.functional.gelu(z)[:, :, None] * grad[:, None]).reshape(
+            -1, grad.shape[1]
+        )
+        dw_in.view(-1, d_in).index_add_(0, rows, add_in)
+        dw_out.view(-1, grad.shape[1]).index_add_(0, rows, add_out)
+    return dx, dw_in, dw_out
+
+
+layer.register_autograd(_backward, setup_context=_keep)

@@ -1,0 +1,147 @@
+"""Own the commands that look at this machine: `doctor`, `list`, `include-dir`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from harness import plugin
+from harness.backends import blas, registry
+from harness.backends.registry import Implementation
+from harness.cli import options
+from harness.errors import UsageError
+from harness.gpu import probe
+from harness.machine import doctor
+from harness.machine.inspection import Inspection
+from harness.measure.process import MeasuringProcess
+from harness.records.facts import SEVERITIES, Finding
+from harness.records.schema import SCHEMA_VERSION
+from harness.sweep import preflight
+
+
+def doctor_command(
+    blas_names: Annotated[
+        list[str] | None,
+        typer.Option("--blas", help="BLAS provider that will be measured. [default: all here]"),
+    ] = None,
+    threads: Annotated[int, typer.Option(help="Threads that will be measured with.")] = 1,
+    keep_blas_env: Annotated[
+        bool, typer.Option("--keep-blas-env", help="Judge a sweep that is run with this option.")
+    ] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print facts, providers and findings as JSON.")
+    ] = False,
+) -> int:
+    """Say what is wrong for measuring here and what to do about it; nothing is changed.
+
+    Exit status: 0 nothing serious, 1 something is serious, 2 usage.
+    """
+    options.require_positive("--threads", threads)
+    names = list(dict.fromkeys(options.split_patterns(blas_names)))
+    seen = preflight.inspect(names, threads=threads, keep_blas_env=keep_blas_env or None)
+    findings = doctor.judge(seen)
+    if as_json:
+        print(format_json(seen, findings))
+    else:
+        print_report(findings, Console(width=None if sys.stdout.isatty() else 140))
+    return 1 if doctor.serious(findings) else 0
+
+
+def _describe(provider: str) -> tuple[str, str]:
+    """Return what a provider says of itself in a process of its own, or why it is unavailable."""
+    try:
+        process = MeasuringProcess(provider, threads=1, keep_blas_env=False)
+    except UsageError as error:
+        return "", str(error).removeprefix("--blas: ")
+    facts = process.hello["provider"]
+    process.close()
+    parts = (facts["version"], facts["architecture"], f"{facts['int_bits']}-bit", facts["path"])
+    return ", ".join(p for p in parts if p), ""
+
+
+def _availability(implementation: Implementation) -> str:
+    """Return `yes`, or why an implementation can't run, on each of its devices where they differ."""
+    reasons = {d: implementation.unavailable() or probe.why_not(d) for d in implementation.devices}
+    if len(set(reasons.values())) == 1:
+        return next(iter(reasons.values())) or "yes"
+    return "; ".join(f"{device}: {reason or 'yes'}" for device, reason in reasons.items())
+
+
+def list_command(plugins: options.Plugins = None) -> int:
+    """Show the implementations and BLAS providers, with the reason where one is unavailable."""
+    plugin.load_all(plugins or [])
+    console = Console(width=None if sys.stdout.isatty() else 160)
+    table = Table("implementation", "layer", "level", "device", "what it is", "available")
+    for i in registry.all():
+        level = str(i.level) if i.level else "–"
+        table.add_row(i.id, i.layer, level, ", ".join(i.devices), i.summary, _availability(i))
+    console.print(table)
+    providers = Table("BLAS provider", "available", "what it is, or why not")
+    for name, _, reason in blas.listing():
+        facts, why = ("", reason) if reason else _describe(name)
+        providers.add_row(name, "no" if why else "yes", why or facts)
+    console.print(providers)
+    return 0
+
+
+def include_dir_command() -> int:
+    """Print the folder of ffk.h, for compiling a kernel of your own."""
+    print(plugin.include_dir())
+    return 0
+
+
+_STYLES = {"serious": "bold red", "warning": "yellow", "note": "cyan", "ok": "green"}
+
+
+# ---- showing ------------------------------------------------------------------------------------
+
+
+def make_tables(findings: Sequence[Finding]) -> list[Table]:
+    """Return one table a severity, the serious ones first."""
+    tables = []
+    for severity in SEVERITIES:
+        rows = [f for f in findings if f.severity == severity]
+        if not rows:
+            continue
+        table = Table(
+            title=f"{severity} ({len(rows)})", title_style=_STYLES[severity], title_justify="left",
+            show_lines=severity != "ok",
+        )  # fmt: skip
+        shown = ("id", "found") if severity == "ok" else ("id", "found", "why", "what to do")
+        for name in shown:
+            table.add_column(name, overflow="fold", no_wrap=name == "id")
+        for f in rows:
+            cells = (f.id, f.found, f.why, f.remedy or "–")
+            table.add_row(*cells[: len(shown)])
+        tables.append(table)
+    return tables
+
+
+def print_report(findings: Sequence[Finding], console: Console) -> None:
+    """Print the findings and what they come to."""
+    for table in make_tables(findings):
+        console.print(table, markup=False)
+    count = len(doctor.serious(findings))
+    verdict = f"{count} serious: `sweep --strict` refuses" if count else "nothing serious"
+    console.print(f"{verdict}. Nothing was changed.", markup=False, highlight=False)
+
+
+def format_json(seen: Inspection, findings: Sequence[Finding]) -> str:
+    """Return facts, providers and findings as JSON."""
+    record = seen.machine.model_copy(update={"findings": list(findings)})
+    return json.dumps(
+        {
+            "schema_version": SCHEMA_VERSION,
+            "serious": len(doctor.serious(findings)),
+            "machine": record.model_dump(),
+            "providers": [asdict(p) for p in seen.providers],
+        },
+        indent=1,
+    )

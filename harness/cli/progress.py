@@ -1,0 +1,134 @@
+"""Own what a person sees while a sweep runs: progress, time left, the table so far."""
+
+from __future__ import annotations
+
+import statistics
+import sys
+import time
+from collections import defaultdict
+from types import TracebackType
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from harness.analysis import contrasts
+from harness.problem import axes
+from harness.problem.models import BASELINE
+from harness.records.schema import CellRecord, SampleRecord
+from harness.report.formats import format_time
+
+_LINE_EVERY_S = 10.0
+
+
+def _format_span(seconds: float) -> str:
+    minutes, rest = divmod(max(0, round(seconds)), 60)
+    return f"{minutes}:{rest:02d}"
+
+
+class Display:
+    """Show a sweep's progress: a live table on a terminal, a line every ten seconds elsewhere."""
+
+    def __init__(self, baseline: str = BASELINE) -> None:
+        """Prepare the display of ratios over a baseline; it begins when entered."""
+        self.baseline = baseline
+        self.console = Console(stderr=True)
+        self.cells: dict[str, CellRecord] = {}
+        self.samples: dict[str, list[float]] = defaultdict(list)
+        self.reasons: set[str] = set()  # why cells are unavailable: each is said once
+        self.text = ""
+        self.last_line = 0.0
+        self.bar = Progress(
+            TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f} %"),
+            TimeElapsedColumn(), TextColumn("left {task.fields[left]}"), console=self.console,
+        )  # fmt: skip
+        self.task = self.bar.add_task("sweep", total=1.0, left="?")
+        self.live = Live(self, console=self.console, refresh_per_second=4, transient=True)
+
+    def __enter__(self) -> Display:
+        """Begin to show."""
+        if self.console.is_terminal:
+            self.live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:  # fmt: skip
+        """Take the display away, so that the final table stands alone."""
+        if self.console.is_terminal:
+            self.live.stop()
+
+    def __rich__(self) -> Group:
+        """Return the picture of this moment."""
+        return Group(self._table(), self.bar, self.text)
+
+    def _speedup(self, cell: CellRecord) -> str:
+        """Return the ratio to the same level's baseline cell, from medians, without an interval."""
+        for other in self.cells.values():
+            same = all(
+                getattr(other, name) == getattr(cell, name)
+                for name in ("level", "provider", "batch", "d_in", *axes.COLUMNS)
+            )
+            how = other.implementation.partition("_")[2] == cell.implementation.partition("_")[2]
+            if same and how and other.model == self.baseline and other.role == "layer":
+                base, own = self.samples.get(other.cell), self.samples.get(cell.cell)
+                if base and own and other is not cell:
+                    return f"{statistics.median(base) / statistics.median(own):.3g}x"
+        return ""
+
+    def _table(self) -> Table:
+        table = Table(
+            "implementation", "model", "batch", "provider", "samples", "a pass", "same level"
+        )
+        for cell in self.cells.values():
+            if cell.status == "unavailable":
+                continue  # said once, above
+            if cell.role == "ceiling" and not cell.provider and cell.status == "ok":
+                continue  # the machine's own, a screenful: they stand in the final table
+            times = self.samples.get(cell.cell, [])
+            state = format_time(statistics.median(times)) if times else "checked"
+            if cell.status != "ok":
+                state = cell.status.upper()
+            table.add_row(
+                cell.implementation + (" (again)" if cell.role == "aa" else ""),
+                ", ".join(filter(None, (cell.model, axes.title(contrasts.of_cell(cell))))),
+                str(cell.batch), cell.provider, str(len(times)), state, self._speedup(cell),
+            )  # fmt: skip
+        return table
+
+    def stage(self, text: str) -> None:
+        """Hear what is being done."""
+        self.text = text
+
+    def progress(self, elapsed_s: float, predicted_s: float) -> None:
+        """Hear how far the sweep is."""
+        left = _format_span(predicted_s - elapsed_s)
+        self.bar.update(
+            self.task, completed=min(0.99, elapsed_s / max(predicted_s, 1e-9)), left=left
+        )
+        now = time.monotonic()
+        if not self.console.is_terminal and now - self.last_line > _LINE_EVERY_S:
+            self.last_line = now
+            taken = sum(map(len, self.samples.values()))
+            print(f"{_format_span(elapsed_s)} of about {_format_span(predicted_s)}, {taken} samples, "
+                  f"{self.text}", file=sys.stderr, flush=True)  # fmt: skip
+
+    def cell(self, record: CellRecord) -> None:
+        """Hear the outcome of a cell's gate."""
+        known = self.cells.get(record.cell)
+        if known is None or record.status != "ok":
+            self.cells[record.cell] = record
+        if record.status == "unavailable":
+            if record.reason in self.reasons:
+                return
+            self.reasons.add(record.reason)
+        if record.status != "ok":
+            self.console.print(
+                f"{record.status.upper()}: {record.cell}: {record.reason}", markup=False
+            )
+
+    def sample(self, record: SampleRecord) -> None:
+        """Hear a sample."""
+        self.samples[record.cell].append(record.elapsed_ns / record.loops)

@@ -1,0 +1,249 @@
+"""Own the command `sweep`: what it was asked for, its plan, its run, and how that ended."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from harness import plugin
+from harness.cli import options
+from harness.cli.progress import Display
+from harness.cli.runs import print_error, write_outputs
+from harness.cli.sweep_options import make_spec
+from harness.errors import UsageError
+from harness.paper.published import PAPER_WIDTH
+from harness.problem.models import BASELINE, PAPER_MODELS
+from harness.records.reader import Run, load_run
+from harness.sweep import plan, resume
+from harness.sweep import run as sweep_run
+from harness.sweep.plan import Plan
+from harness.sweep.spec import SweepSpec
+
+
+def print_plan(spec: SweepSpec, made: Plan) -> None:
+    """Print the cells of a plan with their predicted time, and what the whole will take."""
+    from harness.report.formats import format_time, format_unavailable
+
+    table = Table("cell", "GFLOP", "a pass, predicted", "workspace MiB")
+    for cell in made.cells:
+        table.add_row(
+            cell.id, f"{cell.work()[0] / 1e9:.3g}", format_time(cell.predicted_s() * 1e9),
+            f"{cell.workspace_bytes / 2**20:.0f}",
+        )  # fmt: skip
+    Console(width=None if sys.stdout.isatty() else 120).print(table)
+    lacking = [(cell.implementation, reason) for cell, reason in made.unavailable]
+    print(*format_unavailable(lacking), sep="\n", end="\n" if lacking else "")
+    print(
+        f"{len(made.cells)} cells, {made.processes(spec)} fresh processes a provider, about "
+        f"{made.blocks(spec)} blocks; predicted {made.predicted_s(spec):.0f} s and "
+        f"{made.memory_bytes() / 2**20:.0f} MiB in the measuring processes. "
+        f"The run would stand in {sweep_run.run_folder(spec)}."
+    )
+
+
+# What of a sweep's options stands in the spec under another name, and those that may stand by --resume.
+_FIELDS = {"batch": "batches", "width": "widths", "blas_names": "blas", "budget": "budget_s"}
+_BESIDE_RESUME = ("resume_run", "dry_run", "out")
+
+
+def _given_options(context: typer.Context) -> dict[str, tuple[str, object]]:
+    """Return the options that stand on the command line: field of the spec -> option and its value."""
+    found: dict[str, tuple[str, object]] = {}
+    for parameter in context.command.params:
+        name = parameter.name or ""
+        source = context.get_parameter_source(name)
+        if name not in _BESIDE_RESUME and source is not None and source.name == "COMMANDLINE":
+            found[_FIELDS.get(name, name)] = (parameter.opts[0], context.params[name])
+    return found
+
+
+def _take_up(context: typer.Context, folder: Path, asked: SweepSpec) -> tuple[Run, SweepSpec]:
+    """Return the run to take up and its own spec. Raises UsageError where the options contradict it."""
+    run = load_run(folder)
+    if (run.cells["role"] == "ladder").any():
+        raise UsageError(f"--resume: {folder} is a ladder; begin `explain` anew")
+    if asked.out is not None and asked.out.resolve() != folder.resolve():
+        raise UsageError(f"--out: a resumed sweep goes on in its own folder, {folder}")
+    resume.check_options(run, _given_options(context), asked)
+    for warning in run.warnings:
+        print(f"notice: {warning}", file=sys.stderr)
+    if run.head.machine.commit.endswith("-dirty"):
+        print("notice: the run was measured with uncommitted changes; whether they are still the same can't "
+              "be told", file=sys.stderr)  # fmt: skip
+    spec = resume.find_spec(run)
+    plugin.load_all([Path(name) for name in spec.plugins])
+    return run, spec
+
+
+def _print_missing(run: Run, made: Plan) -> None:
+    missing = resume.find_progress(run).missing(made)
+    text = "blocks as the budget allows" if missing is None else f"{missing} blocks"
+    print(f"{run.folder}: {text} are missing; they would be measured in fresh processes.")
+
+
+def sweep_command(
+    context: typer.Context,
+    levels: Annotated[
+        str, typer.Option(help="BLAS levels to measure, a list of 1, 2, 3.")
+    ] = "1,2,3",
+    device: Annotated[str, typer.Option(help="Device to measure on: cpu or cuda.")] = "cpu",
+    models: Annotated[
+        str,
+        typer.Option(
+            help="Layer shapes: bert-base-4095, bert-base-3072, ultrafastbert-1x11, ff-HIDDEN, KxD (K trees "
+            "of depth D), or `family` for the paper's twelve from 3072x0 to 1x11."
+        ),
+    ] = ",".join(PAPER_MODELS),
+    baseline: Annotated[
+        str,
+        typer.Option(
+            help="FF that every ratio is over, such as ff-49152; it is measured too, and limits are computed "
+            "from it."
+        ),
+    ] = BASELINE,
+    batch: Annotated[str | None, options.batch(plan.QUICK_BATCH)] = None,
+    width: options.Width = str(PAPER_WIDTH),
+    only: Annotated[
+        list[str] | None,
+        typer.Option(help="Implementations to measure, ids or globs: 'fff*'. Repeatable."),
+    ] = None,
+    skip: Annotated[
+        list[str] | None,
+        typer.Option(help="Implementations to leave out, ids or globs. Repeatable."),
+    ] = None,
+    blas_names: options.Blas = None,
+    threads: options.Threads = 1,
+    seed: options.Seed = 0,
+    passes: options.Passes = None,
+    budget: Annotated[float | None, options.budget(plan.BUDGET_S, plan.QUICK_BUDGET_S)] = None,
+    processes: options.Processes = plan.PROCESSES,
+    data: Annotated[
+        str, typer.Option(help="What x and the weights hold: a list of random, zeros (all 0).")
+    ] = "random",
+    dtype: Annotated[
+        str | None,
+        typer.Option(
+            help="What x, the weights and y are stored in: a list of float32, bfloat16. Sums are float32. "
+            "[default: float32; on cuda both]"
+        ),
+    ] = None,
+    math: Annotated[
+        str | None,
+        typer.Option(
+            help="Products of float32 on cuda: a list of ieee, tf32 (rounded to 10 bits, on tensor cores). "
+            "[default: both on cuda]"
+        ),
+    ] = None,
+    launch: Annotated[
+        str | None,
+        typer.Option(
+            help="How passes start on cuda: a list of eager, graph (replayed from a CUDA graph). "
+            "[default: both on cuda]"
+        ),
+    ] = None,
+    rows: Annotated[
+        str, typer.Option(help="Tokens: a list of distinct, same (every token is one row).")
+    ] = "distinct",
+    routing: Annotated[
+        str,
+        typer.Option(
+            help="Paths of the tokens through the FFF: a list of uniform (left to random data), zipf (leaves "
+            "by Zipf's law, exponent 1), single (one path, distinct rows), trace:FILE (leaves from a file)."
+        ),
+    ] = "uniform",
+    weights: Annotated[
+        str | None,
+        typer.Option(
+            help="Where the weights stand as a pass begins: a list of hot (as the last pass left them), "
+            "rotated (several sets in turn, twice the last-level cache), flushed (caches evicted). "
+            "[default: hot; on cuda hot,flushed]"
+        ),
+    ] = None,
+    isa: Annotated[
+        str,
+        typer.Option(
+            help="Instruction set of our own kernels and ceilings, by name, such as avx2 or generic. "
+            "[default: the fastest that this processor has]"
+        ),
+    ] = "",
+    order: Annotated[
+        str,
+        typer.Option(help="Order of the samples: interleaved, or blocked (cell after cell)."),
+    ] = "interleaved",
+    quick: options.Quick = False,
+    keep_blas_env: options.KeepBlasEnv = False,
+    plugins: options.Plugins = None,
+    timeout: Annotated[
+        float | None,
+        typer.Option(
+            help="Seconds that a measuring process may take to answer before its cell is given up. "
+            "[default: 30, with --quick 20, or 50 times the prediction where that is longer]"
+        ),
+    ] = None,
+    strict: Annotated[
+        bool,
+        typer.Option("--strict", help="Refuse to measure over what `doctor` calls serious."),
+    ] = False,
+    dry_run: options.DryRun = False,
+    out: options.Out = None,
+    resume_run: Annotated[
+        Path | None,
+        typer.Option(
+            "--resume",
+            metavar="RUN",
+            help="Take up a run that was killed or interrupted and measure only what is missing; the "
+            "options are those of the run.",
+        ),
+    ] = None,
+) -> int:
+    """Measure the paper's Table 2 here, the CPU half or with --device cuda the GPU half.
+
+    Every cell is checked against a float64 oracle before it is timed. Samples are taken in interleaved
+    random order. Ctrl-C keeps what is finished. Exit status: 0 done, 1 a result was wrong or a cell failed,
+    2 usage, 130 interrupted.
+    """
+    plugin.load_all(plugins or [])
+    resumed: Run | None = None
+    spec = make_spec(
+        levels=levels, device=device, models=models, batch=batch, width=width, only=only,
+        skip=skip, blas_names=blas_names, threads=threads, seed=seed, passes=passes,
+        budget=budget, processes=processes, quick=quick, keep_blas_env=keep_blas_env, out=out,
+        plugins=plugins or [], timeout=timeout, strict=strict,
+        data=data, rows=rows, routing=routing, weights=weights, order=order,
+        dtype=dtype, isa=isa, baseline=baseline, math=math, launch=launch,
+    )  # fmt: skip
+    if resume_run is not None:
+        resumed, spec = _take_up(context, resume_run, spec)
+    made = plan.make_plan(spec)
+    for notice in made.notices:
+        print(notice, file=sys.stderr)
+    if dry_run:
+        _print_missing(resumed, made) if resumed else print_plan(spec, made)
+        return 0
+    if resumed and resume.has_ended(resumed):
+        print(f"{resumed.folder}: nothing is missing", file=sys.stderr)
+        return 0 if write_outputs(resumed.folder) else 1
+    with Display(spec.baseline) as display:
+        outcome = sweep_run.run(spec, made, display, resumed)
+    return _conclude(outcome)
+
+
+def _conclude(outcome: sweep_run.Outcome) -> int:
+    """Write what is derived from a run, say how it ended, and return the exit status."""
+    written = write_outputs(outcome.folder)
+    if outcome.trouble:
+        print_error(outcome.trouble)
+    if outcome.reason == "interrupted" or outcome.trouble:
+        print(
+            f"`python -m harness sweep --resume {outcome.folder}` goes on from here",
+            file=sys.stderr,
+        )
+    if outcome.reason == "interrupted":
+        return 130
+    bad = outcome.wrong or outcome.failed or outcome.trouble or not written
+    return 1 if bad else 0

@@ -1,1 +1,0 @@
-"""Own the published figures that ship with the package."""

@@ -1,0 +1,58 @@
+"""Own what the driver tells of a GPU while it is measured: its clock, its power and what throttles it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from harness.gpu.device import DeviceState
+
+# Bits of nvml.h's clocks event reasons that hold the clock below what was asked for. Idle (0x1), and clocks
+# that a user set (0x2, 0x100), are no throttling.
+_THROTTLES = {
+    0x04: "power cap", 0x08: "hardware slowdown", 0x10: "sync boost", 0x20: "heat, by the driver",
+    0x40: "heat, by the hardware", 0x80: "power brake",
+}  # fmt: skip
+
+
+def name_throttles(mask: int) -> tuple[str, ...]:
+    """Return what a mask of clocks event reasons says that slows the device down; empty for nothing."""
+    return tuple(name for bit, name in _THROTTLES.items() if mask & bit)
+
+
+@dataclass(frozen=True, slots=True)
+class Meter:
+    """Read one GPU through NVML."""
+
+    nvml: Any
+    handle: Any
+
+    def read(self) -> DeviceState | None:
+        """Return the state of this moment; None where the driver does not tell it."""
+        try:
+            clock = self.nvml.nvmlDeviceGetClockInfo(self.handle, self.nvml.NVML_CLOCK_SM)
+            milliwatts = self.nvml.nvmlDeviceGetPowerUsage(self.handle)
+            mask = self.nvml.nvmlDeviceGetCurrentClocksThrottleReasons(self.handle)
+        except self.nvml.NVMLError:
+            return None
+        return DeviceState(
+            sm_clock_mhz=int(clock), power_w=milliwatts / 1000, throttle=name_throttles(int(mask))
+        )
+
+
+def open_meter(uuid: str) -> tuple[Meter | None, str]:
+    """Return the meter of a GPU by its UUID, or None and why there is none.
+
+    By UUID, since NVML numbers all GPUs and CUDA only those that CUDA_VISIBLE_DEVICES leaves.
+    """
+    try:
+        import pynvml
+    except ImportError:
+        return None, "nvidia-ml-py is not installed (pip install 'fff-harness[cuda]')"
+    name = uuid if uuid.startswith(("GPU-", "MIG-")) else f"GPU-{uuid}"
+    try:
+        pynvml.nvmlInit()
+        meter = Meter(pynvml, pynvml.nvmlDeviceGetHandleByUUID(name))
+    except pynvml.NVMLError as error:
+        return None, f"NVML does not answer: {error}"
+    return meter, "" if meter.read() else "NVML does not tell clock, power and throttle reasons"

@@ -1,0 +1,1 @@
+"""The facts of this machine, and what is wrong with it for measuring."""

@@ -1,0 +1,65 @@
+"""Own the environment: variables that change a library, what a measuring process gets, the compilers."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import shutil
+import sysconfig
+from collections.abc import Mapping
+
+from harness.records.blas_kernels import FORCING
+
+
+def find_compiler() -> str:
+    """Return the path of the C compiler that a build here would take, empty where there is none."""
+    configured = os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc"
+    for command in (shlex.split(configured)[0], "cc"):
+        path = shutil.which(command)
+        if path:
+            return path
+    return ""
+
+
+def find_cpp_compiler() -> str:
+    """Return the path of the C++ compiler that torch.compile would take, empty where there is none."""
+    return shutil.which(shlex.split(os.environ.get("CXX") or "g++")[0]) or ""
+
+
+_RELEVANT = re.compile(r"^(OPENBLAS|MKL|BLIS|GOTO|OMP|GOMP|KMP|NVPL|VECLIB)_|^LD_PRELOAD$|^MALLOC_")
+
+
+def relevant_variables(environment: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Return the variables that can change a BLAS, its threads or the allocator."""
+    variables = os.environ if environment is None else environment
+    return {k: v for k, v in sorted(variables.items()) if _RELEVANT.search(k)}
+
+
+def worker_environment(threads: int, *, keep_blas_env: bool) -> tuple[dict[str, str], list[str]]:
+    """Return the environment of a measuring process, and the names that were taken out of it.
+
+    The pool sizes stand before the process starts, since libraries read them when they load. Variables
+    that force a kernel are taken away unless `keep_blas_env`, so that the baseline is not handicapped.
+    """
+    environment = dict(os.environ)
+    dropped = [] if keep_blas_env else [name for name in FORCING if name in environment]
+    for name in dropped:
+        del environment[name]
+    for name in ("OMP", "OPENBLAS", "MKL", "BLIS", "GOTO"):
+        environment[f"{name}_NUM_THREADS"] = str(threads)
+    environment.update(
+        MKL_DYNAMIC="FALSE",
+        OMP_DYNAMIC="FALSE",
+        MKL_INTERFACE_LAYER="LP64",
+        # The PyPI build needs no Intel OpenMP then; with one thread no pool at all.
+        MKL_THREADING_LAYER="SEQUENTIAL" if threads == 1 else "GNU",
+        PYTHONFAULTHANDLER="1",
+    )
+    return environment, dropped
+
+
+def overridden_variables(threads: int) -> dict[str, str]:
+    """Return the caller's variables that a measuring process gets with another value, as they are here."""
+    ours, _ = worker_environment(threads, keep_blas_env=True)
+    return {k: v for k, v in relevant_variables().items() if ours[k] != v}

@@ -1,0 +1,118 @@
+"""Own what this machine has to give: processors, caches, memory and their limits."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+
+@dataclass(frozen=True, slots=True)
+class Files:
+    """Read a system's files under a root; what is missing or unreadable reads as empty."""
+
+    root: Path = Path("/")
+
+    def text(self, path: str) -> str:
+        """Return a file's text, stripped."""
+        try:
+            return (self.root / path).read_text(encoding="utf-8", errors="replace").strip()
+        except OSError:
+            return ""
+
+    def number(self, path: str) -> int | None:
+        """Return a file's number, None where it holds none."""
+        try:
+            return int(self.text(path))
+        except ValueError:
+            return None
+
+    def matches(self, pattern: str) -> list[str]:
+        """Return the paths that match a pattern, relative to the root, sorted."""
+        return sorted(str(p.relative_to(self.root)) for p in self.root.glob(pattern))
+
+
+def _cgroup_folders(files: Files, controller: str) -> list[str]:
+    """Return the folders of this process's cgroup, own first and then its parents, of both versions."""
+    found = []
+    for line in files.text("proc/self/cgroup").splitlines():
+        _, _, rest = line.partition(":")
+        controllers, _, path = rest.partition(":")
+        base = "sys/fs/cgroup"
+        if controllers:
+            if controller not in controllers.split(","):
+                continue
+            base += f"/{controllers}"
+            if not (files.root / base).is_dir():
+                base = f"sys/fs/cgroup/{controller}"
+        parts = [part for part in path.split("/") if part]
+        found += [
+            "/".join([base, *parts[:n]]) for n in range(len(parts), -1, -1)
+        ]  # a container sees its own folder at the top, whatever the path says
+    return found
+
+
+def read_quota(files: Files) -> float | None:
+    """Return the processors' worth of time that the cgroup allows, None where it sets no limit."""
+    found = []
+    for folder in _cgroup_folders(files, "cpu"):
+        quota, _, period = files.text(f"{folder}/cpu.max").partition(" ")
+        if not quota:
+            quota = files.text(f"{folder}/cpu.cfs_quota_us")
+            period = files.text(f"{folder}/cpu.cfs_period_us")
+        if quota.isdigit() and period.isdigit() and int(period) > 0:
+            found.append(int(quota) / int(period))
+    return min(found, default=None)
+
+
+def read_memory_limit(files: Files) -> int | None:
+    """Return the memory that the cgroup allows in bytes, None where it sets no limit."""
+    total = read_meminfo(files).get("MemTotal", 0)
+    found = []
+    for folder in _cgroup_folders(files, "memory"):
+        for name in ("memory.max", "memory.limit_in_bytes"):
+            limit = files.number(f"{folder}/{name}")
+            # Version 1 writes "no limit" as a number beyond any memory.
+            if limit and (not total or limit < total):
+                found.append(limit)
+    return min(found, default=None)
+
+
+def read_meminfo(files: Files) -> dict[str, int]:
+    """Return /proc/meminfo in bytes."""
+    found = {}
+    for line in files.text("proc/meminfo").splitlines():
+        name, _, rest = line.partition(":")
+        fields = rest.split()
+        if fields and fields[0].isdigit():
+            found[name] = int(fields[0]) * (1024 if fields[1:] == ["kB"] else 1)
+    return found
+
+
+def available_memory_bytes() -> int:
+    """Return the memory that new allocations can have without swapping."""
+    return int(psutil.virtual_memory().available)
+
+
+def cores() -> int:
+    """Return the processors that this process may run on."""
+    return len(os.sched_getaffinity(0))
+
+
+def caches() -> dict[str, int]:
+    """Return the bytes of each cache as one core sees it; empty where the system does not tell."""
+    found: dict[str, int] = {}
+    for index in sorted(Path("/sys/devices/system/cpu/cpu0/cache").glob("index*")):
+        facts = {n: (index / n).read_text().strip() for n in ("level", "type", "size")}
+        if facts["type"] == "Instruction" or not facts["size"].endswith("K"):
+            continue
+        name = f"L{facts['level']}" + ("d" if facts["level"] == "1" else "")
+        found[name] = int(facts["size"][:-1]) * 1024
+    return found
+
+
+def last_level_bytes() -> int:
+    """Return the size of the last-level cache, 0 where the system does not tell."""
+    return max(caches().values(), default=0)

@@ -1,0 +1,1 @@
+"""One measuring process: its protocol, its operands' buffers, the gate and the clocks."""

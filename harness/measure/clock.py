@@ -1,0 +1,118 @@
+"""Own the protocol of one cell: warm-up, loops of a sample, the sample itself."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from time import perf_counter_ns, process_time_ns, sleep
+from typing import Any
+
+from harness.backends.timer import TimePasses
+from harness.machine.disturbance import read_disturbance
+
+# Shorter samples would measure the timer and single interrupts: 20 ms is 1e5 times the clock's step.
+MIN_SAMPLE_NS = 20_000_000
+# A cell that follows others finds its weights evicted; repeated passes would find them where they were.
+# Untimed passes before each sample make that the state of the first pass too. One does not do it: a cache
+# that another cell has streamed through takes its new lines up slowly (passes of 0.5 ms became 3 %
+# faster from the 5th to the 15th), so that short samples of few passes would be slower than those of
+# many. For a longer pass the refill (some ms) is no longer worth a second pass.
+_WARM_NS = 10_000_000
+_REWARM_BELOW_NS = 500_000_000
+# Longer samples are cut into slices of the batch where the implementation's tokens are independent, so
+# that they interleave with the other cells as finely as those do.
+MAX_SAMPLE_NS = 1_000_000_000
+_MAX_SLICES = 64
+_MAX_LOOPS = 1 << 30
+# A thread that spins takes all of a processor; 1 ms of 5 is more than being asked takes.
+_REST_S, _AT_REST_NS, _MOST_RESTS = 0.005, 1_000_000, 100
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sample:
+    """Hold one timed value and what disturbed it. The last four are a device's, see cuda_clock.py."""
+
+    loops: int
+    elapsed_ns: int
+    switches: int
+    faults: int
+    steal_ticks: int
+    call_ns: int = 0
+    wall_ns: int = 0
+    sm_clock_mhz: int = 0
+    power_w: float = 0.0
+    throttle: tuple[str, ...] = ()
+
+
+def calibrate(time: TimePasses, gate_ns: int, min_sample_ns: int = MIN_SAMPLE_NS) -> int:
+    """Return the passes that make one sample at least `min_sample_ns` long; this is the warm-up too.
+
+    gate_ns: the time of the checked pass. A pass longer than a sample needs no calibration. Shorter
+    passes are run until an interval is long enough, doubling or better, so that lazily loaded code,
+    caches and the clock frequency have settled before the first sample.
+    """
+    if gate_ns >= 10 * min_sample_ns:
+        return 1
+    loops = 1
+    while loops < _MAX_LOOPS:
+        elapsed = max(1, time(loops))
+        if elapsed >= min_sample_ns:
+            # Not the loops that the doubling came to: those differ by up to two from run to run.
+            return max(1, math.ceil(1.2 * loops * min_sample_ns / elapsed)) if loops > 1 else 1
+        # Aim a little above, so that a small speed-up does not need another round.
+        loops = max(2 * loops, min(64 * loops, int(1.2 * loops * min_sample_ns / elapsed)))
+    return _MAX_LOOPS
+
+
+def count_slices(batch: int, token_block: int, pass_ns: int) -> int:
+    """Return into how many equal slices of whole token blocks a sample of one pass is cut, 1 for none."""
+    slices = 1
+    while (
+        token_block
+        and pass_ns / slices > MAX_SAMPLE_NS
+        and slices < _MAX_SLICES
+        and batch % (2 * slices * token_block) == 0
+    ):
+        slices *= 2
+    return slices
+
+
+def count_warming(expected_ns: float) -> int:
+    """Return the untimed passes before a sample of passes that take about so long."""
+    if expected_ns >= _REWARM_BELOW_NS:
+        return 0
+    return max(1, math.ceil(_WARM_NS / max(1.0, expected_ns)))
+
+
+def sample(time: TimePasses, loops: int, expected_ns: float) -> Sample:
+    """Take one sample: `loops` passes as one interval, with the disturbances counted around it.
+
+    expected_ns: about how long one pass takes; short ones are run before, untimed, for 10 ms or once.
+    """
+    warming = count_warming(expected_ns)
+    if warming:
+        time(warming)
+    before = read_disturbance()
+    called = perf_counter_ns()
+    elapsed = time(loops)
+    call_ns = perf_counter_ns() - called - elapsed
+    disturbed: dict[str, Any] = read_disturbance().since(before)
+    return Sample(loops=loops, elapsed_ns=elapsed, call_ns=call_ns, **disturbed)
+
+
+def rest(
+    computed_ns: Callable[[], int] = process_time_ns, pause: Callable[[float], None] = sleep
+) -> None:
+    """Wait until the other threads of this process rest, half a second at most.
+
+    The threads of a pool spin for a while after a product in wait for the next (OpenBLAS's for 0.1 s), and
+    would take processors from the next cell. computed_ns: the processor time of all threads.
+    """
+    before = computed_ns()
+    for _ in range(_MOST_RESTS):
+        pause(_REST_S)
+        now = computed_ns()
+        if now - before < _AT_REST_NS:
+            return
+        before = now

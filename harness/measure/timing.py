@@ -1,0 +1,99 @@
+"""Own how a prepared cell is timed in a measuring process: by the host's clock, or by a device's."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Protocol
+
+from harness.backends.registry import Prepared
+from harness.gpu.device import Device
+from harness.machine import resources
+from harness.measure import clock, gpu_clock, locality
+from harness.measure.gpu_clock import DeviceTimer
+
+
+class Timing(Protocol):
+    """Calibrate and sample what was prepared. `loops` are passes of one sample."""
+
+    def calibrate(self, prepared: Prepared, gate_ns: int, min_sample_ns: int) -> int:
+        """Return the loops that make a sample long enough; this is the warm-up too."""
+
+    def flushed(self, prepared: Prepared, min_sample_ns: int) -> tuple[Prepared, int]:
+        """Return the preparation with every pass timed alone from flushed caches, and its loops."""
+
+    def captured(self, prepared: Prepared, *, flushed: bool) -> Prepared:
+        """Return the preparation with its passes replayed from a graph. Raises CaptureError."""
+
+    def sample(self, prepared: Prepared, loops: int, expected_ns: float) -> clock.Sample:
+        """Take one sample. expected_ns: about how long a pass takes."""
+
+
+class HostTiming:
+    """Time passes by the host's clock."""
+
+    def __init__(self) -> None:
+        """Begin without a flusher: its buffer is twice the last-level cache."""
+        self._flusher: locality.Flusher | None = None
+
+    def calibrate(self, prepared: Prepared, gate_ns: int, min_sample_ns: int) -> int:
+        """Return the loops that make a sample long enough; this is the warm-up too."""
+        loops = clock.calibrate(prepared.time, gate_ns, min_sample_ns)
+        return locality.rotate_loops(loops, prepared.sets)
+
+    def flushed(self, prepared: Prepared, min_sample_ns: int) -> tuple[Prepared, int]:
+        """Return the preparation with every pass timed alone from flushed caches, and its loops."""
+        if self._flusher is None:
+            self._flusher = locality.Flusher.make(resources.last_level_bytes())
+        time = self._flusher.singles(prepared.time)
+        pass_ns = max(1.0, time(2) / 2)
+        notes = {**prepared.notes, "weights": self._flusher.note(pass_ns)}
+        loops = locality.flushed_loops(pass_ns, min_sample_ns)
+        return replace(prepared, time=time, notes=notes), loops
+
+    def captured(self, prepared: Prepared, *, flushed: bool) -> Prepared:
+        """Refuse: there are no graphs on the host."""
+        raise ValueError("graphs are a device's: the host has none")
+
+    def sample(self, prepared: Prepared, loops: int, expected_ns: float) -> clock.Sample:
+        """Take one sample. expected_ns: about how long a pass takes."""
+        return clock.sample(prepared.time, loops, expected_ns)
+
+
+class DeviceTiming:
+    """Time passes by the events of a device."""
+
+    def __init__(self, device: Device) -> None:
+        """Time on this device."""
+        self._device = device
+
+    def _timer(self, prepared: Prepared) -> DeviceTimer:
+        if not isinstance(prepared.time, DeviceTimer):
+            raise TypeError("on a device the time of a pass comes from the context's `timer`")
+        return prepared.time
+
+    def calibrate(self, prepared: Prepared, gate_ns: int, min_sample_ns: int) -> int:
+        """Return the loops that make a sample long enough, and see that the events are not blind."""
+        timer = self._timer(prepared)
+        calls = clock.calibrate(lambda n: timer(n * timer.each), gate_ns, min_sample_ns)
+        loops = locality.rotate_loops(calls * timer.each, prepared.sets)
+        gpu_clock.require_seen(timer.measure(loops))
+        return loops
+
+    def flushed(self, prepared: Prepared, min_sample_ns: int) -> tuple[Prepared, int]:
+        """Return the preparation with every pass timed alone from a flushed L2, and its loops."""
+        timer = replace(self._timer(prepared), flushed=True)
+        loops = gpu_clock.flushed_loops(timer(2) / 2, min_sample_ns)
+        notes = {**prepared.notes, "weights": "the L2 flushed by a memset before each pass"}
+        return replace(prepared, time=timer, notes=notes), loops
+
+    def captured(self, prepared: Prepared, *, flushed: bool) -> Prepared:
+        """Return the preparation with its passes replayed from a graph. Raises CaptureError."""
+        timer, rounds = self._timer(prepared), 4 * prepared.sets
+        graph = replace(timer, flushed=flushed).captured(timer(rounds) / rounds)
+        notes = {**prepared.notes, "launch": f"graph of {graph.each} passes"}
+        sets = max(graph.each, prepared.sets)
+        return replace(prepared, time=graph, notes=notes, sets=sets)
+
+    def sample(self, prepared: Prepared, loops: int, expected_ns: float) -> clock.Sample:
+        """Take one sample. expected_ns: about how long a pass takes."""
+        return gpu_clock.sample(self._timer(prepared), loops, expected_ns)

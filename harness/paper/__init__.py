@@ -1,0 +1,1 @@
+"""What was published: its numbers, its ladder of protocols, its faults."""

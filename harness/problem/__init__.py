@@ -1,0 +1,1 @@
+"""What is computed: shapes, axes, operands, routing, the truth, the verdict."""

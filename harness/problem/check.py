@@ -1,0 +1,183 @@
+"""Own the verdict: whether an output agrees with the float64 oracle. Tests and the sweep's gate share it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from harness.problem import ceilings, oracle
+from harness.problem.operands import Operands
+from harness.problem.problem import Array, Problem
+
+# An element may miss the truth by 2 float32 roundings of the magnitudes that were summed into it.
+# Serial summation of n terms drifts by about sqrt(n)/2 roundings of its partial sums, which stay a
+# factor of sqrt(n) below the sum of magnitudes: 2 covers every order of summation (correct kernels
+# reach 0.1 of it), while one wrong or missing neuron of 4095 stands out by an order of magnitude.
+# Products of bfloat16 are exact in float32 and are accumulated in it: the same holds for them.
+_ACCUMULATED = 2 * float(np.finfo(np.float32).eps)
+TOLERANCE = {"float32": _ACCUMULATED, "bfloat16": _ACCUMULATED}
+# What is stored with 8 bits is off by up to 2^-8 of itself. y is rounded once: that of |y|. z and gelu(z)
+# may be rounded too, once each: SPREAD times the root of the sum of squares of what each neuron's two
+# roundings make of y (oracle.Truth). Up to 9 neurons that is no less than their plain sum, the worst case.
+# Of more, roundings are independent and of zero mean, with 0.18 of the variance of the bound (a third for
+# errors spread evenly, about half since mantissas are): 3 is seven standard deviations. (The plain sum
+# over 4095 neurons would be 21 times as much, and let several be missing.) Correct passes reach half of
+# it; one missing neuron of 4095 is off by 2 to 4 of it, one of 12 by 40. What can't be told from
+# rounding is the tanh form of the GELU: it is off by less than 5e-4 where a hidden value may be by 4e-3.
+ROUNDED = {"float32": 0.0, "bfloat16": 2.0**-8}
+SPREAD = 3.0
+# TF32 keeps 10 bits of each factor: off by up to 2^-11 each, 2^-10 where a device cuts. That of the
+# hidden values is bounded as above; that of x and w_in, over the terms of a dot product, comes to less than
+# that of z itself. y is not rounded, but a device that cuts makes all of the four factors of y smaller.
+_TF32 = 2.0**-10
+# Below this relative pre-activation a float32 sum may fall on either side of the turn. Whatever the dtype:
+# a turn is decided by the float32 sum of exact products, before any rounding to bfloat16.
+_SUM_NEAR_TIE = 4 * float(np.finfo(np.float32).eps)
+NEAR_TIE = {"float32": _SUM_NEAR_TIE, "bfloat16": _SUM_NEAR_TIE}
+# TF32's dot products are off by their factors: over d terms by 0.6 / sqrt(d) of 2^-10 of the magnitudes.
+_TF32_NEAR_TIE = _TF32 / 4
+MAX_LEFT_OUT = 0.1  # share of near-tie tokens above which nothing would be proved
+
+# Quiet NaNs that no arithmetic on our data makes: the default NaN is 0x7FC00000, in bfloat16 0x7FC0.
+_POISON_BITS: dict[int, np.uint32 | np.uint16] = {
+    4: np.uint32(0x7FC0DEAD),
+    2: np.uint16(0x7FED),
+}
+_ORACLE_FLOPS = 3e9  # float64 work that a check may cost: a second or less
+_MIN_TOKENS, _MAX_TOKENS = 16, 512
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """State whether an output is right, and how it was judged.
+
+    worst: the largest error as a share of its tolerance. near_ties: checked tokens left out because
+    their path is within rounding of a turn. unwritten: elements that still hold the poison.
+    """
+
+    ok: bool
+    reason: str
+    worst: float
+    tokens: int
+    near_ties: int
+    unwritten: int
+
+
+def near_tie(problem: Problem) -> float:
+    """Return the relative pre-activation below which a turn may be taken either way."""
+    return _TF32_NEAR_TIE if problem.math == "tf32" else NEAR_TIE[problem.dtype]
+
+
+def _rounded(problem: Problem) -> tuple[float, float]:
+    """Return what the elements of y, and what hidden values, may be rounded to, relative to themselves."""
+    if problem.math == "tf32":
+        return 2 * _TF32, _TF32
+    unit = ROUNDED[problem.dtype]
+    return unit, 0.0 if problem.layer == "ceiling" else unit  # a bare product hides nothing
+
+
+def poison(y: Array) -> None:
+    """Fill an output with a NaN of known bits, so that an element that is not written shows."""
+    bits = _POISON_BITS[y.itemsize]
+    y.view(bits.dtype).fill(bits)
+
+
+def count_unwritten(y: Array) -> int:
+    """Return the elements of an output that still hold the poison."""
+    bits = _POISON_BITS[y.itemsize]
+    return int(np.count_nonzero(y.view(bits.dtype) == bits))
+
+
+def choose_tokens(problem: Problem, seed: int, most: int = _MAX_TOKENS) -> Array:
+    """Return the sorted tokens that a check compares: all, or the first, the last and a random subset.
+
+    The subset holds 16 to `most` (512) tokens, as many as a second of float64 work allows.
+    """
+    per_token = 4 * problem.flops() / problem.batch  # the output and its error scale
+    count = int(np.clip(_ORACLE_FLOPS / per_token, _MIN_TOKENS, most))
+    if count >= problem.batch:
+        return np.arange(problem.batch)
+    rng = np.random.default_rng([seed, problem.batch])
+    inner = rng.choice(np.arange(1, problem.batch - 1), size=count - 2, replace=False)
+    return np.sort(np.concatenate([[0, problem.batch - 1], inner]))
+
+
+def find_truth(
+    problem: Problem, operands: Operands, tokens: Array, implementation: str = "ceiling_sgemm"
+) -> oracle.Truth:
+    """Return the oracle's answer for the chosen tokens; the implementation tells one ceiling from another."""
+    if problem.layer == "ceiling":
+        return ceilings.find_truth(implementation, problem, operands, tokens)
+    x = operands.x[tokens]
+    if problem.layer == "ff":
+        return oracle.ff_oracle(x, operands.w_in, operands.w_out)
+    return oracle.fff_oracle(x, operands.w_in, operands.w_out, problem.depth)
+
+
+def check(
+    problem: Problem,
+    operands: Operands,
+    *,
+    seed: int = 0,
+    implementation: str = "ceiling_sgemm",
+    most: int = _MAX_TOKENS,
+    known: dict[object, oracle.Truth] | None = None,
+    key: object = None,
+) -> Verdict:
+    """Compare ``operands.y``, poisoned before the pass, with the oracle on the chosen tokens.
+
+    Every element of y must have been written; on the chosen tokens each must be finite where the truth
+    is and lie within the tolerance. Tokens whose path hangs on a near-tie are left out; more than
+    MAX_LEFT_OUT of them is a failure, since too little would be proved.
+
+    known: truths found before, by `key`, which names the operands: several implementations of a layer are
+    compared with one. An implementation that spoils its operands thus fails those that come after it.
+    """
+    tokens = choose_tokens(problem, seed, most)
+    unwritten = count_unwritten(operands.y)
+    with np.errstate(all="ignore"):
+        truth = known.get(key) if known is not None else None
+        if truth is None:
+            truth = find_truth(problem, operands, tokens, implementation)
+            if known is not None:
+                known[key] = truth
+        return compare(operands.y[tokens], truth, problem, unwritten=unwritten)
+
+
+def compare(y: Array, truth: oracle.Truth, problem: Problem, *, unwritten: int = 0) -> Verdict:
+    """Compare an output ``(tokens, d_out)`` with the truth for the same tokens."""
+    decided = ~(truth.margin < near_tie(problem))
+    near_ties = int(np.count_nonzero(~decided))
+    got, want = y[decided].astype(np.float64), truth.y[decided]
+    finite = np.isfinite(want)
+    misplaced = int(np.count_nonzero(np.isfinite(got) != finite))
+    # The second term lets subnormal results round to zero.
+    allowed = TOLERANCE[problem.dtype] * truth.scale[decided] + float(np.finfo(np.float32).tiny)
+    own, hidden = _rounded(problem)
+    if own or hidden:
+        allowed += own * np.abs(want) + SPREAD * hidden * truth.rounding[decided]
+    both = finite & np.isfinite(got)
+    error = np.zeros_like(want)
+    np.divide(np.abs(got - want), allowed, out=error, where=both)
+    worst = float(error.max(initial=0.0))
+
+    reason = ""
+    if unwritten:
+        reason = f"{unwritten} of {problem.batch * problem.d_out} output elements were not written"
+    elif misplaced:
+        reason = (
+            f"{misplaced} elements are not finite where the oracle is, or finite where it is not"
+        )
+    elif worst > 1:
+        row = int(np.argmax(error.max(axis=1, initial=0.0)))
+        reason = (
+            f"the largest error is {worst:.3g} times the tolerance "
+            f"({int((error > 1).any(axis=1).sum())} of {len(got)} checked tokens differ; the worst is {row})"
+        )
+    elif near_ties > max(1, MAX_LEFT_OUT * len(y)):
+        reason = f"{near_ties} of {len(y)} checked tokens hang on a near-tie: nothing is proved"
+    return Verdict(
+        ok=not reason, reason=reason, worst=worst, tokens=len(y), near_ties=near_ties,
+        unwritten=unwritten,
+    )  # fmt: skip

@@ -1,0 +1,133 @@
+"""Own the operands: what x and the weights of a problem hold, drawn from a seed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from harness.problem import routing
+from harness.problem.problem import ALIGNMENT, Array, Problem
+
+_STRETCH_ELEMENTS = 1 << 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Operands:
+    """Hold the arrays of one problem: ``x (batch, d_in)``, the weights, and ``y (batch, d_out)`` to fill.
+
+    rotation: further pairs of weights that timed passes take in turn after ``w_in, w_out``.
+    """
+
+    x: Array
+    w_in: Array
+    w_out: Array
+    y: Array
+    rotation: tuple[tuple[Array, Array], ...] = ()
+
+
+def make_aligned(shape: tuple[int, ...], dtype: npt.DTypeLike = np.float32) -> Array:
+    """Return a zeroed C-contiguous array whose first byte is aligned to 64 and whose pages are touched."""
+    dtype = np.dtype(dtype)
+    size = int(np.prod(shape)) * dtype.itemsize
+    raw = np.empty(size + ALIGNMENT, np.uint8)
+    start = -raw.ctypes.data % ALIGNMENT
+    array = raw[start : start + size].view(dtype).reshape(shape)
+    array.fill(0)
+    return array
+
+
+def _stream(problem: Problem, part: str) -> np.random.Generator:
+    """Return the generator of one operand: parts and layers draw from independent streams."""
+    key = [problem.seed, *part.encode()]
+    return np.random.Generator(np.random.PCG64(np.random.SeedSequence(key)))
+
+
+def _uniform(problem: Problem, part: str, shape: tuple[int, ...], bound: float) -> Array:
+    """Return weights of a part's stream; drawn a few rows at a time, so that none are held twice."""
+    rng, array = _stream(problem, part), make_aligned(shape, problem.stored)
+    rows = array.reshape(-1, shape[-1])
+    step = max(1, _STRETCH_ELEMENTS // shape[-1])
+    for first in range(0, len(rows), step):
+        drawn = rng.random(rows[first : first + step].shape, np.float32)
+        drawn *= np.float32(2 * bound)
+        drawn -= np.float32(bound)
+        rows[first : first + step] = drawn
+    return array
+
+
+def make_leaves(router: Problem) -> Array:
+    """Return the leaf (batch, trees) that each token of an FFF with chosen routing is to reach."""
+    return routing.choose_leaves(
+        router.routing, batch=router.batch, trees=router.trees, depth=router.depth,
+        rng=_stream(router, "leaves"),
+    )  # fmt: skip
+
+
+def make_x(problem: Problem) -> Array:
+    """Return the input ``(batch, d_in)``: independent standard normals, so that routing is uniform.
+
+    Rows are drawn one after the other: the input of a smaller batch is the head of a larger one's. With
+    a chosen routing each row is then corrected to reach its leaf. ``rows="same"`` repeats the first row;
+    ``data="zeros"`` is all 0. Every dtype is drawn in float32 and rounded, before any correction.
+    """
+    if problem.data == "zeros":
+        return make_aligned((problem.batch, problem.d_in), problem.stored)
+    x = make_aligned((problem.batch, problem.d_in))
+    drawn = x[:1] if problem.rows == "same" else x
+    if problem.layer == "ceiling":
+        # A stream's speed does not hang on what it reads: one drawn stretch, repeated, fills hundreds of
+        # MiB in a tenth of the time.
+        drawn = x[: max(1, _STRETCH_ELEMENTS // problem.d_in)]
+    _stream(problem, "x").standard_normal(out=drawn, dtype=np.float32)
+    for first in range(len(drawn), len(x) if problem.layer == "ceiling" else 0, len(drawn)):
+        x[first : first + len(drawn)] = drawn[: len(x) - first]
+    if x.dtype != problem.stored:
+        exact, x = x, make_aligned(x.shape, problem.stored)
+        x[...] = exact
+    router = problem.router()
+    if router is not None:
+        head = x[: len(drawn)]
+        routing.steer(head, _make_w_in(router), make_leaves(router)[: len(head)])
+    if problem.rows == "same":
+        x[1:] = x[0]
+    return x
+
+
+def _make_w_in(problem: Problem, turn: int = 0) -> Array:
+    """Return ``w_in``; turn numbers the set of weights where several are rotated."""
+    shape, _ = problem.weight_shapes()
+    if problem.data == "zeros":
+        return make_aligned(shape, problem.stored)
+    tag = f"{problem.layer}.w_in" + (f".{turn}" if turn else "")
+    if problem.layer != "fff" or problem.routing == "uniform" or not turn:
+        return _uniform(problem, tag, shape, problem.d_in**-0.5)
+    # x follows its paths through the first set. Rows scaled by positive factors turn every token the
+    # same way, and still give other values; rounding them moves z by a fiftieth of the recipes' floor.
+    w_in = _make_w_in(problem)
+    scale = _stream(problem, tag).uniform(0.75, 1.25, (*shape[:-1], 1)).astype(np.float32)
+    np.multiply(w_in, scale, out=w_in, casting="unsafe")
+    return w_in
+
+
+def make_weights(problem: Problem, turn: int = 0) -> tuple[Array, Array]:
+    """Return ``w_in`` and ``w_out``, uniform with the bounds of the paper's initialisation.
+
+    The bounds are 1/sqrt(d_in) and 1/sqrt(used neurons), so that pre-activations and outputs are of
+    order one at every shape. turn: which set, where several are rotated; each has other values.
+    ``data="zeros"``: all 0.
+    """
+    w_in = _make_w_in(problem, turn)
+    _, shape = problem.weight_shapes()
+    if problem.data == "zeros":
+        return w_in, make_aligned(shape, problem.stored)
+    tag = f"{problem.layer}.w_out" + (f".{turn}" if turn else "")
+    return w_in, _uniform(problem, tag, shape, problem.used_neurons**-0.5)
+
+
+def make_operands(problem: Problem) -> Operands:
+    """Return freshly drawn operands; the same problem gives the same bytes. ``y`` is zeroed."""
+    w_in, w_out = make_weights(problem)
+    y = make_aligned((problem.batch, problem.d_out), problem.stored)
+    return Operands(x=make_x(problem), w_in=w_in, w_out=w_out, y=y)

@@ -1,0 +1,174 @@
+"""Own the problem: the shape of a layer, its operands from a seeded recipe, its counts of work."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import ml_dtypes
+import numpy as np
+import numpy.typing as npt
+
+from harness.problem import recipes
+
+Array = npt.NDArray[Any]
+Layer = Literal["ff", "fff", "ceiling"]
+
+# What x, the weights and y are stored in; products of either are accumulated in float32.
+_STORED: dict[str, np.dtype[Any]] = {
+    "float32": np.dtype(np.float32),
+    "bfloat16": np.dtype(ml_dtypes.bfloat16),
+}
+DTYPES = tuple(_STORED)
+MATHS = ("ieee", "tf32")
+ITEM_BYTES = {name: int(stored.itemsize) for name, stored in _STORED.items()}
+ALIGNMENT = 64
+MAX_DEPTH = 20
+MAX_TREES = 1 << 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Problem:
+    """State one point of the axes: layer, shape, dtype, data recipes and seed.
+
+    FF: ``y = gelu(x w_in^T) w_out`` with ``hidden`` neurons. FFF: ``trees`` binary trees whose root is at
+    depth 0 and whose leaves are at ``depth``; ``depth + 1`` neurons of each tree are computed per token.
+    A ceiling is a bare product ``y = x w_out`` of extent ``hidden``.
+
+    math: how products of float32 operands are computed: `ieee`, or `tf32`, rounded to 10 bits for them.
+    dtype: what x, the weights and y are stored in. With bfloat16 a pass multiplies what is stored and adds
+    in float32, decides each turn by that sum before any rounding, and rounds to bfloat16 what it stores.
+
+    data, rows, routing: what the operands hold (recipes.py). routed_trees and routed_depth name, for an
+    FF whose routing is not uniform, the FFF that x is steered through: both layers then get the same x.
+
+    Raises ValueError where an extent is not positive or the layer's own extents are missing.
+    """
+
+    layer: Layer
+    batch: int
+    d_in: int
+    d_out: int
+    hidden: int = 0
+    depth: int = 0
+    trees: int = 0
+    dtype: str = "float32"
+    math: str = "ieee"
+    data: str = "random"
+    rows: str = "distinct"
+    routing: str = "uniform"
+    routed_trees: int = 0
+    routed_depth: int = 0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse extents that no kernel could take."""
+        for name in ("batch", "d_in", "d_out"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        for name, known in (
+            ("dtype", DTYPES), ("math", MATHS), ("data", recipes.DATA), ("rows", recipes.ROWS),
+        ):  # fmt: skip
+            if getattr(self, name) not in known:
+                raise ValueError(f"{name} must be one of {known}, got {getattr(self, name)!r}")
+        if self.math != "ieee" and self.dtype != "float32":
+            raise ValueError(f"math {self.math} is of float32 operands, got dtype {self.dtype}")
+        if self.layer == "fff":
+            self._check_tree()
+        elif self.hidden < 1:
+            raise ValueError(f"hidden must be at least 1, got {self.hidden}")
+        elif self.depth or self.trees:
+            raise ValueError("depth and trees belong to an FFF; both must be 0")
+        self._check_recipes()
+
+    def _check_tree(self) -> None:
+        if not 0 <= self.depth <= MAX_DEPTH:
+            raise ValueError(f"depth must be 0 to {MAX_DEPTH}, got {self.depth}")
+        if not 1 <= self.trees <= MAX_TREES:
+            raise ValueError(f"trees must be 1 to {MAX_TREES}, got {self.trees}")
+        if self.hidden:
+            raise ValueError("an FFF has depth and trees; hidden must be 0")
+
+    def _check_recipes(self) -> None:
+        if not recipes.is_known(self.routing):
+            known = (*recipes.ROUTINGS, f"{recipes.TRACE}FILE")
+            raise ValueError(f"routing must be one of {known}, got {self.routing!r}")
+        names_fff = self.layer == "ff" and self.routing != "uniform"
+        if bool(self.routed_trees) != names_fff or (self.routed_depth and not names_fff):
+            raise ValueError(
+                "routed_trees and routed_depth belong to an FF whose routing is not uniform"
+            )
+        if self.layer == "ceiling" and (self.data, self.routing) != ("random", "uniform"):
+            raise ValueError("a ceiling is measured on random data")
+        router = self.router()
+        reason = recipes.conflict(self.data, self.rows, self.routing)
+        if router is not None and not reason:
+            reason = recipes.shortage(self.routing, self.d_in, router.trees, router.depth)
+        if reason:
+            raise ValueError(reason)
+
+    def router(self) -> Problem | None:
+        """Return the FFF whose paths x is made for; None where routing is uniform."""
+        if self.routing == "uniform":
+            return None
+        if self.layer == "fff":
+            return self
+        return replace(
+            self, layer="fff", hidden=0, trees=self.routed_trees, depth=self.routed_depth,
+            routed_trees=0, routed_depth=0,
+        )  # fmt: skip
+
+    def input_key(self) -> tuple[Any, ...]:
+        """Return what x depends on beside the batch: problems of one key share it."""
+        router = self.router()
+        shape = (router.trees, router.depth) if router is not None else ()
+        repeats = self.layer == "ceiling"  # a stretch of it
+        what = (self.dtype, self.data, self.rows, self.routing)
+        return (repeats, self.d_in, *what, *shape, self.seed)
+
+    @property
+    def stored(self) -> np.dtype[Any]:
+        """Return the dtype of the arrays: x, the weights and y share it."""
+        return _STORED[self.dtype]
+
+    @property
+    def item_bytes(self) -> int:
+        """Return the bytes of one element of any operand."""
+        return ITEM_BYTES[self.dtype]
+
+    @property
+    def n_nodes(self) -> int:
+        """Return the neurons of one tree, ``2**(depth + 1) - 1`` (0 for an FF)."""
+        return 2 ** (self.depth + 1) - 1 if self.layer == "fff" else 0
+
+    @property
+    def neurons(self) -> int:
+        """Return the neurons that the layer has."""
+        return self.trees * self.n_nodes if self.layer == "fff" else self.hidden
+
+    @property
+    def used_neurons(self) -> int:
+        """Return the neurons that are computed for one token."""
+        return self.trees * (self.depth + 1) if self.layer == "fff" else self.hidden
+
+    def flops(self) -> int:
+        """Return the operations of one pass; a multiply-add counts 2, the activation is not counted."""
+        widths = self.d_out if self.layer == "ceiling" else self.d_in + self.d_out
+        return 2 * self.batch * self.used_neurons * widths
+
+    def weight_bytes(self) -> int:
+        """Return the bytes of w_in and w_out together."""
+        return self.neurons * (self.d_in + self.d_out) * self.item_bytes
+
+    def bytes_moved(self) -> int:
+        """Return the compulsory traffic of one pass: x and y once, each weight row that can be used once."""
+        rows = min(self.neurons, self.batch * self.used_neurons)
+        return (rows + self.batch) * (self.d_in + self.d_out) * self.item_bytes
+
+    def weight_shapes(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Return the shapes of w_in and w_out."""
+        if self.layer == "fff":
+            rows: tuple[int, ...] = (self.trees, self.n_nodes)
+        else:
+            rows = (self.hidden,)
+        return (*rows, self.d_in), (*rows, self.d_out)

@@ -1,0 +1,77 @@
+"""Own the statistics of a problem's routing: which weight rows the tokens' paths touch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from harness.problem.operands import Operands
+from harness.problem.problem import Array, Problem
+
+_TOKEN_BLOCK = 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Touched:
+    """Hold what a pass of an FFF touches of its weights.
+
+    nodes: distinct weight rows. entropy_bits: of the tokens over the nodes of each level, the root's
+    first, the mean over the trees; even routing has d bits at depth d, one path has 0. working_set_bytes:
+    the touched rows of w_in and w_out.
+    """
+
+    nodes: int
+    entropy_bits: list[float]
+    working_set_bytes: int
+
+
+def _descend(z_of: Array, depth: int) -> Array:
+    """Return the nodes (tokens, depth + 1) that the pre-activations (tokens, n_nodes) lead through."""
+    tokens = np.arange(z_of.shape[0])
+    nodes = np.zeros((z_of.shape[0], depth + 1), np.int64)
+    for d in range(depth):
+        node = nodes[:, d]
+        nodes[:, d + 1] = 2 * node + 1 + (z_of[tokens, node] >= 0)
+    return nodes
+
+
+def _descend_gathered(x: Array, w_in: Array, depth: int) -> Array:
+    """Return the nodes (tokens, depth + 1), computing one row of w_in per token and level."""
+    nodes = np.zeros((x.shape[0], depth + 1), np.int64)
+    for d in range(depth):
+        node = nodes[:, d]
+        z = np.einsum("bi,bi->b", x, w_in[node].astype(np.float32, copy=False))
+        nodes[:, d + 1] = 2 * node + 1 + (z >= 0)
+    return nodes
+
+
+def _entropy(counts: Array) -> float:
+    """Return the entropy of a distribution given by counts, in bits."""
+    share = counts[counts > 0] / counts.sum()
+    return float(abs((share * np.log2(share)).sum()))
+
+
+def count_nodes(problem: Problem, operands: Operands) -> Touched:
+    """Return which weight rows all tokens' paths touch, and how evenly, routed in float32.
+
+    One tree is descended by gathered rows; several by one product with all of a tree's rows, which is
+    faster once many of them are used.
+    """
+    visits = np.zeros((problem.trees, problem.n_nodes), np.int64)
+    for first in range(0, problem.batch, _TOKEN_BLOCK):
+        x = operands.x[first : first + _TOKEN_BLOCK].astype(np.float32, copy=False)
+        for k in range(problem.trees):
+            w_in = operands.w_in[k]
+            if problem.trees == 1 or problem.depth == 0:
+                nodes = _descend_gathered(x, w_in, problem.depth)
+            else:
+                nodes = _descend(x @ w_in.astype(np.float32, copy=False).T, problem.depth)
+            visits[k] += np.bincount(nodes.ravel(), minlength=problem.n_nodes)
+    touched = int(np.count_nonzero(visits))
+    levels = [visits[:, 2**d - 1 : 2 ** (d + 1) - 1] for d in range(problem.depth + 1)]
+    return Touched(
+        nodes=touched,
+        entropy_bits=[float(np.mean([_entropy(tree) for tree in level])) for level in levels],
+        working_set_bytes=touched * (problem.d_in + problem.d_out) * operands.w_in.itemsize,
+    )

@@ -1,0 +1,184 @@
+"""Own the reading of a run: of any schema version up to today's, past damaged lines, into frames."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pandas as pd
+from pydantic import ValidationError
+
+from harness.errors import UsageError
+from harness.records.schema import (
+    HEAD,
+    KINDS,
+    LINES,
+    SCHEMA_VERSION,
+    BlocksRecord,
+    CellRecord,
+    EndRecord,
+    Line,
+    ProviderRecord,
+    ResumeRecord,
+    RunHead,
+    SampleRecord,
+)
+
+# A migration takes the head or a line of the version it stands under and returns that of the next one.
+# One stands here for every version below SCHEMA_VERSION, so that older runs stay readable.
+Json = dict[str, Any]
+_HEAD_MIGRATIONS: dict[int, Callable[[Json], Json]] = {}
+_LINE_MIGRATIONS: dict[int, Callable[[Json], Json]] = {}
+
+
+def _migrated(data: Json, version: int, migrations: dict[int, Callable[[Json], Json]]) -> Json:
+    for step in range(version, SCHEMA_VERSION):
+        data = migrations[step](data)
+    return data
+
+
+class Run(NamedTuple):
+    """A run as it was read: two frames and what stands around them.
+
+    samples: one row a sample, with `pass_ns = elapsed_ns / loops * slices` and the columns of its cell.
+    cells: one row a cell (of its first process; a later process that failed shows in `status`).
+    end: how the run ended; None where it was killed, or is still going.
+    """
+
+    samples: pd.DataFrame
+    cells: pd.DataFrame
+    head: RunHead
+    providers: list[ProviderRecord]
+    end: EndRecord | None
+    folder: Path
+    warnings: list[str]
+    blocks: list[BlocksRecord]
+    resumes: list[ResumeRecord]
+
+
+def _read_head(folder: Path) -> tuple[RunHead, int]:
+    """Return a run's head in today's schema, and the version that it was written in."""
+    path = folder / HEAD
+    if not path.is_file():
+        raise UsageError(f"{folder} is not a run: it has no {HEAD}")
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(data, dict):
+            raise UsageError(f"{path} can't be read: need an object, got {type(data).__name__}")
+        version = data.get("schema_version")
+        if not isinstance(version, int) or version < 1:
+            raise UsageError(f"{path} can't be read: schema_version is {version!r}, not a version")
+        if version > SCHEMA_VERSION:
+            raise UsageError(
+                f"{path} has schema version {version}, newer than this harness reads "
+                f"({SCHEMA_VERSION}); install a newer fff-harness"
+            )
+        return RunHead.model_validate(_migrated(data, version, _HEAD_MIGRATIONS)), version
+    except (UnicodeDecodeError, json.JSONDecodeError, ValidationError) as error:
+        raise UsageError(f"{path} can't be read: {_first_line(error)}") from None
+    except OSError as error:
+        raise UsageError(f"{path} can't be read: {error.strerror}") from None
+
+
+def _first_line(error: Exception) -> str:
+    if isinstance(error, ValidationError):
+        first = error.errors()[0]
+        return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+    return str(error).splitlines()[0]
+
+
+def _parse_line(text: str, version: int) -> Line:
+    """Return the record in a line. Raises ValueError, whose text says what is the matter with it."""
+    data = json.loads(text)
+    if not isinstance(data, dict):
+        raise ValueError(f"need an object, got {type(data).__name__}")
+    # A line may name its own version: only a newer harness would write one into this run.
+    newest = data.pop("schema_version", version)
+    if newest != version:
+        raise ValueError(f"it has schema version {newest}, and the run is of version {version}")
+    data = _migrated(data, version, _LINE_MIGRATIONS)
+    kind = data.get("kind")
+    if not isinstance(kind, str) or kind not in KINDS:
+        raise ValueError(
+            f"kind {kind!r} is not known here; a newer fff-harness may have written it"
+        )
+    line: Line = KINDS[kind].model_validate(data)  # type: ignore[assignment]
+    return line
+
+
+def _read_lines(path: Path, version: int, warnings: list[str]) -> Iterator[Line]:
+    """Yield the records; a damaged line is named in `warnings` and passed over."""
+    if not path.is_file():
+        warnings.append(f"{path.name} is missing: nothing was measured")
+        return
+    # Only "\n" ends a record: a control character inside of one must not shift the numbers of the lines.
+    with path.open(encoding="utf-8", errors="replace", newline="\n") as file:
+        for number, text in enumerate(file, start=1):
+            try:
+                yield _parse_line(text, version)
+            except (ValueError, RecursionError) as error:
+                cut = "" if text.endswith("\n") else " (the line is cut short)"
+                warnings.append(
+                    f"{path.name}:{number} is damaged and left out{cut}: {_first_line(error)}"
+                )
+
+
+_RANK = {"wrong": 0, "failed": 1, "unavailable": 2, "ok": 3}
+
+
+def _cell_frame(cells: list[CellRecord]) -> pd.DataFrame:
+    """Return one row a cell: its first record, with the worst status of any process."""
+    import pandas as pd  # half a second: measuring processes, which only write, go without it
+
+    rows: dict[str, dict[str, Any]] = {}
+    for cell in cells:
+        known = rows.setdefault(cell.cell, cell.model_dump(exclude={"kind"}))
+        if _RANK[cell.status] < _RANK[known["status"]]:
+            known.update(status=cell.status, reason=cell.reason)
+    columns = [name for name in CellRecord.model_fields if name != "kind"]
+    return pd.DataFrame(list(rows.values()), columns=columns)
+
+
+def load_run(path: str | os.PathLike[str]) -> Run:
+    """Read a run folder.
+
+    Damaged lines are left out and named in `warnings`; nothing is ever rewritten.
+
+    Raises UsageError where the folder is no run, or its schema is newer than this harness.
+    """
+    import pandas as pd
+
+    folder = Path(path)
+    head, version = _read_head(folder)
+    warnings: list[str] = []
+    try:
+        lines = list(_read_lines(folder / LINES, version, warnings))
+    except OSError as error:
+        raise UsageError(f"{folder / LINES} can't be read: {error.strerror}") from None
+    cells = _cell_frame([x for x in lines if isinstance(x, CellRecord)])
+    columns = [name for name in SampleRecord.model_fields if name != "kind"]
+    rows = [x.model_dump(exclude={"kind"}) for x in lines if isinstance(x, SampleRecord)]
+    samples = pd.DataFrame(rows, columns=columns)
+    shared = [
+        "cell", "role", "implementation", "level", "model", "provider", "batch", "d_in", "slices",
+    ]  # fmt: skip
+    samples = samples.merge(cells[shared], on="cell", how="left")
+    samples["pass_ns"] = samples["elapsed_ns"] / samples["loops"] * samples["slices"]
+    orphans = sorted(set(samples["cell"]) - set(cells["cell"]))
+    warnings += [f"{LINES}: the record of cell {cell} is missing" for cell in orphans]
+    ends = [x for x in lines if isinstance(x, EndRecord | ResumeRecord)]
+    last = ends[-1] if ends else None
+    return Run(
+        samples=samples,
+        cells=cells,
+        head=head,
+        providers=[x for x in lines if isinstance(x, ProviderRecord)],
+        end=last if isinstance(last, EndRecord) else None,
+        folder=folder,
+        warnings=warnings,
+        blocks=[x for x in lines if isinstance(x, BlocksRecord)],
+        resumes=[x for x in lines if isinstance(x, ResumeRecord)],
+    )

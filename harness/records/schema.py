@@ -1,0 +1,235 @@
+"""Own the records of a run: their versioned schema, and the names of the files that they stand in."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from harness.records.facts import DeviceFacts, Finding, MachineFacts
+
+SCHEMA_VERSION = 1
+HEAD, LINES, LOCK = "run.json", "records.jsonl", "run.lock"
+Status = Literal["ok", "wrong", "unavailable", "failed"]
+Role = Literal["layer", "ceiling", "aa", "ladder"]
+Order = Literal["interleaved", "blocked"]
+
+
+class _Record(BaseModel):
+    # JSON has no infinity; without the setting one would be written as null and refused on reading.
+    model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="constants")
+
+
+class MachineRecord(_Record):
+    """What the figures were measured on. Sizes in bytes; empty or 0 where the system does not tell."""
+
+    host: str
+    system: str
+    processor: str
+    microarchitecture: str
+    isa: list[str] = Field(description="vector extensions that the processor reports")
+    cores: int = Field(description="processors that this process may run on")
+    caches: dict[str, int] = Field(description="L1d, L2, L3 as one core sees them")
+    memory_bytes: int
+    virtual_machine: str
+    python: str
+    packages: dict[str, str]
+    build: dict[str, str] = Field(
+        description="compiler, flags and instruction set of our own kernels"
+    )
+    harness_version: str
+    commit: str
+    environment: dict[str, str] = Field(
+        description="variables that can change a BLAS or its threads"
+    )
+    facts: MachineFacts = Field(
+        default_factory=MachineFacts, description="settings, and the state when the run began"
+    )
+    device: DeviceFacts | None = Field(
+        default=None, description="that the passes ran on, None for the CPU"
+    )
+    findings: list[Finding] = Field(
+        default_factory=list, description="what of it matters for measuring, by `doctor`"
+    )
+
+
+class SweepRecord(_Record):
+    """What was asked for."""
+
+    levels: list[int]
+    device: str
+    models: list[str]
+    batches: list[int]
+    widths: list[int]
+    only: list[str]
+    skip: list[str]
+    blas: list[str]
+    threads: int
+    seed: int
+    passes: int
+    budget_s: float
+    processes: int
+    quick: bool
+    keep_blas_env: bool
+    plugins: list[str] = Field(default=[], description="files of plugins that were loaded")
+    timeout_s: float = Field(default=0.0, description="patience with a request, 0 for derived")
+    data: list[str] = ["random"]
+    rows: list[str] = ["distinct"]
+    routing: list[str] = ["uniform"]
+    weights: list[str] = ["hot"]
+    order: Order = "interleaved"
+    dtype: list[str] = ["float32"]
+    isa: str = Field(
+        default="", description="instruction set that was forced, empty for the fastest"
+    )
+    baseline: str = Field(default="bert-base-4095", description="model that ratios are over")
+    math: list[str] = ["ieee"]
+    launch: list[str] = ["eager"]
+
+
+class RunHead(_Record):
+    """The first file of a run, written before anything is measured."""
+
+    schema_version: int
+    started_utc: str
+    machine: MachineRecord
+    sweep: SweepRecord
+
+
+class ProviderRecord(_Record):
+    """A BLAS library as a measuring process really loaded it."""
+
+    kind: Literal["provider"] = "provider"
+    process: int
+    name: str
+    path: str = Field(description="{prefix} stands for the Python environment's folder")
+    version: str
+    architecture: str
+    threads: int
+    threading_layer: str
+    int_bits: int
+    routines: list[str]
+    pools: list[dict[str, Any]] = Field(description="every BLAS and OpenMP pool in that process")
+    variables: dict[str, str] = Field(
+        description="BLAS variables that the process was started with"
+    )
+    dropped: list[str] = Field(description="variables that force a kernel, taken away")
+
+
+class CellRecord(_Record):
+    """One implementation on one problem under one provider, and the outcome of its gate."""
+
+    kind: Literal["cell"] = "cell"
+    cell: str
+    role: Role
+    implementation: str
+    layer: str
+    level: int | None
+    model: str
+    provider: str
+    threads: int
+    batch: int
+    d_in: int
+    d_out: int
+    hidden: int
+    depth: int
+    trees: int
+    dtype: str
+    math: str = Field("ieee", description="of float32 products: ieee, or tf32 on tensor cores")
+    launch: str = Field("eager", description="eager, or graph: passes replayed from a CUDA graph")
+    data: str
+    rows: str = "distinct"
+    routing: str = "uniform"
+    weights: str = Field("hot", description="where they stand as a pass begins; see locality.py")
+    seed: int
+    flops: int
+    bytes_moved: int
+    process: int
+    status: Status
+    reason: str
+    loops: int
+    gate_ns: int = Field(description="the checked pass, first of its process; not a sample")
+    checked_tokens: int
+    near_ties: int
+    worst_error: float = Field(description="largest error as a share of its tolerance")
+    slices: int = Field(default=1, description="a sample times one of this many parts of the batch")
+    nodes_touched: int = Field(
+        description="distinct weight rows on the paths of all tokens; fff only"
+    )
+    entropy_bits: list[float] = Field(
+        default=[], description="of the tokens over each level's nodes, the root's first; fff only"
+    )
+    working_set_bytes: int = Field(
+        default=0, description="weight rows that a pass touches; 0 where not counted"
+    )
+    notes: dict[str, str]
+
+
+class SampleRecord(_Record):
+    """One timed value: `loops` passes over one slice of the batch in `elapsed_ns`, and what disturbed it."""
+
+    kind: Literal["sample"] = "sample"
+    cell: str
+    process: int
+    block: int = Field(
+        description="round of the interleaved order, counted over the run; negative for the cold, "
+        "fixed-order samples of the published protocol, counted in each process"
+    )
+    order: int = Field(description="position in the run")
+    started_ns: int = Field(description="since the run began")
+    loops: int
+    elapsed_ns: int
+    switches: int = Field(description="involuntary context switches during the sample")
+    faults: int = Field(description="page faults during the sample")
+    steal_ticks: int = Field(
+        description="time the hypervisor took from this machine, in clock ticks"
+    )
+    call_ns: int = Field(default=0, description="of the call from Python, outside of `elapsed_ns`")
+    wall_ns: int = Field(
+        default=0, description="on a device, launches and the last wait included; 0 on the CPU"
+    )
+    sm_clock_mhz: int = Field(
+        default=0, description="of the device behind the sample; 0 if not told"
+    )
+    power_w: float = 0.0
+    throttle: list[str] = Field(
+        default=[], description="what held the device's clock down before or behind the sample"
+    )
+
+
+class EndRecord(_Record):
+    """How the run ended."""
+
+    kind: Literal["end"] = "end"
+    ended_utc: str
+    reason: Literal["complete", "interrupted", "budget", "failed"]
+    elapsed_s: float
+    peak_resident_bytes: int
+
+
+class BlocksRecord(_Record):
+    """How many blocks the run was going to have, as decided when a process had gated its cells."""
+
+    kind: Literal["blocks"] = "blocks"
+    process: int
+    blocks: int = Field(description="blocks for this process")
+    total: int = Field(
+        description="blocks of the whole run: done, now, and those of later processes"
+    )
+
+
+class ResumeRecord(_Record):
+    """A sweep that was killed or interrupted was taken up again from here on."""
+
+    kind: Literal["resume"] = "resume"
+    resumed_utc: str
+    host: str
+    process: int = Field(description="first of the fresh measuring processes")
+    block: int = Field(description="first of the new blocks")
+
+
+Line = ProviderRecord | CellRecord | SampleRecord | BlocksRecord | ResumeRecord | EndRecord
+KINDS: dict[str, type[BaseModel]] = {
+    "provider": ProviderRecord, "cell": CellRecord, "sample": SampleRecord, "end": EndRecord,
+    "blocks": BlocksRecord, "resume": ResumeRecord,
+}  # fmt: skip

@@ -1,0 +1,1 @@
+"""What people read of a run: Markdown, LaTeX, CSV, JSON, figures; texts, never arithmetic."""

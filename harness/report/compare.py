@@ -1,0 +1,136 @@
+"""Own the text of a comparison of two runs: Markdown, CSV and JSON."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from typing import Any
+
+import pandas as pd
+
+from harness.analysis.compare import TOLERANCE, Comparison, Verdict
+from harness.analysis.stats import Ratio
+from harness.records.reader import Run
+from harness.report.formats import format_markdown_table, format_time
+from harness.report.header import format_machine
+
+_NONE = "–"
+
+
+def format_change(change: Ratio | None) -> str:
+    """Return `+5.2 % [+4.1, +6.3]`; digits stop where the interval does."""
+    if change is None:
+        return _NONE
+    if not change.known:
+        return f"~{100 * (change.value - 1):+.0f} %"
+    half = 100 * (change.high - change.low) / 2
+    decimals = 2 if half <= 0 else max(0, min(2, -math.floor(math.log10(half))))
+    value, low, high = (
+        f"{100 * (x - 1):+.{decimals}f}" for x in (change.value, change.low, change.high)
+    )
+    return f"{value} % [{low}, {high}]"
+
+
+def summarize(comparison: Comparison) -> str:
+    """Return the one line that says how the comparison came out."""
+    counts = Counter(change.verdict for change in comparison.changes)
+    order: tuple[Verdict, ...] = ("broken", "slower", "faster", "same", "ambiguous", "reference")
+    parts = [f"{counts[v]} {v}" for v in order if counts[v]]
+    text = f"{len(comparison.changes)} cells: {', '.join(parts)}"
+    if comparison.unmatched:
+        text += f"; {len(comparison.unmatched)} not in both runs"
+    return text
+
+
+def _frame(comparison: Comparison) -> pd.DataFrame:
+    what = "time, B over A" if comparison.same_machine else "time over the fastest FF, B over A"
+    return pd.DataFrame(
+        {
+            "cell": c.cell,
+            "A": format_time(c.a_ns),
+            "B": format_time(c.b_ns),
+            what: format_change(c.change),
+            "verdict": c.verdict.upper() if c.verdict in ("slower", "broken") else c.verdict,
+            "remarks": c.reason,
+        }
+        for c in comparison.changes
+    )
+
+
+def _run_line(name: str, run: Run) -> str:
+    code = run.head.machine.commit
+    return f"- {name}: {run.folder}, {code}, {run.head.started_utc}; {format_machine(run)}"
+
+
+def _reference_line(comparison: Comparison) -> str:
+    first, second = comparison.references
+    which = first if first == second else f"{first} in A, {second} in B"
+    if comparison.same_machine:
+        return (
+            f"- One machine: times are compared, each over that of {which} in the same block, so that a "
+            "drift of the whole machine cancels. That reference itself took "
+            f"{comparison.drift:.3g} times as long in B."
+        )
+    return (
+        "- **Two machines: ratios are compared, not times.** Each is over the fastest FF of its own run "
+        f"({which}): slower means that the speedup over it is smaller in B."
+    )
+
+
+def format_comparison(comparison: Comparison) -> str:
+    """Return a comparison as Markdown."""
+    lines = ["# B compared with A", "", _run_line("A", comparison.a), _run_line("B", comparison.b)]
+    lines.append(_reference_line(comparison))
+    for name, run in (("A", comparison.a), ("B", comparison.b)):
+        lines += [f"- **Record of {name} damaged**: {w}" for w in run.warnings]
+        if run.head.sweep.quick:
+            lines.append(f"- {name} is a quick run: few samples")
+    lines += ["", format_markdown_table(_frame(comparison)), ""]
+    lines += [f"- {text}" for text in comparison.unmatched]
+    lines += [
+        "- slower, faster: the whole 95 % interval lies beyond "
+        f"{100 * comparison.resolution:.1f} %, what the A/A pairs of the two runs resolve. "
+        f"same: it lies within {100 * TOLERANCE:.0f} % of no change. "
+        "ambiguous: it is too wide to tell; take more blocks.",
+        "",
+        summarize(comparison),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _number(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None
+
+
+def comparison_rows(comparison: Comparison) -> list[dict[str, Any]]:
+    """Return a comparison as rows of plain numbers, for other programs."""
+    return [
+        {
+            "cell": c.cell, "a_ns": _number(c.a_ns), "b_ns": _number(c.b_ns),
+            "change": _number(c.change.value if c.change else None),
+            "low": _number(c.change.low if c.change else None),
+            "high": _number(c.change.high if c.change else None),
+            "blocks": c.change.blocks if c.change else 0,
+            "verdict": c.verdict, "reason": c.reason,
+        }
+        for c in comparison.changes
+    ]  # fmt: skip
+
+
+def format_comparison_csv(comparison: Comparison) -> str:
+    """Return a comparison as CSV."""
+    text: str = pd.DataFrame(comparison_rows(comparison)).to_csv(index=False)
+    return text
+
+
+def format_comparison_json(comparison: Comparison) -> str:
+    """Return a comparison as JSON, with what it rests on."""
+    document = {
+        "a": str(comparison.a.folder), "b": str(comparison.b.folder),
+        "same_machine": comparison.same_machine, "references": list(comparison.references),
+        "drift": _number(comparison.drift), "resolution": comparison.resolution,
+        "tolerance": TOLERANCE, "summary": summarize(comparison),
+        "cells": comparison_rows(comparison), "unmatched": comparison.unmatched,
+    }  # fmt: skip
+    return json.dumps(document, indent=1) + "\n"

@@ -1,0 +1,93 @@
+"""Own how a number is written: with its unit, and no more digits than it has."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+import pandas as pd
+from tabulate import tabulate
+
+from harness.analysis.stats import Ratio
+from harness.paper.published import PublishedCell
+
+NONE = "–"
+UNCONFIRMED = "†"
+# The word behind the layer in an id that is not of a provider.
+_LIBRARIES = {"torch": "torch", "triton": "Triton"}
+
+
+def _decimals(resolution: float) -> int:
+    """Return the decimals that a resolution leaves: 1 for 0.3, 0 for 3, -1 for 30; at most 3."""
+    if resolution <= 0:
+        return 3
+    return min(3, -math.floor(math.log10(resolution)))
+
+
+def _rounded(value: float, decimals: int) -> str:
+    return f"{round(value, decimals):.{max(0, decimals)}f}"
+
+
+def format_ratio(ratio: Ratio | None) -> str:
+    """Return `91x [88, 94]`: digits stop where the interval does; `~91x` where one block gives none."""
+    if ratio is None:
+        return NONE
+    if not ratio.known:
+        return f"~{_rounded(ratio.value, _decimals(ratio.value / 10))}x"
+    d = _decimals((ratio.high - ratio.low) / 2)
+    low, high = _rounded(ratio.low, d), _rounded(ratio.high, d)
+    return f"{_rounded(ratio.value, d)}x [{low}, {high}]"
+
+
+def format_time(ns: float) -> str:
+    """Return a time with three digits and its unit."""
+    if not math.isfinite(ns):
+        return NONE
+    for unit, scale in (("s", 1e9), ("ms", 1e6), ("us", 1e3)):
+        if ns >= scale:
+            return f"{ns / scale:.3g} {unit}"
+    return f"{ns:.3g} ns"
+
+
+def format_rate(gflops: float) -> str:
+    """Return a rate in GFLOP/s or GB/s with three digits."""
+    return f"{gflops:.3g}" if math.isfinite(gflops) else NONE
+
+
+def format_share(share: float) -> str:
+    """Return a share as a percentage."""
+    return f"{100 * share:.0f} %" if math.isfinite(share) else NONE
+
+
+def format_published(cell: PublishedCell | None) -> str:
+    """Return a published speedup, marked where no source that could be opened confirms it."""
+    if cell is None:
+        return NONE
+    return f"{cell.text}x" + ("" if cell.confirmed else UNCONFIRMED)
+
+
+def format_source(implementation: str, provider: str) -> str:
+    """Return whose code computes: a BLAS provider, the library in the implementation's id, or our own."""
+    return provider or _LIBRARIES.get(implementation.split("_")[1], "own code")
+
+
+def format_bytes(size: int) -> str:
+    """Return a size in MiB, or in KiB below one."""
+    return f"{size / 2**20:.0f} MiB" if size >= 2**20 else f"{size / 2**10:.0f} KiB"
+
+
+def format_markdown_table(frame: pd.DataFrame) -> str:
+    """Return a frame of texts as a table of Markdown."""
+    text: str = tabulate(
+        frame.astype(str).values.tolist(), headers=list(frame.columns), tablefmt="github",
+        disable_numparse=True,
+    )  # fmt: skip
+    return text
+
+
+def format_unavailable(found: Iterable[tuple[str, str]]) -> list[str]:
+    """Return a line for each reason, with all the implementations (id, reason) that it holds for."""
+    ids: dict[str, dict[str, None]] = {}
+    for implementation, reason in found:
+        ids.setdefault(reason, {})[implementation] = None
+    return [f"unavailable: {', '.join(names)}: {reason}" for reason, names in ids.items()]

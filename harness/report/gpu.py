@@ -1,0 +1,141 @@
+"""Own the parts of a report that only a run on a device has."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from harness.analysis import gpu as analysis_gpu
+from harness.analysis.gpu import COLUMNS, PRECISIONS, GpuEntry, Rival
+from harness.analysis.rows import Point
+from harness.problem import axes
+from harness.problem.models import speedup_limit, title
+from harness.records.reader import Run
+from harness.report.formats import (
+    NONE,
+    format_markdown_table,
+    format_published,
+    format_ratio,
+    format_time,
+)
+
+
+def device_lines(run: Run) -> list[str]:
+    """Return what the head says of the device, and of how its state was told."""
+    device = run.head.machine.device
+    if device is None:
+        return []
+    lines = [
+        f"- Device: {device.name} (sm_{device.capability.replace('.', '')}), {device.multiprocessors} "
+        f"multiprocessors, L2 {device.l2_bytes / 2**20:.0f} MiB, {device.memory_bytes / 2**30:.0f} GiB, "
+        f"{device.free_bytes / 2**30:.0f} of them free; torch {device.torch}, CUDA {device.cuda}"
+    ]
+    if device.unmetered:
+        lines.append(
+            f"- **Clock, power and throttling of the device are not told: {device.unmetered}**"
+        )
+    return lines
+
+
+def _format(entry: GpuEntry, baseline: str) -> str:
+    if entry.status == "none":
+        return NONE
+    if entry.ratio is None:
+        return entry.status.upper()
+    return "1" if entry.model == baseline else format_ratio(entry.ratio)
+
+
+def gpu_frame(run: Run, point: Point) -> pd.DataFrame:
+    """Return the GPU half of the paper's table: a measured and a published column each."""
+    rows: dict[str, dict[str, str]] = {}
+    for entry in analysis_gpu.gpu_entries(run, point):
+        row = rows.setdefault(
+            entry.model,
+            {
+                "model": title(entry.model),
+                "limit": f"{speedup_limit(entry.model, point.baseline):.2f}x",
+            },
+        )
+        row[entry.column] = _format(entry, point.baseline)
+        row[f"paper, {entry.column}"] = format_published(entry.published)
+    return pd.DataFrame(list(rows.values()))
+
+
+def point_lines(run: Run, point: Point) -> list[str]:
+    """Return the GPU columns of the paper's table at a point, none for a run on the CPU."""
+    if not analysis_gpu.is_device(run):
+        return []
+    columns = ", ".join(f"{name} ({suffix})" for name, suffix in COLUMNS.items())
+    return [
+        "",
+        f"Speedup over {title(point.baseline)} in the same column ({columns}); the paper's on an "
+        "RTX A6000:",
+        "",
+        format_markdown_table(gpu_frame(run, point)),
+    ]  # fmt: skip
+
+
+def contest_frame(run: Run, point: Point, against: list[Rival]) -> pd.DataFrame:
+    """Return every FFF against the fastest FF of each precision."""
+    return pd.DataFrame(
+        {
+            "FFF implementation": c.implementation,
+            "model": title(c.model),
+            "precision": c.precision,
+            "launch": c.launch,
+            **{f"over FF, {PRECISIONS[name]}": format_ratio(r) for name, r in c.ratios.items()},
+        }
+        for c in analysis_gpu.contests(run, point, against)
+    )
+
+
+def _rival_line(rival: Rival) -> str:
+    if not rival.cell:
+        return f"- {PRECISIONS[rival.precision]}: none was measured."
+    return (
+        f"- {PRECISIONS[rival.precision]}: {rival.implementation}, {rival.launch}, "
+        f"{format_time(rival.pass_ns)} a pass."
+    )
+
+
+def contest_lines(run: Run) -> list[str]:
+    """Return best against best on a device: over the fastest FF of each precision, under any launch."""
+    if not analysis_gpu.is_device(run):
+        return []
+    lines = [
+        "", "## Best against best on this device", "",
+        "Each FFF, launched and replayed, over the fastest FF of each precision, launched or replayed from a "
+        "graph. A ratio across two precisions compares layers that round differently; one across hot and "
+        "cold weights, or of device time over wall time, is never taken.",
+    ]  # fmt: skip
+    for point in analysis_gpu.places(run):
+        against = analysis_gpu.rivals(run, point)
+        frame = contest_frame(run, point, against)
+        if frame.empty:
+            continue
+        where = f"Batch {point.batch}, width {point.width}"
+        kept = tuple(
+            default if name in ("dtype", "math", "launch") else value
+            for name, value, default in zip(
+                axes.COLUMNS, point.conditions, axes.DEFAULTS, strict=True
+            )
+        )
+        differs = axes.title(kept)
+        lines += ["", f"### {where}{', ' + differs if differs else ''}", "", "The fastest FF:", ""]
+        lines += [_rival_line(r) for r in against]
+        lines += ["", format_markdown_table(frame)]
+    return lines
+
+
+def reading_lines(run: Run) -> list[str]:
+    """Return what the foot says of the figures of a device."""
+    if not analysis_gpu.is_device(run):
+        return []
+    return [
+        "- a pass: the device's time between two events around the passes of a sample. with launches: the "
+        "host's time from before the first launch to after the wait for the last, over the passes. Both are "
+        "of the same sample; cold passes have wall times of their own, behind a flush that was waited for.",
+        "- THROTTLED: the driver said at either end of these samples that the clock was held down, and why. "
+        "They are kept.",
+        "- ceilings of the device: copies through torch and torch's products in each precision. Rates of the "
+        "fastest samples; what only reads can pass a copy's rate by some percent.",
+    ]

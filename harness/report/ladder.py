@@ -1,0 +1,160 @@
+"""Own the page of the ladder: its text, its CSV and the files that it is written to."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import matplotlib as mpl
+import pandas as pd
+
+from harness.analysis import ladder as analysis_ladder
+from harness.analysis.ladder import Climbs
+from harness.analysis.stats import Ratio
+from harness.paper import ladder as paper_ladder
+from harness.paper.ladder import LEVELS
+from harness.problem.models import BASELINE, parse_model
+from harness.records.files import write_whole
+from harness.records.reader import Run
+from harness.report import formats, header
+from harness.report.ladder_figure import ladder_figure
+from harness.report.ladder_words import (
+    TITLES,
+    describe_effect,
+    describe_gap,
+    describe_product,
+    describe_step,
+    find_claim,
+    format_factor,
+    format_own,
+    format_speedup,
+    strict_rung,
+)
+
+EXPLAIN_FILES = ("explain.md", "explain.csv")
+
+
+def _environment() -> jinja2.Environment:
+    return jinja2.Environment(
+        loader=jinja2.PackageLoader("harness.report", "templates"), undefined=jinja2.StrictUndefined,
+        keep_trailing_newline=True,
+    )  # fmt: skip
+
+
+def _rows(run: Run, climbs: Climbs) -> list[dict[str, Any]]:
+    rows = []
+    for number, step in enumerate(paper_ladder.STEPS):
+        at = {level: climbs[level][number] for level in LEVELS}
+        rows.append(
+            {
+                "number": number, "mended": step.mended, "title": TITLES[step.key],
+                "text": describe_step(run, step.key, climbs[LEVELS[0]]),
+                "speedup": {level: format_speedup(r) for level, r in at.items()},
+                "factor": {level: format_factor(r) for level, r in at.items()},
+                "effect": {level: describe_effect(r) for level, r in at.items()},
+            }
+        )  # fmt: skip
+    return rows
+
+
+def _problems(run: Run) -> list[str]:
+    bad = run.cells[run.cells["status"] != "ok"]
+    found = [f"{c['status'].upper()}: {c['cell']}: {c['reason']}" for _, c in bad.iterrows()]
+    if run.end is None:
+        found.append("The run did not end: it was killed, or is still going.")
+    elif run.end.reason != "complete":
+        found.append(f"The run ended early ({run.end.reason}).")
+    return [*found, *(f"Record damaged: {w}" for w in run.warnings)]
+
+
+def _passes(run: Run) -> tuple[str, str]:
+    """Return the passes behind one mean of the published protocol, for the FFF and for the FF."""
+    cells = run.cells[(run.cells["role"] == "ladder") & (run.cells["loops"] > 0)]
+    cells = cells[cells["batch"] == run.head.sweep.batches[0]]
+
+    def span(layer: str) -> str:
+        loops = sorted({int(n) for n in cells.loc[cells["layer"] == layer, "loops"]})
+        return f"{loops[0]}" if len(loops) == 1 else f"{loops[0]} to {loops[-1]}" if loops else "0"
+
+    return span("fff"), span("ff")
+
+
+def format_page(run: Run, climbs: Climbs | None = None) -> str:
+    """Return the page as Markdown. Raises UsageError where the run has no ladder.
+
+    climbs: the run's rungs where they are known already.
+    """
+    analysis_ladder.require_ladder(run)
+    climbs = climbs or analysis_ladder.climb_all(run)
+    base, tree = parse_model(BASELINE), parse_model(paper_ladder.FFF_MODEL)
+    fff_passes, ff_passes = _passes(run)
+    providers = list({p.name: p for p in reversed(run.providers)}.values())[::-1]
+    sweep, record = run.head.sweep, run.head.machine
+    example = next(
+        (
+            format_speedup(r)
+            for rungs in climbs.values()
+            for r in rungs
+            if r.speedup and r.speedup.known
+        ),
+        formats.format_ratio(Ratio(value=2.0, low=1.9, high=2.1, blocks=2)),
+    )
+    text: str = _environment().get_template("ladder.md.j2").render(
+        quick=sweep.quick, levels=LEVELS, used=tree.trees * (tree.depth + 1), neurons=base.hidden,
+        claim={level: find_claim(level).text for level in LEVELS},
+        provenance={level: find_claim(level).provenance for level in LEVELS},
+        limit=f"{paper_ladder.limit():.0f} times", example=example,
+        published={level: format_speedup(climbs[level][0]) for level in LEVELS},
+        strict={level: format_speedup(strict_rung(climbs[level])) for level in LEVELS},
+        own=format_own(climbs[LEVELS[-1]]), gap={level: describe_gap(climbs, level) for level in LEVELS},
+        rows=_rows(run, climbs), product={n: describe_product(rungs) for n, rungs in climbs.items()},
+        machine=header.format_machine(run),
+        providers=[header.format_provider(p) for p in providers],
+        first_provider=sweep.blas[0].rsplit("/", 1)[-1],
+        batch=sweep.batches[0], width=sweep.widths[0], threads=sweep.threads,
+        started=run.head.started_utc, code=f"{record.harness_version}, {record.commit}",
+        passes=fff_passes, ff_passes=ff_passes,
+        processes=run.samples["process"].nunique(), problems=_problems(run),
+    )  # fmt: skip
+    return text
+
+
+def _numbers(ratio: Ratio | None, name: str) -> dict[str, float | None]:
+    if ratio is None:
+        return {name: None, f"{name}_low": None, f"{name}_high": None}
+    return {name: ratio.value, f"{name}_low": ratio.low, f"{name}_high": ratio.high}
+
+
+def csv_frame(run: Run, climbs: Climbs | None = None) -> pd.DataFrame:
+    """Return the ladder as rows of plain numbers, one a step and level."""
+    climbs = climbs or analysis_ladder.climb_all(run)
+    return pd.DataFrame(
+        {
+            "step": number, "key": rung.step.key, "mended": rung.step.mended, "level": level,
+            "changes": "neither" if rung.same else rung.step.changes[level],
+            "ff": rung.ff, "fff": rung.fff, **_numbers(rung.speedup, "speedup"),
+            **_numbers(rung.factor, "factor"),
+            "blocks": rung.speedup.blocks if rung.speedup else 0, "reason": rung.reason,
+        }
+        for level, rungs in climbs.items()
+        for number, rung in enumerate(rungs)
+    )  # fmt: skip
+
+
+def write_page(run: Run) -> list[Path]:
+    """Write explain.md, explain.csv, explain.png and explain.svg into the run's folder and return them."""
+    analysis_ladder.require_ladder(run)
+    climbs = analysis_ladder.climb_all(run)
+    texts = (format_page(run, climbs), csv_frame(run, climbs).to_csv(index=False))
+    paths = [run.folder / name for name in EXPLAIN_FILES]
+    for path, text in zip(paths, texts, strict=True):
+        write_whole(path, text)
+    # Fixed ids and no date: the same samples give the same bytes.
+    with mpl.rc_context({"svg.hashsalt": "fff-harness", "font.family": "DejaVu Sans"}):
+        figure = ladder_figure(run, climbs)
+        for extension in ("png", "svg"):
+            path = run.folder / f"explain.{extension}"
+            figure.savefig(path, dpi=150, metadata={"Date": None} if extension == "svg" else {})
+            paths.append(path)
+    return paths

@@ -1,0 +1,86 @@
+"""Own the figure of the ladder."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+
+from harness.analysis import ladder as analysis_ladder
+from harness.analysis.ladder import Climbs, Rung
+from harness.paper import ladder as paper_ladder
+from harness.paper.ladder import LEVELS
+from harness.records.reader import Run
+from harness.report.figure_style import COLOURS, new_figure, set_title
+from harness.report.ladder_words import (
+    NOT_MEASURED,
+    TITLES,
+    find_claim,
+    format_factor,
+    format_plain,
+)
+
+_UP, _DOWN, _FIRST, _LAST = COLOURS[5], COLOURS[0], "#999999", COLOURS[2]
+
+
+def _draw_bars(panel: Any, rungs: Sequence[Rung], claim_x: float) -> None:
+    """Draw each step as a bar from the speedup before it to that after it; `claim_x` holds a gap's label."""
+    before = 0.1
+    for i, rung in enumerate(rungs):
+        if rung.speedup is None:
+            panel.text(claim_x, i, NOT_MEASURED, va="center", fontsize=8)
+            continue
+        s = rung.speedup
+        if rung.same:
+            panel.plot([s.value, s.value], [i - 0.36, i + 0.36], color=_FIRST, lw=2, zorder=3)
+        else:
+            colour = _FIRST if i == 0 else (_UP if s.value > before else _DOWN)
+            panel.barh(i, s.value - before, left=before, height=0.6, color=colour, zorder=2)
+            if s.known:
+                spread = [[s.value - s.low], [s.high - s.value]]
+                panel.errorbar(s.value, i, xerr=spread, color="black", capsize=3, zorder=4)
+        edge = max(s.high if s.known else s.value, before)
+        label = f"{format_plain(s.value)}x" + (
+            "" if i == 0 else f"  (x {format_factor(rung).split('x')[0]})"
+        )
+        panel.text(edge * 1.1, i, label, va="center", fontsize=8, zorder=5,
+                   bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.4})  # fmt: skip
+        before = s.value
+
+
+def ladder_figure(run: Run, climbs: Climbs | None = None) -> Figure:
+    """Draw the speedup after each step as a waterfall on a log axis, a panel for each level."""
+    analysis_ladder.require_ladder(run)
+    climbs = climbs or analysis_ladder.climb_all(run)
+    figure = new_figure(12.5, 5.6)
+    panels = figure.subplots(1, len(LEVELS), sharey=True)
+    names = [f"{i}. {TITLES[step.key]}" for i, step in enumerate(paper_ladder.STEPS)]
+    for panel, level in zip(panels, LEVELS, strict=True):
+        rungs, claim = climbs[level], find_claim(level)
+        _draw_bars(panel, rungs, claim.speedup)
+        panel.axvline(claim.speedup, color=_LAST, lw=1.6, ls="--", zorder=1)
+        panel.axvline(paper_ladder.limit(), color="black", lw=1.2, ls=":", zorder=1)
+        panel.set_xscale("log")
+        highest = max([paper_ladder.limit(), *(r.speedup.value for r in rungs if r.speedup)])
+        lowest = min([claim.speedup, *(r.speedup.value for r in rungs if r.speedup)])
+        panel.set_xlim(lowest / 3, highest * 4)
+        panel.xaxis.set_major_formatter(lambda x, _: f"{x:g}x")
+        panel.set_xlabel("speedup over the fastest FF (log)")
+        panel.set_title(f"FFF at level {level}; published: {claim.text}x", fontsize=9)
+        panel.set_yticks(range(len(names)), names, fontsize=8)
+    panels[0].invert_yaxis()
+    set_title(figure, run, f"From the published protocol to a strict one, batch "
+                            f"{run.head.sweep.batches[0]}")  # fmt: skip
+    figure.legend(
+        handles=[
+            Patch(color=_FIRST, label="as published"), Patch(color=_DOWN, label="a step lowers it"),
+            Patch(color=_UP, label="a step raises it"),
+            Line2D([], [], color=_LAST, ls="--", label="published figure"),
+            Line2D([], [], color="black", ls=":", label=f"limit by operations, {paper_ladder.limit():.0f}x"),
+        ],
+        loc="outside lower center", ncols=5, fontsize=8, frameon=False,
+    )  # fmt: skip
+    return figure

@@ -1,0 +1,48 @@
+"""Own the tables of a run as LaTeX."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from harness.analysis import points as analysis_points
+from harness.problem.models import title
+from harness.records.reader import Run
+from harness.report import table
+from harness.report.formats import NONE, UNCONFIRMED
+from harness.report.frames import paper_frame, versus_frame
+from harness.report.header import head_lines
+
+_LATEX = str.maketrans(
+    {
+        "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
+        **{c: f"\\{c}" for c in "&%$#_{}"},
+    }
+)  # fmt: skip
+
+
+def _latex_table(frame: pd.DataFrame, caption: str) -> str:
+    plain = frame.replace({UNCONFIRMED: "*", NONE: "--"}, regex=True)
+    style = plain.style.hide(axis="index").format(escape="latex")
+    style = style.format_index(escape="latex", axis=1)
+    text: str = style.to_latex(
+        hrules=True, caption=caption.translate(_LATEX),
+        column_format="l" + "r" * (len(frame.columns) - 1),
+        position_float="centering",
+    )  # fmt: skip
+    return text
+
+
+def format_latex(run: Run) -> str:
+    """Return the paper's table and the best-against-best table as LaTeX (package booktabs)."""
+    parts = [f"% {line.removeprefix('- ')}" for line in head_lines(run) if line.startswith("-")]
+    parts += ["% Needs \\usepackage{booktabs}. * unconfirmed in any source that could be opened."]
+    for point in analysis_points.points(run):
+        at = table.format_place(point).lower()
+        for provider, entries in point.entries.items():
+            caption = (
+                f"Speedup over {title(point.baseline)} at the same BLAS level ({provider}, {at})"
+            )
+            parts.append(_latex_table(paper_frame(run, entries), caption))
+        if point.versus:
+            parts.append(_latex_table(versus_frame(point), f"Speedup over the fastest FF ({at})"))
+    return "\n".join(parts)

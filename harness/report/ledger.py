@@ -1,0 +1,73 @@
+"""Own the printed ledger: its table, its lines, its JSON."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict
+
+import pandas as pd
+
+from harness.analysis import ledger
+from harness.analysis.ledger import BAND
+from harness.analysis.stats import Ratio
+from harness.paper.published import FASTEST_FF
+from harness.problem.models import title
+from harness.records.reader import Run
+from harness.report.formats import format_markdown_table, format_ratio
+
+
+def format_json(run: Run) -> str:
+    """Return the ledger as JSON: the rule's band, the counts, a row for each published cell."""
+    entries = ledger.make_ledger(run)
+    data = {
+        "source": "arXiv 2311.10770, Table 2 and abstract",
+        "band": BAND,
+        "counts": ledger.count(entries),
+        "cells": [asdict(e) for e in entries],
+    }
+    return json.dumps(data, indent=1, allow_nan=False) + "\n"
+
+
+def ledger_frame(entries: list[ledger.Entry]) -> pd.DataFrame:
+    """Return each published cell with what this run says of it."""
+    rows = []
+    for e in entries:
+        ratio = None
+        if e.measured is not None:
+            low, high = (e.low, e.high) if e.low is not None else (math.nan, math.nan)
+            ratio = Ratio(value=e.measured, low=low, high=high or math.nan, blocks=e.blocks)
+        over = e.baseline if e.baseline == FASTEST_FF else title(e.baseline)
+        rows.append(
+            {
+                "published cell": f"{title(e.model)}, {e.column}, over {over}",
+                "published": f"{e.published:g}x",
+                "provenance": e.provenance,
+                "measured here": format_ratio(ratio) + (f" ({e.provider})" if e.provider else ""),
+                "finding": e.finding,
+                "reason": e.reason,
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def ledger_lines(run: Run) -> list[str]:
+    """Return the lines of the ledger: its counts, and each published cell that stands beside one here."""
+    entries = ledger.make_ledger(run)
+    by_arithmetic = [e for e in entries if e.provenance == "arithmetic"]
+    other = "CPU" if ledger.paper_device(run) == "gpu" else "GPU"
+    elsewhere = [e for e in entries if e.device == other.lower() and e not in by_arithmetic]
+    shown = [e for e in entries if e not in by_arithmetic and e not in elsewhere]
+    counts = ", ".join(f"{n} {finding}" for finding, n in ledger.count(shown).items())
+    return [
+        "",
+        "## Ledger of the published cells",
+        "",
+        f"Of {len(entries)} published cells {len(by_arithmetic)} follow by arithmetic and {len(elsewhere)} "
+        f"were measured on a {other}, not comparable here; of the other {len(shown)}: {counts}. Reproduced "
+        "means that the measured 95 % interval overlaps the published value within "
+        f"{100 * ledger.BAND:.0f} % to either side; the paper gives no interval. "
+        "All cells stand in ledger.json.",
+        "",
+        format_markdown_table(ledger_frame(shown)),
+    ]

@@ -1,0 +1,206 @@
+"""Own the report of a run: Markdown and LaTeX, and the files that it is written to."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from harness.analysis import ceilings as analysis_ceilings
+from harness.analysis import ledger
+from harness.analysis import points as analysis_points
+from harness.analysis.rows import Entry, Point, Versus
+from harness.analysis.stats import Ratio
+from harness.paper.published import PAPER_BATCH, PAPER_WIDTH
+from harness.problem import axes
+from harness.problem.models import title
+from harness.records.reader import Run
+from harness.report import gpu as report_gpu
+from harness.report import ledger as report_ledger
+from harness.report.formats import (
+    UNCONFIRMED,
+    format_markdown_table,
+    format_rate,
+    format_ratio,
+    format_share,
+    format_source,
+    format_time,
+    format_unavailable,
+)
+from harness.report.frames import (
+    REMARKED,
+    ceiling_frame,
+    contrast_frame,
+    paper_frame,
+    speed_frame,
+    versus_frame,
+)
+from harness.report.header import head_lines
+
+_PAPER_MACHINES = {"cpu": "i7-6700HQ, MKL 2023.2", "gpu": "RTX A6000"}
+
+
+def format_place(point: Point) -> str:
+    """Return where a section stands: its batch, its width, and what differs from the default conditions."""
+    differs = axes.title(point.conditions)
+    return f"Batch {point.batch}, width {point.width}" + (f", {differs}" if differs else "")
+
+
+def impossible(points: list[Point]) -> list[str]:
+    """Return a line for each figure that passes its limit or ceiling without an explanation."""
+    lines = []
+    for point in points:
+        at = f"batch {point.batch}, width {point.width}"
+        for provider, entries in point.entries.items():
+            lines += [
+                f"{title(e.model)} at level {e.level}, {provider}, {at}: {e.remark}"
+                for e in entries
+                if e.impossible
+            ]
+        lines += [
+            f"{title(v.model)}, {v.implementation}, over the fastest FF, {at}: {v.remark}"
+            for v in point.versus
+            if v.impossible
+        ]
+        lines += [f"{s.cell}: faster than its ceiling allows" for s in point.speeds if s.impossible]
+    return lines
+
+
+def _point_lines(run: Run, point: Point) -> list[str]:
+    lines = ["", f"## {format_place(point)}"]
+    for provider, entries in point.entries.items():
+        lines += [
+            "",
+            f"Speedup over {title(point.baseline)} at the same BLAS level, provider {provider}:",
+            "",
+            format_markdown_table(paper_frame(run, entries)),
+        ]
+        lines += _remark_lines([(f"{title(e.model)}, level {e.level}", e) for e in entries])
+    lines += report_gpu.point_lines(run, point)
+    if point.versus:
+        lines += ["", _best_line(run, point), "", format_markdown_table(versus_frame(point))]
+        lines += _remark_lines([(f"{title(v.model)}, {v.implementation}", v) for v in point.versus])
+    if point.aa is not None:
+        lines += ["", _aa_line(point.aa)]
+    lines += [
+        "",
+        "Absolute figures (median over all samples):",
+        "",
+        format_markdown_table(speed_frame(point.speeds)),
+    ]
+    lacking = [(s.implementation, s.reason) for s in point.speeds if s.status == "unavailable"]
+    return [*lines, *[f"\n{line}." for line in format_unavailable(lacking)]]
+
+
+def _aa_line(aa: Ratio) -> str:
+    text = f"The fastest FF against itself under a second name (A/A): {format_ratio(aa)}."
+    if not aa.known:
+        return f"{text} One block tells nothing of what this machine resolves."
+    if not aa.includes(1.0):
+        return (
+            f"{text} **UNSTABLE: this misses 1. The machine was disturbed unevenly; every row here is "
+            "uncertain by at least as much.**"
+        )
+    return f"{text} Smaller differences are not resolved here and print as `no difference`."
+
+
+def _remark_lines(found: Sequence[tuple[str, Entry | Versus]]) -> list[str]:
+    remarks = [
+        f"- {name}{'' if x.impossible else REMARKED}: {x.remark}." for name, x in found if x.remark
+    ]
+    return ["", *remarks] if remarks else []
+
+
+def _best_line(run: Run, point: Point) -> str:
+    speed = analysis_points.find_speed(run, point.fastest)
+    if speed is None:
+        return "Best against best: no FF was measured."
+    named = f"{speed.implementation} ({format_source(speed.implementation, speed.provider)})"
+    if point.stand_in:
+        return (
+            f"Best against best: no FF of {point.conditions[0]} was measured "
+            f"({analysis_points.why_no_ff(run, point)}), so the speedups are over the fastest float32 "
+            f"FF, which moves twice the bytes: {named}, "
+            f"{format_time(speed.pass_ns)} a pass."
+        )
+    share = f", {format_share(speed.share)} of this provider's sgemm" if speed.share > 0 else ""
+    return (
+        f"Best against best: the fastest FF is {named}, "
+        f"{format_time(speed.pass_ns)} a pass, {format_rate(speed.gflops)} GFLOP/s{share}."
+    )
+
+
+def _contrast_lines(run: Run) -> list[str]:
+    frame = contrast_frame(run)
+    if frame.empty:
+        return []
+    return [
+        "", "## What data and locality change", "",
+        "Each cell under the conditions that it was measured under; `times the first`: how many times "
+        "longer a pass takes than under the first line's. Leaf bits: entropy of the tokens over the "
+        "leaves. Default: " + ", ".join(map(" ".join, zip(axes.COLUMNS, axes.DEFAULTS,
+                                                          strict=True))) + ".",
+        "", format_markdown_table(frame),
+    ]  # fmt: skip
+
+
+def _foot_lines(run: Run) -> list[str]:
+    lines = ["", "## Reading this", ""]
+    if analysis_points.ceilings(run):
+        threads = analysis_ceilings.count_threads(run)
+        several = f", of {threads} threads together" if threads > 1 else ""
+        lines += [f"The machine's own ceilings, measured in the same run{several}:", ""]
+        lines += [format_markdown_table(ceiling_frame(analysis_points.ceilings(run))), ""]
+    lines += [
+        "- `91x [88, 94]`: geometric mean over blocks of interleaved samples and its 95 % interval "
+        "(Student's, with the fresh processes as units); digits stop where the interval does. "
+        "`~91x`: one block, no interval.",
+        *_call_lines(run),
+        *report_gpu.reading_lines(run),
+        "- limit: the baseline's neurons over those computed, the most that fewer operations alone give. "
+        "A same-level speedup can pass it where the baseline is bound by memory.",
+        "- of its ceiling: the least time of a pass here over its time. The least time is the larger of the "
+        "operations at the peak rate and the bytes that any pass moves (x, y, each touched weight row once) "
+        "at the bandwidth of the caches or memory that hold them; rates of the fastest samples. Above 105 % "
+        "a figure is impossible.",
+        "- share of floor: the same with the sum of the two in place of the larger, the time of a pass that "
+        "computes and moves one after the other. An aim, not a bound: what computes while it loads may pass "
+        "it. Cold weights count at the memory's bandwidth, operations without a peak of their own at that of "
+        "float32.",
+        f"- {REMARKED} above the limit, explained by where the weights lie: see the line below the table.",
+        f"- paper: Table 2 of arXiv 2311.10770 (batch {PAPER_BATCH}, width {PAPER_WIDTH}, "
+        f"{_PAPER_MACHINES[ledger.paper_device(run)]}); {UNCONFIRMED} in no source that could be opened.",
+    ]
+    judged = (run.cells["status"] == "ok") & ~run.cells["role"].isin(["ceiling", "ladder"])
+    checked = run.cells.loc[judged, "checked_tokens"]
+    if len(checked):
+        fewest, most = checked.min(), checked.max()
+        tokens = f"{most}" if fewest == most else f"{fewest} to {most}"
+        lines.append(
+            f"- Every cell was compared with a float64 oracle on its timed buffers, {tokens} tokens each, "
+            "and every output element was seen to be written."
+        )
+    return lines
+
+
+def _call_lines(run: Run) -> list[str]:
+    """Return what the call from Python costs beside the timed interval, where the samples tell it."""
+    calls = run.samples["call_ns"]
+    if not calls.any():
+        return []
+    return [
+        "- The timed interval holds the loop in C and two readings of the clock; the call from Python "
+        f"around it took {format_time(float(calls.median()))} (median of {len(calls)} samples) and "
+        "is not in it."
+    ]
+
+
+def format_markdown(run: Run) -> str:
+    """Return the whole report of a run as Markdown."""
+    points = analysis_points.points(run)
+    lines = head_lines(run) + [f"- **IMPOSSIBLE**: {line}" for line in impossible(points)]
+    for point in points:
+        lines += _point_lines(run, point)
+    lines += report_gpu.contest_lines(run)
+    lines += _contrast_lines(run)
+    lines += _foot_lines(run)
+    lines += report_ledger.ledger_lines(run)
+    return "\n".join(lines) + "\n"

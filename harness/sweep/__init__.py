@@ -1,0 +1,1 @@
+"""One run: what is asked, planned, predicted, ordered, gated, sampled, journalled and resumed."""

@@ -1,0 +1,165 @@
+"""Own the cell: one implementation on one problem under one protocol, and what it is predicted to take."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.backends import blas, registry
+from harness.backends.registry import Implementation
+from harness.errors import UsageError
+from harness.measure import clock, process_key
+from harness.problem import axes, ceilings
+from harness.problem.problem import Problem
+from harness.records.schema import Role
+from harness.sweep import estimate
+from harness.sweep.estimate import (
+    CEILING_GATE_S,
+    COMPILE_S,
+    DEVICE_BYTES_PER_S,
+    DEVICE_RATES,
+    FLUSHES_S,
+    GATE_S,
+    KEPT,
+    RATE_UNKNOWN,
+    RATES,
+    SET_S,
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cell:
+    """Describe one cell. model is empty for a ceiling; runs_in names the measuring process.
+
+    workspace_bytes: what it is given, and what its passes allocate beside.
+    place: the part of the memory that a ceiling's set fits (`L2`, `memory`), empty for all others.
+    weights: where they stand as a pass begins (locality.py); sets: of weights, where they are rotated.
+    launch: `eager`, or `graph` where passes are replayed from a CUDA graph. on_device: not on the CPU.
+    """
+
+    id: str
+    role: Role
+    implementation: str
+    level: int | None
+    model: str
+    provider: str
+    runs_in: str
+    problem: Problem
+    workspace_bytes: int
+    place: str = ""
+    weights: str = "hot"
+    sets: int = 1
+    launch: str = "eager"
+    on_device: bool = False
+    unwritten: bool = False  # role ladder only: the buffers are zero pages that nothing ever wrote
+
+    def work(self) -> tuple[int, int]:
+        """Return the flops of one pass and the bytes that it has to move."""
+        if self.role == "ceiling":
+            return ceilings.count_work(self.implementation, self.problem)
+        return self.problem.flops(), self.problem.bytes_moved()
+
+    def check_s(self) -> float:
+        """Return a guess of what checking the output takes, in seconds."""
+        return GATE_S if self.role != "ceiling" or self.provider else CEILING_GATE_S
+
+    def compile_s(self, *, kept: bool = False) -> float:
+        """Return a guess of how long it compiles, in seconds; kept: one before left the result on disk."""
+        if not registry.get(self.implementation).costly_prepare:
+            return 0.0
+        return (KEPT if kept else 1.0) * COMPILE_S
+
+    def slices(self) -> int:
+        """Return into how many slices a sample of the predicted pass would be cut."""
+        if self.weights != "hot" or self.launch == "graph":
+            return 1
+        block = registry.get(self.implementation).token_block
+        return clock.count_slices(self.problem.batch, block, int(1e9 * self.predicted_s()))
+
+    def predicted_s(self) -> float:
+        """Return a guess of one pass's time, in seconds."""
+        if self.on_device:
+            flops, moved = self.work()
+            how = "naive" if self.implementation.endswith("naive") else ""
+            return flops / DEVICE_RATES[how] / 1e9 + moved / DEVICE_BYTES_PER_S
+        if self.role == "ceiling":
+            return estimate.predict_s(self.implementation, self.problem)
+        layer = self.problem.layer
+        rate = RATES.get((layer, self.level or 0), RATE_UNKNOWN)
+        return self.problem.flops() / rate / 1e9
+
+    def weight_bytes(self) -> int:
+        """Return the bytes of all its sets of weights."""
+        return self.sets * self.problem.weight_bytes()
+
+    def gate_s(self) -> float:
+        """Return a guess of the checked passes' time: each set of weights alone, then all in turn."""
+        rotated = 2 * self.sets if self.weights == "rotated" else 1
+        return rotated * self.predicted_s() + SET_S * (self.sets - 1)
+
+    def sample_s(self) -> float:
+        """Return a guess of what one sample takes."""
+        pass_s = self.predicted_s() / self.slices()
+        untimed_s = FLUSHES_S if self.weights == "flushed" else 0.0
+        if self.weights == "hot":
+            untimed_s = clock.count_warming(1e9 * pass_s) * pass_s
+        return max(self.sets * pass_s, 1.2e-9 * clock.MIN_SAMPLE_NS) + untimed_s
+
+
+def label(provider: str) -> str:
+    """Return how a provider is called in ids: its name, or its file's name where it is a path."""
+    return provider if provider in blas.names() else Path(provider).name
+
+
+def _workspace_bytes(implementation: Implementation, problem: Problem) -> int:
+    """Return what an implementation asks for; a plugin's declaration may raise."""
+    try:
+        return int(implementation.workspace_bytes(problem))
+    except Exception as error:
+        raise UsageError(
+            f"{implementation.id}: its workspace_bytes raised {type(error).__name__}: {error}"
+        ) from error
+
+
+def make_cell(
+    implementation: Implementation, problem: Problem, model: str, provider: str, *,
+    place: str = "", weights: str = "hot", sets: int = 1, launch: str = "eager",
+) -> Cell:  # fmt: skip
+    """Return the cell of an implementation on a problem, under a provider where it needs one.
+
+    Raises UsageError where a plugin's declaration raises.
+    """
+    bound = provider if implementation.needs_provider else ""
+    parts = [
+        implementation.id,
+        *([model] if model else []),
+        *([place] if place else []),
+        f"b{problem.batch}",
+        f"w{problem.d_in}",
+    ]
+    if bound:
+        parts.append(label(provider))
+    parts += axes.suffix(problem, weights, launch)
+    # A kernel that can't run here can't be asked for its workspace either.
+    barred = implementation.unavailable() or problem.dtype not in implementation.dtypes
+    size = 0 if barred else _workspace_bytes(implementation, problem)
+    size += implementation.allocates_bytes(problem)
+    # Without a provider the cells are a device's: one process holds it.
+    runs_in = process_key.find(bound, implementation.id, apart=bool(provider)) or provider
+    return Cell(
+        id="/".join(parts), role="ceiling" if problem.layer == "ceiling" else "layer",
+        implementation=implementation.id, level=implementation.level, model=model,
+        provider=label(bound) if bound else "", problem=problem, workspace_bytes=size,
+        runs_in=runs_in, place=place, weights=weights,
+        sets=sets, launch=launch, on_device=not provider,
+    )  # fmt: skip
+
+
+def make_twin(cell: Cell) -> Cell:
+    """Return the same cell under a second name: their ratio says what the machine resolves now."""
+    return Cell(
+        id=f"{cell.id}/again", role="aa", implementation=cell.implementation, level=cell.level,
+        model=cell.model, provider=cell.provider, runs_in=cell.runs_in, problem=cell.problem,
+        workspace_bytes=cell.workspace_bytes, weights=cell.weights, sets=cell.sets,
+        launch=cell.launch, on_device=cell.on_device,
+    )  # fmt: skip

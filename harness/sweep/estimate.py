@@ -1,0 +1,58 @@
+"""Own the predictions: what cells and processes take in seconds and bytes."""
+
+from __future__ import annotations
+
+from harness.backends import registry
+from harness.measure import process_key
+from harness.problem import ceilings
+from harness.problem.problem import Problem
+
+_START_S = 1.5  # interpreter, libraries, drawing the operands
+_PROCESS_BYTES = 160 << 20
+
+
+def start_s(name: str) -> float:
+    """Return a guess of what starting a measuring process takes, in seconds."""
+    library = process_key.split(name).library
+    return _START_S + (registry.library(library).start_s if library else 0.0)
+
+
+def resident_bytes(name: str) -> int:
+    """Return a guess of the memory that a measuring process takes without operands and workspace."""
+    library = process_key.split(name).library
+    return _PROCESS_BYTES + (registry.library(library).resident_bytes if library else 0)
+
+
+# What a core of 2020 or later reaches; for the prediction and nothing else.
+_PREDICTED_FLOPS, _PREDICTED_BYTES = 90e9, 10e9
+
+
+def predict_s(implementation: str, problem: Problem) -> float:
+    """Return a guess of one pass's time in seconds."""
+    flops, moved = ceilings.count_work(implementation, problem)
+    return flops / _PREDICTED_FLOPS if flops else moved / _PREDICTED_BYTES
+
+
+# What a core of 2020 or later does, in GFLOP/s; used for the prediction and nothing else.
+RATES = {
+    ("ff", 1): 15.0, ("ff", 2): 26.0, ("ff", 3): 90.0, ("fff", 1): 12.0, ("fff", 2): 9.0,
+    ("ff", 0): 60.0, ("fff", 0): 20.0,
+}  # fmt: skip
+RATE_UNKNOWN = 20.0
+# The same of a GPU of 2020 or later: one that is naive on purpose, and all others.
+DEVICE_RATES = {"naive": 200.0, "": 2000.0}
+GATE_S = 0.15  # the float64 oracle on its subset
+CEILING_GATE_S = 0.05
+SET_S = 0.08  # drawing a further set of weights and the oracle on it
+COMPILE_S = 6.0
+KEPT = 0.3  # of the time to compile, where the result is on disk
+FLUSHES_S = 0.1  # the walks of one sample
+DEVICE_BYTES_PER_S = 200e9
+# In a second and later process a pass this long is not run whole before it is timed: see worker.py.
+LONG_PASS_S = 0.3
+
+
+def count_processes(most: int, rest_s: float, gate_s: float, block_s: float) -> int:
+    """Return how many of up to `most` sets of processes get a block; the first is gated and gets one."""
+    more = int((rest_s - block_s) / max(gate_s + block_s, 1e-3))
+    return 1 + min(max(0, more), most - 1)

@@ -1,0 +1,141 @@
+"""Own how a plan for a device differs from one for the CPU: ways to run, ceilings, memory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from harness.backends.registry import Implementation
+from harness.errors import UsageError
+from harness.gpu import probe
+from harness.measure import locality
+from harness.problem import ceilings
+from harness.problem.axes import DEVICES
+from harness.problem.problem import Problem
+from harness.records.facts import DeviceFacts
+from harness.sweep import ceilings as sweep_ceilings
+from harness.sweep.cell import Cell, make_cell
+from harness.sweep.spec import SweepSpec
+
+_MATMUL_EXTENT = 4096  # 137 GFLOP: some ms of a large GPU, so that its launch is nothing
+_COPY_ROW = 1 << 14
+# What torch, its context and its libraries take beside the tensors.
+_CONTEXT_BYTES = 1 << 30
+_USABLE = 0.95  # the allocator rounds up
+
+
+def find(device: str) -> DeviceFacts | None:
+    """Return what a device is, None for the CPU. Raises UsageError that says what is missing."""
+    if device not in DEVICES:
+        raise UsageError(
+            f"--device: nothing here runs on {device!r}; this harness has implementations for "
+            f"{', '.join(DEVICES)}"
+        )
+    if device == "cpu":
+        return None
+    found = probe.find_cuda()
+    if found.facts is None:
+        raise UsageError(f"--device {device}: {found.reason}")
+    return found.facts
+
+
+def ways(
+    spec: SweepSpec, implementation: Implementation, problem: Problem, weights: str
+) -> list[tuple[str, str]]:
+    """Return the maths and launches under which an implementation has a cell of its own.
+
+    TF32 is of float32 products that run on tensor cores. Cold passes are launched in the first way alone:
+    behind a flush their launch is hidden already.
+    """
+    maths = [m for m in spec.math if m == "ieee" or implementation.tf32]
+    if problem.dtype != "float32":
+        maths = ["ieee"]
+    launches = spec.launch if weights == "hot" else spec.launch[:1]
+    return [(math, launch) for math in maths for launch in launches]
+
+
+# ---- ceilings -----------------------------------------------------------------------------------
+
+
+def ceiling_cells(
+    spec: SweepSpec, facts: DeviceFacts, chosen: Sequence[Implementation]
+) -> tuple[list[Cell], list[str]]:
+    """Return the cells of the device's own ceilings, and what the caller should be told.
+
+    Copies of a set of half the L2 and of one beyond it; a product of large matrices in each precision that
+    the sweep measures. All replayed from graphs: a ceiling has no launches in it.
+    """
+    known = {i.id: i for i in chosen if i.layer == "ceiling"}
+    cells, notices = [], list[str]()
+    if matmul := known.get("ceiling_cuda_matmul"):
+        cells += [make_cell(matmul, p, "", "", launch="graph") for p in _products(spec)]
+    if copy := known.get("ceiling_cuda_copy"):
+        caches = {"L2": facts.l2_bytes} if facts.l2_bytes else {}
+        sets, notices = sweep_ceilings.choose_sets(caches, facts.free_bytes)
+        for place, size in sets.items():
+            if place in ("L2", ceilings.MEMORY):
+                extent = sweep_ceilings.stream("copy", place, size, _COPY_ROW, spec.seed)
+                cells.append(make_cell(copy, extent.problem, "", "", place=place, launch="graph"))
+    return cells, notices
+
+
+def _products(spec: SweepSpec) -> list[Problem]:
+    extent = _MATMUL_EXTENT
+    plain = Problem(
+        layer="ceiling", batch=extent, d_in=extent, d_out=extent, hidden=extent, seed=spec.seed
+    )
+    float32 = [replace(plain, math=m) for m in spec.math if "float32" in spec.dtype]
+    return [*float32, *(replace(plain, dtype=d) for d in spec.dtype if d != "float32")]
+
+
+# ---- memory -------------------------------------------------------------------------------------
+
+
+def cell_bytes(cell: Cell) -> int:
+    """Return what one cell holds on the device: weights of all sets, x, y and its workspace."""
+    p = cell.problem
+    operands = p.item_bytes * p.batch * (p.d_in + p.d_out)
+    return cell.weight_bytes() + operands + cell.workspace_bytes
+
+
+def total_bytes(cells: Sequence[Cell], facts: DeviceFacts) -> int:
+    """Return what one measuring process holds on the device: what is shared counts once."""
+    inputs: dict[object, int] = {}
+    outputs: dict[object, int] = {}
+    for p in (cell.problem for cell in cells):
+        for held, key, width in (
+            (inputs, p.input_key(), p.d_in), (outputs, (p.d_out, p.dtype), p.d_out),
+        ):  # fmt: skip
+            held[key] = max(held.get(key, 0), p.item_bytes * p.batch * width)
+    weights = locality.weight_bytes((cell.problem, cell.sets) for cell in cells)
+    workspace = max((cell.workspace_bytes for cell in cells), default=0)
+    flush = 2 * facts.l2_bytes
+    return sum(inputs.values()) + sum(outputs.values()) + weights + workspace + flush
+
+
+def why_too_large(cell: Cell, facts: DeviceFacts) -> str:
+    """Return why a cell does not fit the device by itself, with the figures, or an empty string."""
+    needed = cell_bytes(cell) + 2 * facts.l2_bytes
+    if needed + _CONTEXT_BYTES <= _USABLE * facts.free_bytes:
+        return ""
+    return (
+        f"needs {needed / 2**30:.2f} GiB on the device (workspace "
+        f"{cell.workspace_bytes / 2**30:.2f} GiB), of which {facts.free_bytes / 2**30:.2f} GiB are free"
+    )
+
+
+def check_memory(cells: Sequence[Cell], facts: DeviceFacts) -> None:
+    """Refuse cells that do not fit the device together. Raises UsageError with the figures."""
+    homes = {cell.runs_in for cell in cells}
+    needed = sum(
+        _CONTEXT_BYTES + total_bytes([c for c in cells if c.runs_in == home], facts)
+        for home in homes
+    )
+    if needed > _USABLE * facts.free_bytes:
+        largest = max(cells, key=cell_bytes)
+        raise UsageError(
+            f"the operands need {needed / 2**30:.1f} GiB on {facts.name} and "
+            f"{facts.free_bytes / 2**30:.1f} GiB of {facts.memory_bytes / 2**30:.1f} GiB are free (the "
+            f"largest cell is {largest.id}: {cell_bytes(largest) / 2**30:.1f} GiB); take a smaller --batch, "
+            "--width or depth, or fewer --models"
+        )

@@ -1,0 +1,105 @@
+"""Own what a running sweep writes down: its records in their order, and who watches them come in."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from harness.records.schema import CellRecord, Line, SampleRecord, Status
+from harness.records.writer import Writer
+from harness.sweep.cell import Cell
+from harness.sweep.spec import SweepSpec
+
+
+class Monitor(Protocol):
+    """Watch a sweep. Times are in seconds since it began."""
+
+    def stage(self, text: str) -> None:
+        """Hear what is being done."""
+
+    def progress(self, elapsed_s: float, predicted_s: float) -> None:
+        """Hear how far the sweep is."""
+
+    def cell(self, record: CellRecord) -> None:
+        """Hear the outcome of a cell's gate."""
+
+    def sample(self, record: SampleRecord) -> None:
+        """Hear a sample."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Journal:
+    """Hold where a sweep stands, and write each of its records as it is made.
+
+    process, block, order: the numbers that the next record bears. elapsed_before_ns: of the run that was
+    taken up. lost: the cells that are out, and why.
+    """
+
+    spec: SweepSpec
+    monitor: Monitor
+    predicted_s: float
+    began: float = field(default_factory=time.monotonic)
+    writer: Writer | None = None
+    process: int = 0
+    block: int = 0
+    order: int = 0
+    elapsed_before_ns: int = 0
+    lost: dict[str, Status] = field(default_factory=dict)
+
+    def elapsed_s(self) -> float:
+        """Return the seconds since the sweep began."""
+        return time.monotonic() - self.began
+
+    def progress(self) -> None:
+        """Tell the monitor how far the sweep is."""
+        self.monitor.progress(self.elapsed_s(), self.predicted_s)
+
+    def append(self, line: Line) -> None:
+        """Write a record. Raises WriteError."""
+        if self.writer is None:
+            raise RuntimeError("a record before the run's folder exists")
+        self.writer.append(line)
+
+    def record_cell(self, cell: Cell, status: Status, reason: str, answer: dict[str, Any]) -> None:
+        """Write the outcome of a cell's gate, from a measuring process's answer; not `ok` puts it out."""
+        verdict = answer.get("verdict", {})
+        p = cell.problem
+        flops, bytes_moved = cell.work()
+        place = {"place": cell.place} if cell.place else {}
+        record = CellRecord(
+            cell=cell.id, role=cell.role, implementation=cell.implementation, layer=p.layer,
+            level=cell.level, model=cell.model, provider=cell.provider, threads=self.spec.threads,
+            batch=p.batch, d_in=p.d_in, d_out=p.d_out, hidden=p.hidden, depth=p.depth,
+            trees=p.trees, dtype=p.dtype, math=p.math, data=p.data, rows=p.rows,
+            routing=p.routing, weights=cell.weights, launch=cell.launch, seed=p.seed, flops=flops,
+            bytes_moved=bytes_moved, process=self.process, status=status, reason=reason,
+            loops=answer.get("loops", 0), slices=answer.get("slices", 1) or 1,
+            gate_ns=answer.get("gate_ns", 0),
+            checked_tokens=verdict.get("tokens", 0), near_ties=verdict.get("near_ties", 0),
+            worst_error=verdict.get("worst", 0.0), nodes_touched=answer.get("nodes_touched", 0),
+            entropy_bits=answer.get("entropy_bits", []),
+            working_set_bytes=answer.get("working_set_bytes", 0),
+            notes={**answer.get("notes", {}), **place},
+        )  # fmt: skip
+        self.append(record)
+        self.monitor.cell(record)
+        if status != "ok":
+            self.lost[cell.id] = status
+
+    def record_sample(
+        self, cell: Cell, started: float, block: int, sample: dict[str, Any]
+    ) -> SampleRecord:
+        """Write a sample that was begun at `started` of the monotonic clock, and return its record."""
+        record = SampleRecord(
+            cell=cell.id, process=self.process, block=block, order=self.order,
+            started_ns=self.elapsed_before_ns + int((started - self.began) * 1e9), **sample,
+        )  # fmt: skip
+        self.append(record)
+        self.order += 1
+        return record
+
+    def show_sample(self, record: SampleRecord) -> None:
+        """Tell the monitor of a sample, and how far the sweep is."""
+        self.monitor.sample(record)
+        self.progress()

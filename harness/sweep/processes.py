@@ -1,0 +1,107 @@
+"""Own the measuring processes of a sweep: started, asked, replaced where one died, ended."""
+
+from __future__ import annotations
+
+import resource
+from dataclasses import dataclass, field
+from typing import Any
+
+from harness.measure.process import MeasuringProcess
+from harness.records.schema import ProviderRecord
+from harness.sweep.cell import Cell
+from harness.sweep.journal import Journal
+from harness.sweep.spec import SweepSpec
+
+_PATIENCE = 50  # a request may take this many times its prediction, and at least _PATIENCE_S
+_PATIENCE_S, _QUICK_PATIENCE_S = 30.0, 20.0
+_DRAWN_PER_S = 50e6  # bytes of operands and workspace that a slow machine writes in a second
+
+
+def patience_s(spec: SweepSpec, cell: Cell, predicted_s: float) -> float:
+    """Return how long a request may take: a hang must end while its user still waits."""
+    if spec.timeout_s:
+        return spec.timeout_s
+    p = cell.problem
+    drawn = p.weight_bytes() + p.item_bytes * p.batch * (p.d_in + p.d_out) + cell.workspace_bytes
+    least = _QUICK_PATIENCE_S if spec.quick else _PATIENCE_S
+    return max(least, _PATIENCE * predicted_s) + drawn / _DRAWN_PER_S
+
+
+@dataclass(slots=True, kw_only=True)
+class Crew:
+    """Hold the measuring processes that run now.
+
+    ready: the cells that are prepared in them, each with the process it runs in. peak_bytes: the most
+    resident memory that a set of them and the sweep itself have held.
+    """
+
+    journal: Journal
+    running: dict[str, MeasuringProcess] = field(default_factory=dict)
+    ready: dict[str, str] = field(default_factory=dict)
+    peak_bytes: int = 0
+
+    def start(self, provider: str) -> MeasuringProcess:
+        """Start a provider's process. Raises UsageError or ProcessDiedError as MeasuringProcess does."""
+        spec = self.journal.spec
+        process = MeasuringProcess(
+            provider, threads=spec.threads, keep_blas_env=spec.keep_blas_env, device=spec.device
+        )
+        self.running[provider] = process
+        return process
+
+    def describe(self, process: MeasuringProcess) -> ProviderRecord | None:
+        """Return the record of the provider that a process loaded, None where it loaded none."""
+        facts = process.hello["provider"]
+        if facts is None:
+            return None
+        return ProviderRecord(
+            process=self.journal.process, pools=process.hello["pools"],
+            variables=process.hello["variables"], dropped=process.dropped, **facts,
+        )  # fmt: skip
+
+    def record(self, process: MeasuringProcess) -> None:
+        """Write down the provider that a process loaded."""
+        record = self.describe(process)
+        if record is not None:
+            self.journal.append(record)
+
+    def has_ready(self, cell: Cell) -> bool:
+        """Say whether a cell is prepared in a process that still runs."""
+        process = self.running.get(cell.runs_in)
+        return cell.id in self.ready and process is not None and process.alive()
+
+    def serving(self, provider: str) -> MeasuringProcess:
+        """Return the running process of a provider, a fresh one where it died."""
+        process = self.running.get(provider)
+        if process is None or not process.alive():
+            self.ready = {c: home for c, home in self.ready.items() if home != provider}
+            if process is not None:
+                process.kill()  # dead already: this releases what is held of it
+            process = self.start(provider)
+            self.record(process)
+        return process
+
+    def ask(self, op: str, cell: Cell, predicted_s: float, /, **fields: Any) -> dict[str, Any]:
+        """Return the answer of a cell's process. Raises as `start` and MeasuringProcess.ask do."""
+        patience = patience_s(self.journal.spec, cell, predicted_s)
+        return self.serving(cell.runs_in).ask(op, patience, **fields)
+
+    def stop(self) -> None:
+        """Let all processes end, after a last look at the memory that they held."""
+        alive = [p for p in self.running.values() if p.alive()]
+        now = sum(p.peak_resident_bytes() for p in alive)
+        own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        self.peak_bytes = max(self.peak_bytes, now + own)
+        for process in self.running.values():
+            if process.alive():
+                process.close()
+            else:
+                process.kill()
+        self.running.clear()
+        self.ready.clear()
+
+    def kill(self) -> None:
+        """End all processes at once."""
+        for process in self.running.values():
+            process.kill()
+        self.running.clear()

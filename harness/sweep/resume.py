@@ -1,0 +1,193 @@
+"""Own what it takes to take up a run again: how far it came, what is missing, and what must not differ."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from harness.errors import UsageError
+from harness.problem.models import parse_models
+from harness.records.reader import Run
+from harness.records.schema import MachineRecord, ProviderRecord, Status
+from harness.sweep.plan import Plan
+from harness.sweep.spec import SweepSpec
+from harness.sweep.state import Tally
+
+_SAME_MEMORY = 0.01  # what a kernel keeps for itself changes the total a little from boot to boot
+
+# What makes two invocations one measurement. The host's name may differ: a container gets a new one each
+# time it starts, on the very same hardware.
+_MACHINE = (
+    "processor", "microarchitecture", "isa", "cores", "caches", "memory_bytes", "virtual_machine",
+    "system",
+)  # fmt: skip
+_CODE = ("harness_version", "commit", "build", "python")
+_PROVIDER = (
+    "path", "version", "architecture", "threads", "threading_layer", "int_bits", "routines",
+    "variables",
+)  # fmt: skip
+_PACKAGES = ("numpy",)  # draws the operands
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """State how far a run came: the next free numbers, and what is known of each cell.
+
+    rounds: sets of fresh processes that the rest is spread over. elapsed_ns: since the run began.
+    twins: cells that the A/A pair repeats. gated: cells that passed a gate before.
+    """
+
+    process: int
+    block: int
+    order: int
+    rounds: int
+    elapsed_ns: int
+    loops: dict[str, int]
+    slices: dict[str, int]
+    pass_s: dict[str, float]
+    lost: dict[str, Status]
+    twins: list[str]
+    gated: set[str]
+    tally: Tally
+
+    def missing(self, plan: Plan) -> int | None:
+        """Return the blocks that are missing, None where the run was cut before it decided on a number."""
+        ids = [*(cell.id for cell in plan.cells), *(f"{twin}/again" for twin in self.twins)]
+        live = [i for i in ids if i not in self.lost]
+        if not live:
+            return 0
+        return self.tally.missing(live) if self.tally.goal else None
+
+
+def find_spec(run: Run) -> SweepSpec:
+    """Return the spec that a run was started with."""
+    sweep = run.head.sweep
+    names = {f.name for f in fields(SweepSpec)}
+    values: dict[str, Any] = {k: v for k, v in sweep if k in names}
+    values.update(models=parse_models(",".join(sweep.models)), out=run.folder)
+    return SweepSpec(**values)
+
+
+def has_ended(run: Run) -> bool:
+    """Say whether a run reached its own end, with nothing left to take up."""
+    return run.end is not None and run.end.reason in ("complete", "budget")
+
+
+def _next(values: Iterable[int]) -> int:
+    return max(values, default=-1) + 1
+
+
+def _elapsed_ns(run: Run) -> int:
+    """Return the wall clock since the run began; never before the end of its last sample."""
+    began = datetime.fromisoformat(run.head.started_utc)
+    since = int((datetime.now(UTC) - began).total_seconds() * 1e9)
+    if run.samples.empty:
+        return max(0, since)
+    return max(since, int((run.samples["started_ns"] + run.samples["elapsed_ns"]).max()))
+
+
+def _finished_processes(run: Run, tally: Tally) -> int:
+    """Return how many processes sampled all the blocks that they had set out to."""
+    cells = [blocks for blocks in tally.blocks.values() if blocks]
+    whole = set.intersection(*cells) if cells else set()
+    by_process = run.samples.groupby("process")["block"].unique()
+    planned = {record.process: record.blocks for record in run.blocks}
+    return sum(
+        len(whole & set(blocks)) >= planned[process] > 0
+        for process, blocks in by_process.items()
+        if process in planned
+    )
+
+
+def find_progress(run: Run) -> Progress:
+    """Return how far a run came, from its records."""
+    spec, samples, cells = run.head.sweep, run.samples, run.cells
+    goal = spec.passes or (run.blocks[-1].total if run.blocks else 0)
+    tally = Tally(goal)
+    for cell, block in zip(samples["cell"], samples["block"], strict=True):
+        tally.add(cell, int(block))
+    gates = cells[(cells["loops"] > 0) & (cells["gate_ns"] > 0)]
+    pass_s = {c: ns / 1e9 for c, ns in zip(gates["cell"], gates["gate_ns"], strict=True)}
+    pass_s.update(samples.groupby("cell")["pass_ns"].last() / 1e9)
+    loops = dict(zip(gates["cell"], gates["loops"].astype(int), strict=True))
+    loops.update(samples.groupby("cell")["loops"].last().astype(int))
+    slices = dict(zip(gates["cell"], gates["slices"].astype(int), strict=True))
+    bad = cells[cells["status"] != "ok"]
+    processes = [*samples["process"], *cells["process"], *(p.process for p in run.providers)]
+    return Progress(
+        process=_next(map(int, processes)), block=_next(map(int, samples["block"])),
+        order=_next(map(int, samples["order"])),
+        rounds=max(1, spec.processes - _finished_processes(run, tally)),
+        elapsed_ns=_elapsed_ns(run), loops={k: int(v) for k, v in loops.items()},
+        slices={k: int(v) for k, v in slices.items()},
+        pass_s={k: float(v) for k, v in pass_s.items()},
+        lost=dict(zip(bad["cell"], bad["status"], strict=True)),
+        twins=[c.removesuffix("/again") for c in cells.loc[cells["role"] == "aa", "cell"]],
+        gated=set(gates["cell"]), tally=tally,
+    )  # fmt: skip
+
+
+# ---- what must not differ -------------------------------------------------------------------------
+
+
+def _refuse(folder: Path, what: str, name: str, then: object, now: object) -> None:
+    raise UsageError(
+        f"--resume: {folder} was measured with another {what}: its {name} was {then!r} and is {now!r} "
+        "now; begin a run of its own"
+    )
+
+
+def _same(name: str, then: Any, now: Any) -> bool:
+    if name == "memory_bytes":
+        return bool(abs(then - now) <= _SAME_MEMORY * max(then, now))
+    return bool(then == now)
+
+
+def _device_of(machine: MachineRecord) -> str:
+    """Return what a device's figures hang on, empty for the CPU; free memory differs from run to run."""
+    d = machine.device
+    return f"{d.name}, sm {d.capability}, torch {d.torch}, CUDA {d.cuda}" if d else ""
+
+
+def check_machine(run: Run, now: MachineRecord) -> None:
+    """Refuse with a UsageError that names what differs where the machine or the code is not the run's."""
+    then = run.head.machine
+    for what, names in (("machine", _MACHINE), ("code", _CODE)):
+        for name in names:
+            before, here = getattr(then, name), getattr(now, name)
+            if not _same(name, before, here):
+                _refuse(run.folder, what, name, before, here)
+    if (before := _device_of(then)) != (here := _device_of(now)):
+        _refuse(run.folder, "machine", "device", before, here)
+    for name in _PACKAGES:
+        before, here = then.packages.get(name), now.packages.get(name)
+        if before != here:
+            _refuse(run.folder, "code", name, before, here)
+
+
+def check_provider(run: Run, now: ProviderRecord) -> None:
+    """Refuse with a UsageError that names what differs where a provider is not the one of the run."""
+    for then in run.providers:
+        if then.name != now.name:
+            continue
+        for name in _PROVIDER:
+            before, here = getattr(then, name), getattr(now, name)
+            if before != here:
+                _refuse(run.folder, f"BLAS provider {now.name}", name, before, here)
+        return
+
+
+def check_options(run: Run, given: dict[str, tuple[str, Any]], asked: SweepSpec) -> None:
+    """Refuse options of the command line that say other than the run. given: field -> option name."""
+    spec = find_spec(run)
+    for name, (option, text) in given.items():
+        then, now = getattr(spec, name), getattr(asked, name)
+        if list(then) != list(now) if isinstance(then, list) else then != now:
+            shown = [m.name for m in then] if name == "models" else then
+            raise UsageError(
+                f"{option}: {run.folder} was begun with {shown!r}, got {text!r}; a resumed sweep takes its "
+                "options from the run"
+            )

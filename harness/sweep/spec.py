@@ -1,0 +1,53 @@
+"""Own what a sweep was asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.problem.models import BASELINE, Model
+from harness.records.schema import Order, SweepRecord
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SweepSpec:
+    """State what a sweep was asked for. passes: blocks to sample, 0 to fill budget_s instead.
+
+    timeout_s: how long a measuring process may take to answer, 0 to derive it from the prediction.
+    """
+
+    levels: Sequence[int]
+    device: str
+    models: Sequence[Model]
+    batches: Sequence[int]
+    widths: Sequence[int]
+    only: Sequence[str]
+    skip: Sequence[str]
+    blas: Sequence[str]
+    threads: int
+    seed: int
+    passes: int
+    budget_s: float
+    processes: int
+    quick: bool
+    keep_blas_env: bool
+    out: Path | None
+    plugins: Sequence[str] = ()
+    timeout_s: float = 0.0
+    strict: bool = False
+    data: Sequence[str] = ("random",)
+    rows: Sequence[str] = ("distinct",)
+    routing: Sequence[str] = ("uniform",)
+    weights: Sequence[str] = ("hot",)
+    order: Order = "interleaved"
+    dtype: Sequence[str] = ("float32",)
+    isa: str = ""
+    baseline: str = BASELINE
+    math: Sequence[str] = ("ieee",)
+    launch: Sequence[str] = ("eager",)
+
+    def record(self) -> SweepRecord:
+        """Return what of it stands in the run."""
+        named = {name: getattr(self, name) for name in SweepRecord.model_fields}
+        return SweepRecord(**{**named, "models": [model.name for model in self.models]})
