@@ -27,7 +27,7 @@ from harness.backends import triton_fused, triton_grouped_launch, triton_tiling
 from harness.problem.problem import DTYPES, Problem
 
 ARCHITECTURES = (80, 90)
-GOLDEN = Path(__file__).parent / "data" / "triton_resources.json"
+GOLDEN = Path(__file__).parents[1] / "data" / "triton_resources.json"
 _OPTIONS = ("num_warps", "num_stages", "enable_fp_fusion", "maxnreg")
 _POINTER = {torch.float32: "*fp32", torch.bfloat16: "*bf16", torch.int32: "*i32"}
 _PRODUCT = re.compile(r"\bwgmma\.mma_async|\bmma\.sync")

@@ -6,12 +6,13 @@ import pytest
 
 from harness.backends import registry
 from harness.backends.registry import Implementation
-from harness.gpu.torch_cuda import TorchDevice
 from harness.problem.problem import Problem
 
 pytest.importorskip("torch")
 
 from device_conformance import judge_on
+
+from harness.gpu.torch_cuda import TorchDevice
 
 # batch, d_in, d_out: odd, whole 16-byte pieces, around what the fused kernel's warps hold, the paper's, and
 # enough tokens that every band of depth 11 is grouped.

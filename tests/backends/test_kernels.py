@@ -7,14 +7,24 @@ from dataclasses import replace
 import numpy as np
 import planted
 import pytest
-from conformance import Case, cases, cuda_cases, guard, judge, prepare, with_x
+from conformance import (
+    Case,
+    cases,
+    cuda_cases,
+    guard,
+    judge,
+    judge_ties,
+    make_ties,
+    prepare,
+    with_x,
+)
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from scipy.special import erf
 
 from harness import native
 from harness.backends import blas
-from harness.problem.check import choose_tokens, compare, find_truth, poison
+from harness.problem.check import choose_tokens
 from harness.problem.operands import Operands, make_operands
 from harness.problem.oracle import fff_oracle
 from harness.problem.problem import DTYPES, Array, Problem
@@ -120,31 +130,9 @@ def test_same_seed_same_bytes(case: Case) -> None:
 # ---- ties ---------------------------------------------------------------------------------------
 
 
-def _tie_problem(dtype: str = "float32") -> tuple[Problem, Operands]:
-    """Return small integers, with which every pre-activation is exact and many are exactly 0."""
-    problem = Problem(layer="fff", batch=65, d_in=5, d_out=7, depth=4, trees=2, dtype=dtype)
-    rng = np.random.default_rng(5)
-    o = make_operands(problem)
-    o.x[...] = rng.integers(-3, 4, o.x.shape)
-    o.w_in[...] = rng.integers(-2, 3, o.w_in.shape)
-    o.w_out[...] = rng.integers(1, 100, o.w_out.shape)
-    return problem, o
-
-
-def _judge_ties(case: Case) -> bool:
-    problem, operands = _tie_problem(case.dtype)
-    guarded, prepared = prepare(case, problem, operands)
-    poison(guarded.operands.y)
-    prepared.forward()
-    truth = find_truth(problem, operands, np.arange(problem.batch))
-    # The arithmetic is exact, so no token may be left out as a near-tie.
-    truth = replace(truth, margin=np.full(problem.batch, np.inf))
-    return compare(guarded.operands.y, truth, problem).ok
-
-
-def test_tie_problem_has_ties() -> None:
+def testmake_ties_has_ties() -> None:
     """The tie problem has many tokens that meet a pre-activation of exactly 0 and turn right there."""
-    problem, o = _tie_problem()
+    problem, o = make_ties()
     truth = fff_oracle(o.x, o.w_in, o.w_out, problem.depth)
     ties = 0
     for k in range(problem.trees):
@@ -159,7 +147,7 @@ def test_tie_problem_has_ties() -> None:
 @pytest.mark.parametrize("case", FFF_CASES, ids=str)
 def test_exact_ties_turn_right(case: Case) -> None:
     """A pre-activation of exactly 0 turns right."""
-    assert _judge_ties(case)
+    assert judge_ties(case)
 
 
 # ---- values that are not finite -----------------------------------------------------------------
@@ -298,8 +286,8 @@ def test_planted_fault_is_caught(layer: str, fault: str, dtype: str, size: int) 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_planted_tie_rule_is_caught(dtype: str) -> None:
     """Turning left on a tie fails the tie test, and nothing but it: elsewhere the two rules agree."""
-    assert _judge_ties(_numpy_case("fff", "", dtype))
-    assert not _judge_ties(_numpy_case("fff", planted.TIE_FAULT, dtype))
+    assert judge_ties(_numpy_case("fff", "", dtype))
+    assert not judge_ties(_numpy_case("fff", planted.TIE_FAULT, dtype))
     assert _judge_planted("fff", 0, dtype, planted.TIE_FAULT) == ""
 
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from fabricate import Fake, make_cell
+from fabricated_runs import Fake, make_cell
 
 from harness import cli
 from harness.analysis import compare, compare_interval

@@ -1,6 +1,6 @@
 """Own what the CUDA kernels use of a multiprocessor: read from the compiler, kept in a golden file.
 
-python tests/cuda_resources.py      renew the file, after a change that is meant
+python tests/fabricate/cuda_resources.py      renew the file, after a change that is meant
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 from harness.backends import cuda_compile
 from harness.backends.cuda_launch import KERNELS
 
-PATH = Path(__file__).parent / "data" / "cuda_resources.json"
+PATH = Path(__file__).parents[1] / "data" / "cuda_resources.json"
 ARCHITECTURES = ("sm_80", "sm_90", "sm_100", "sm_120")
 _MORE_REGISTERS = 8  # the granule in which a warp gets them
 

@@ -22,7 +22,7 @@ pytest.importorskip("torch")
 _REASON = shim.unavailable() or cuda_compile.unavailable()
 pytestmark = pytest.mark.skipif(bool(_REASON), reason=_REASON)
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 JUDGE = ROOT / "tests" / "shim_torch.py"
 _REFUSED = """
 from harness import cuda_driver

@@ -19,8 +19,9 @@ import pytest
 pytest.importorskip("torch")
 pytest.importorskip("triton")
 
-TESTS = Path(__file__).parent
-GOLDEN = TESTS / "data" / "triton_resources.json"
+ROOT = Path(__file__).parents[2]
+SCRIPTS = ROOT / "tests" / "fabricate"
+GOLDEN = ROOT / "tests" / "data" / "triton_resources.json"
 # Another version of the compiler schedules otherwise; more than this is another kernel.
 REGISTERS, SHARED = 16, 8192
 # What rows that begin anywhere may spill: ptxas trades a register or two for a higher occupancy.
@@ -32,10 +33,10 @@ Usage = dict[str, dict[str, int]]
 def _run(words: list[str], **variables: str) -> str:
     """Run Python from the root of the sources; return what it printed, or fail with it."""
     environment = {k: v for k, v in os.environ.items() if not k.startswith("TRITON_")} | variables
-    paths = [str(TESTS), str(TESTS.parent), environment.get("PYTHONPATH", "")]
+    paths = [str(SCRIPTS), str(ROOT), environment.get("PYTHONPATH", "")]
     environment["PYTHONPATH"] = os.pathsep.join(path for path in paths if path)
     done = subprocess.run(
-        [sys.executable, *words], cwd=TESTS.parent, env=environment, capture_output=True, text=True,
+        [sys.executable, *words], cwd=ROOT, env=environment, capture_output=True, text=True,
         check=False, timeout=900,
     )  # fmt: skip
     if done.returncode:
@@ -45,7 +46,7 @@ def _run(words: list[str], **variables: str) -> str:
 
 def test_interpreted_kernels_conform() -> None:
     """Every Triton kernel passes the conformance suite under the interpreter, and planted faults fail it."""
-    words = ["-m", "pytest", str(TESTS / "triton_interpreted.py"), "-p", "no:cacheprovider"]
+    words = ["-m", "pytest", str(SCRIPTS / "triton_interpreted.py"), "-p", "no:cacheprovider"]
     told = _run(words, TRITON_INTERPRET="1").strip().splitlines()[-1]
     passed = re.fullmatch(r"(\d+) passed in .*", told)
     assert passed, f"some did not run: {told}"
@@ -54,7 +55,7 @@ def test_interpreted_kernels_conform() -> None:
 
 @cache
 def _compiled(folder: Path) -> dict[str, Any]:
-    answer = json.loads(_run([str(TESTS / "triton_compiled.py")], TRITON_CACHE_DIR=str(folder)))
+    answer = json.loads(_run([str(SCRIPTS / "triton_compiled.py")], TRITON_CACHE_DIR=str(folder)))
     assert isinstance(answer, dict)
     return answer
 

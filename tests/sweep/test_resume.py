@@ -14,7 +14,7 @@ from pathlib import Path
 
 import kill
 import pytest
-from fabricate import Fake, make_cell, make_machine, make_provider
+from fabricated_runs import Fake, make_cell, make_machine, make_provider
 
 from harness import cli
 from harness.errors import UsageError
@@ -29,7 +29,7 @@ from harness.sweep import run as sweep_run
 from harness.sweep.plan import make_plan
 from harness.sweep.state import Tally
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""Plant a 5 % slowdown and a 30 % drift, and see what `compare` says: `python tests/plant.py`.
+"""Plant a 5 % slowdown and a 30 % drift, and see what `compare` says: `python tests/fabricate/plant.py`.
 
 Four quick sweeps of the same cells: as it is, with one kernel 5 % slower, and both again while others take
 a quarter of every processor for half of the sweep. The slower kernel must be called slower; nothing else may
@@ -22,7 +22,7 @@ from harness.plugin import include_dir
 from harness.records.reader import Run, load_run
 from harness.sweep.plan import QUICK_BUDGET_S
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 PLANTED = "fff_cpu_planted"
 CELLS = "ff_l3_blas,fff_l1_blas,fff_cpu_planted"
 PERIOD_S = 0.02

@@ -16,7 +16,7 @@ from harness.backends import cuda_compile
 from harness.backends.cuda_launch import KERNELS
 from harness.errors import UnavailableError
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 _REASON = cuda_compile.unavailable()
 needs_nvrtc = pytest.mark.skipif(bool(_REASON), reason=_REASON)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from test_ceilings import FF_FLOOR_NS, STREAM_NS, ceiling_records, cell_record, make_run
+from fabricated_ceilings import FF_FLOOR_NS, STREAM_NS, ceiling_records, cell_record, make_run
 
 from harness.analysis import compare
 from harness.analysis.compare import Comparison

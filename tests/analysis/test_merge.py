@@ -7,7 +7,7 @@ import shutil
 
 import pandas as pd
 import pytest
-from fabricate import Fake
+from fabricated_runs import Fake
 
 from harness import cli
 from harness.analysis import merge

@@ -13,7 +13,7 @@ import shim
 from harness import native
 from harness.backends import blas, registry
 from harness.backends.registry import Context, Implementation, Prepared
-from harness.problem.check import check, poison
+from harness.problem.check import check, compare, find_truth, poison
 from harness.problem.operands import Operands, make_aligned, make_operands
 from harness.problem.problem import ALIGNMENT, Array, Problem
 
@@ -199,3 +199,29 @@ def judge(case: Case, problem: Problem, operands: Operands | None = None) -> str
 def with_x(operands: Operands, x: Array) -> Operands:
     """Return the operands with another input."""
     return replace(operands, x=x)
+
+
+# ---- ties ---------------------------------------------------------------------------------------
+
+
+def make_ties(dtype: str = "float32") -> tuple[Problem, Operands]:
+    """Return small integers, with which every pre-activation is exact and many are exactly 0."""
+    problem = Problem(layer="fff", batch=65, d_in=5, d_out=7, depth=4, trees=2, dtype=dtype)
+    rng = np.random.default_rng(5)
+    o = make_operands(problem)
+    o.x[...] = rng.integers(-3, 4, o.x.shape)
+    o.w_in[...] = rng.integers(-2, 3, o.w_in.shape)
+    o.w_out[...] = rng.integers(1, 100, o.w_out.shape)
+    return problem, o
+
+
+def judge_ties(case: Case) -> bool:
+    """Say whether a case turns right wherever a pre-activation is exactly 0."""
+    problem, operands = make_ties(case.dtype)
+    guarded, prepared = prepare(case, problem, operands)
+    poison(guarded.operands.y)
+    prepared.forward()
+    truth = find_truth(problem, operands, np.arange(problem.batch))
+    # The arithmetic is exact, so no token may be left out as a near-tie.
+    truth = replace(truth, margin=np.full(problem.batch, np.inf))
+    return compare(guarded.operands.y, truth, problem).ok

@@ -16,7 +16,7 @@ import pytest
 from harness import native
 from native import build_native
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 CROSS, EMULATOR = "aarch64-linux-gnu-gcc", "qemu-aarch64"
 
 

@@ -1,4 +1,4 @@
-"""Kill sweeps at random moments and take them up again: `python tests/kill.py --count 30`."""
+"""Kill sweeps at random moments and take them up again: `python tests/fabricate/kill.py --count 30`."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from harness.sweep import plan, resume
 from harness.sweep import run as sweep_run
 from harness.sweep.spec import SweepSpec
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 
 
 class Silent:

@@ -1,0 +1,184 @@
+"""The ceilings of a sweep: the sets that they run on, their place in the plan, and a run from end to end."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+from fabricated_ceilings import (
+    KIB,
+    MIB,
+    make_spec,
+)
+from hypothesis import given
+from hypothesis import strategies as st
+
+from harness.analysis import ceilings as analysis_ceilings
+from harness.analysis import points as analysis_points
+from harness.machine import resources
+from harness.problem import ceilings
+from harness.records import reader, schema
+from harness.sweep import ceilings as sweep_ceilings
+from harness.sweep import plan
+from harness.sweep import run as sweep_run
+
+
+@given(st.integers(0, 16))
+def test_the_scattered_order_visits_each_row_once(bits: int) -> None:
+    """The gather's order is a permutation of the rows, whatever power of two their number is."""
+    rows = 1 << bits
+    order = ceilings.scattered(np.arange(rows), rows)
+    np.testing.assert_array_equal(np.sort(order), np.arange(rows))
+
+
+OWN = ("ceiling_fma", "ceiling_read", "ceiling_write", "ceiling_copy", "ceiling_stream",
+       "ceiling_gather")  # fmt: skip
+
+
+def test_the_scattered_order_has_no_stride() -> None:
+    """No step between one row and the next is taken by more than a tenth of the visits."""
+    order = ceilings.scattered(np.arange(4096), 4096)
+    _, counts = np.unique(np.diff(order) % 4096, return_counts=True)
+    assert counts.max() < 410
+
+
+def test_sets_fill_half_of_each_cache() -> None:
+    """Sets are half of a cache, and four times the last one in memory."""
+    caches = {"L1d": 48 * KIB, "L2": 2 * MIB, "L3": 24 * MIB}
+    sets, notices = sweep_ceilings.choose_sets(caches, 64 << 30)
+    assert sets == {"L1": 24 * KIB, "L2": MIB, "L3": 12 * MIB, "memory": 96 * MIB}
+    assert notices == []
+
+
+def test_unknown_caches_are_assumed_and_said_so() -> None:
+    """Where the system tells no cache, usual sizes are taken and the caller is told."""
+    sets, notices = sweep_ceilings.choose_sets({}, 64 << 30)
+    assert set(sets) == {"L1", "L2", "L3", "memory"}
+    assert len(notices) == 1
+    assert "32 KiB" in notices[0]
+
+
+@pytest.mark.parametrize(
+    ("last", "available", "memory"),
+    [(96 * MIB, 64 << 30, 256 * MIB), (512 * MIB, 64 << 30, None), (32 * MIB, 256 * MIB, None)],
+)
+def test_sets_never_exceed_what_fits(last: int, available: int, memory: int | None) -> None:
+    """No set passes 256 MiB or an eighth of what is available; a shortened or left out one is said."""
+    sets, notices = sweep_ceilings.choose_sets({"L1d": 32 * KIB, "L2": MIB, "L3": last}, available)
+    assert all(size <= min(256 * MIB, available // 8) for size in sets.values())
+    assert sets.get("memory") == memory
+    assert len(notices) == 1
+
+
+@pytest.mark.parametrize("width", [1, 64, 768, 4096])
+def test_extents_stay_within_their_sets(width: int) -> None:
+    """Each ceiling's arrays fit the set of their place; a gather's table is at least a quarter of it."""
+    sets, _ = sweep_ceilings.choose_sets({"L1d": 32 * KIB, "L2": MIB, "L3": 32 * MIB}, 64 << 30)
+    found = sweep_ceilings.place_all(sets, [width], seed=3)
+    for extent in found:
+        p = extent.problem
+        size = 4 * p.batch * (p.d_out if extent.implementation == "ceiling_write" else p.d_in)
+        if extent.implementation in ("ceiling_copy", "ceiling_stream"):
+            size *= 2
+        if extent.place == ceilings.MEMORY:
+            assert sets["memory"] / 2 <= size <= sweep_ceilings.MAX_SET_BYTES
+        elif extent.place:
+            assert sets[extent.place] / 4 <= size <= sets[extent.place]
+    assert {e.place for e in found if e.implementation == "ceiling_read"} == set(sets)
+    assert not [e for e in found if e.implementation == "ceiling_gather" and e.place == "L1"]
+    assert [e.place for e in found if e.implementation == "ceiling_stream"] == [ceilings.MEMORY]
+
+
+def test_all_levels_but_the_last_are_a_cores_own() -> None:
+    """Several threads have as many of each cache as they are, but for the last, which all cores share."""
+    caches = {"L1d": 32 * KIB, "L2": MIB, "L3": 32 * MIB}
+    assert ceilings.find_capacities(caches, 3) == {"L1": 96 * KIB, "L2": 3 * MIB, "L3": 32 * MIB}
+    assert ceilings.find_capacities({"L1d": KIB}, 3) == {"L1": KIB}
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3, 8])
+def test_each_thread_gets_a_set_in_its_own_caches(threads: int) -> None:
+    """With several threads sets of caches of a core's own and the FMA loop grow with them; others stay."""
+    caches = {"L1d": 32 * KIB, "L2": MIB, "L3": 32 * MIB}
+    alone = sweep_ceilings.place_all(sweep_ceilings.choose_sets(caches, 64 << 30)[0], [768], seed=3)
+    for one, several in zip(alone, sweep_ceilings.spread(alone, caches, threads), strict=True):
+        times = several.problem.batch / one.problem.batch
+        assert dataclasses.replace(several.problem, batch=one.problem.batch) == one.problem
+        if one.place in ("L3", ceilings.MEMORY):
+            assert times == 1
+        elif one.implementation == "ceiling_gather":
+            assert several.problem.batch.bit_count() == 1
+            assert threads / 2 < times <= threads
+        else:
+            assert times == threads
+
+
+def test_the_plan_holds_each_ceiling_once_by_place() -> None:
+    """The loops of our own are planned once, without provider, with their place in the id."""
+    made = plan.make_plan(make_spec())
+    own = [c for c in made.cells if c.role == "ceiling" and not c.provider]
+    assert {c.implementation for c in own} == set(OWN)
+    assert len({c.id for c in own}) == len(own)
+    assert {c.runs_in for c in own} == {"scipy"}
+    assert all(c.place in c.id.split("/") for c in own if c.place)
+    assert any(c.id.startswith("ceiling_read/memory/") for c in own)
+
+
+def test_a_block_of_ceilings_is_short() -> None:
+    """One sample of each loop of our own is predicted to take less than a second a block."""
+    cells = [c for c in plan.make_plan(make_spec()).cells if c.role == "ceiling" and not c.provider]
+    assert sum(max(c.predicted_s(), 0.02) for c in cells) < 1.0
+
+
+def test_skip_leaves_the_ceilings_out() -> None:
+    """`--skip 'ceiling*'` leaves out every ceiling and the notices about them."""
+    made = plan.make_plan(make_spec(skip=["ceiling*"]))
+    assert {c.role for c in made.cells} == {"layer"}
+
+
+class Silent:
+    """Hear nothing of a sweep."""
+
+    def stage(self, text: str) -> None:
+        """Hear what is being done."""
+
+    def progress(self, elapsed_s: float, predicted_s: float) -> None:
+        """Hear how far the sweep is."""
+
+    def cell(self, record: schema.CellRecord) -> None:
+        """Hear the outcome of a cell's gate."""
+
+    def sample(self, record: schema.SampleRecord) -> None:
+        """Hear a sample."""
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_sweep_measures_and_prints_the_ceilings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, threads: int
+) -> None:
+    """In a real sweep every ceiling passes its gate and is sampled once a block, by place."""
+    # Small caches make small sets: nothing here depends on what the figures are.
+    monkeypatch.setattr(resources, "caches", lambda: {"L1d": 32 * KIB, "L2": 128 * KIB})
+    spec = make_spec(
+        out=tmp_path / "run", only=["ff_l1_blas"], widths=[64], passes=2, threads=threads
+    )
+    outcome = sweep_run.run(spec, plan.make_plan(spec), Silent())
+    assert (outcome.reason, outcome.wrong, outcome.failed) == ("complete", 0, 0)
+    run = reader.load_run(outcome.folder)
+    own = run.cells[(run.cells["role"] == "ceiling") & (run.cells["provider"] == "")]
+    places = {(c["implementation"], analysis_ceilings.place_name(c)) for _, c in own.iterrows()}
+    streams = {
+        (f"ceiling_{n}", p) for n in ("read", "write", "copy") for p in ("L1", "L2", "memory")
+    }
+    streams.add(("ceiling_stream", "memory"))
+    gathers = {("ceiling_gather", "L2"), ("ceiling_gather", "memory")}
+    assert places == streams | gathers | {("ceiling_fma", "")}
+    counts = run.samples[run.samples["cell"].isin(own["cell"])].groupby(["cell", "block"]).size()
+    assert len(counts) == 2 * len(own)
+    assert (counts == 1).all()
+    known = analysis_ceilings.measure(run)
+    assert set(known.bandwidth) == {"L1", "L2", "memory"}
+    assert known.threads == threads
+    assert np.isfinite(analysis_points.points(run)[0].speeds[0].of_ceiling)
