@@ -18,7 +18,7 @@ from functools import cache, partial
 from pathlib import Path
 
 from harness import native
-from harness.backends import registry, timer
+from harness.backends import registry, sources, timer
 from harness.backends.registry import Context, Implementation, Prepared, register
 from harness.errors import UnavailableError, UsageError
 from harness.problem.operands import Operands
@@ -42,12 +42,7 @@ def include_dir() -> Path:
 
     Raises UnavailableError where the installation lacks it.
     """
-    package = Path(__file__).resolve().parent
-    # Beside the package's modules where it is installed, in the source tree where it runs from there.
-    for folder in (package / "include", package.parent / "native" / "include"):
-        if (folder / "ffk.h").is_file():
-            return folder
-    raise UnavailableError(f"ffk.h is missing beside {package}: install fff-harness again")
+    return sources.find_folder("include", "ffk.h")
 
 
 # ---- declarations -------------------------------------------------------------------------------

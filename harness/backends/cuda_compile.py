@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from harness.backends import sources
 from harness.errors import UnavailableError
 
 OPTIONS = ("--std=c++17", "--ptxas-options=-v")
@@ -38,14 +39,7 @@ class Compiled:
 
 def source_folder() -> Path:
     """Return the folder of the `.cu` files. Raises UnavailableError where the installation lacks them."""
-    package = Path(__file__).resolve().parent
-    # Beside the package's modules where it is installed, in the source tree where it runs from there.
-    for folder in (package / "cuda", package.parent / "native" / "cuda"):
-        if any(folder.glob("*.cu")):
-            return folder
-    raise UnavailableError(
-        f"the CUDA sources are missing beside {package}: install fff-harness again"
-    )
+    return sources.find_folder("cuda", "*.cu")
 
 
 def read_source(kernel_id: str) -> Source:

@@ -36,7 +36,7 @@ _PACKAGES = (
 
 def git_commit() -> tuple[str, bool]:
     """Return the short commit of the source tree and whether it has changes; empty outside of one."""
-    root = Path(__file__).resolve().parent.parent
+    root = Path(__file__).resolve().parents[2]
     if not (root / ".git").exists() or shutil.which("git") is None:
         return "", False
 

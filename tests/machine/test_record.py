@@ -87,7 +87,9 @@ def source_tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Return a source tree whose harness/machine.py is where the module believes itself to be."""
     (tmp_path / "harness").mkdir()
     (tmp_path / "harness" / "machine.py").write_text("", encoding="utf-8")
-    monkeypatch.setattr(machine_record, "__file__", str(tmp_path / "harness" / "machine.py"))
+    monkeypatch.setattr(
+        machine_record, "__file__", str(tmp_path / "harness" / "machine" / "record.py")
+    )
     return tmp_path
 
 
