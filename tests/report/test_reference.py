@@ -18,6 +18,7 @@ import pytest
 from fabricated_runs import Fake
 
 from harness.analysis import compare, merge
+from harness.analysis.analysis import analyse
 from harness.records.reader import load_run
 from harness.report import compare as report_compare
 from harness.report import ladder as report_ladder
@@ -46,12 +47,12 @@ def _digest(text: str) -> str:
 
 
 def _tables(run: Path, folder: Path) -> dict[str, str]:
-    files = write_tables(load_run(_copy(run, folder)))
+    files = write_tables(analyse(load_run(_copy(run, folder))))
     return {f"{run.name}/{path.name}": path.read_text(encoding="utf-8") for path in files}
 
 
 def _ladder(folder: Path) -> dict[str, str]:
-    files = report_ladder.write_page(load_run(_copy(DATA / "run-ladder", folder)))
+    files = report_ladder.write_page(analyse(load_run(_copy(DATA / "run-ladder", folder))))
     texts = [path for path in files if path.suffix in (".md", ".csv")]
     return {f"run-ladder/{path.name}": path.read_text(encoding="utf-8") for path in texts}
 
