@@ -26,8 +26,8 @@ from harness.measure import clock, faults, gate, process_key, protocol
 from harness.measure.buffers import Placed, Store
 from harness.measure.gpu_clock import make_timer
 from harness.measure.timing import DeviceTiming, HostTiming, Timing
-from harness.problem import oracle, working_set
-from harness.problem.check import Verdict, check
+from harness.problem import working_set
+from harness.problem.check import Expected, Verdict, check
 from harness.problem.problem import Problem
 
 _HEAD_TOKENS = 64
@@ -59,7 +59,7 @@ class Worker:
         self.device, self.store = device, Store(device)
         self.timing: Timing = DeviceTiming(device) if device else HostTiming()
         self.nodes: dict[Problem, working_set.Touched] = {}
-        self.truths: dict[object, oracle.Truth] = {}
+        self.truths: dict[object, Expected] = {}
         self.cells: dict[str, list[Piece]] = {}  # by cell, a piece for each slice of the batch
         self.proved: dict[str, list[bool]] = {}  # by cell and slice: its output has been checked
         self.gated: dict[tuple[str, Problem], Verdict] = {}

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from harness.records.facts import DeviceFacts, Finding, MachineFacts
+from harness.records.text import printable
 
 SCHEMA_VERSION = 1
 HEAD, LINES, LOCK = "run.json", "records.jsonl", "run.lock"
 Status = Literal["ok", "wrong", "unavailable", "failed"]
 Role = Literal["layer", "ceiling", "aa", "ladder"]
 Order = Literal["interleaved", "blocked"]
+# What an implementation says, an exception's text for one: it ends in tables and on terminals.
+Shown = Annotated[str, AfterValidator(printable)]
 
 
 class _Record(BaseModel):
@@ -128,9 +131,9 @@ class CellRecord(_Record):
     model: str
     provider: str
     threads: int
-    batch: int
-    d_in: int
-    d_out: int
+    batch: int = Field(gt=0)
+    d_in: int = Field(gt=0)
+    d_out: int = Field(gt=0)
     hidden: int
     depth: int
     trees: int
@@ -146,13 +149,15 @@ class CellRecord(_Record):
     bytes_moved: int
     process: int
     status: Status
-    reason: str
+    reason: Shown
     loops: int
     gate_ns: int = Field(description="the checked pass, first of its process; not a sample")
     checked_tokens: int
     near_ties: int
     worst_error: float = Field(description="largest error as a share of its tolerance")
-    slices: int = Field(default=1, description="a sample times one of this many parts of the batch")
+    slices: int = Field(
+        default=1, gt=0, description="a sample times one of this many parts of the batch"
+    )
     nodes_touched: int = Field(
         description="distinct weight rows on the paths of all tokens; fff only"
     )
@@ -162,7 +167,7 @@ class CellRecord(_Record):
     working_set_bytes: int = Field(
         default=0, description="weight rows that a pass touches; 0 where not counted"
     )
-    notes: dict[str, str]
+    notes: dict[str, Shown]
 
 
 class SampleRecord(_Record):
@@ -177,8 +182,8 @@ class SampleRecord(_Record):
     )
     order: int = Field(description="position in the run")
     started_ns: int = Field(description="since the run began")
-    loops: int
-    elapsed_ns: int
+    loops: int = Field(gt=0)
+    elapsed_ns: int = Field(gt=0)
     switches: int = Field(description="involuntary context switches during the sample")
     faults: int = Field(description="page faults during the sample")
     steal_ticks: int = Field(

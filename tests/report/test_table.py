@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import io
 import json
+import math
+import re
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from harness.analysis.analysis import analyse
 from harness.analysis.stats import Ratio
@@ -35,6 +39,11 @@ def _ratio(value: float, low: float, high: float) -> Ratio:
         (_ratio(0.9312, 0.91, 0.95), "0.93x [0.91, 0.95]"),
         (_ratio(5.0, 5.0, 5.0), "5.000x [5.000, 5.000]"),
         (_ratio(22.6, 16.2, 29.0), "23x [16, 29]"),
+        (_ratio(3.0, 0.4, 22.0), "3x [0.4, 22]"),
+        (_ratio(8.0, 1.8, 36.0), "8x [1.8, 36]"),
+        (_ratio(13.4, 6.7, 26.8), "13x [6.7, 27]"),
+        (_ratio(15321.0, 1234.0, 190123.0), "15000x [1200, 190000]"),
+        (_ratio(0.0042, 0.0031, 0.0057), "0.0042x [0.0031, 0.0057]"),
         (Ratio(value=91.234, low=np.nan, high=np.nan, blocks=1), "~91x"),
         (Ratio(value=1.234, low=np.nan, high=np.nan, blocks=1), "~1.2x"),
         (None, "–"),
@@ -45,7 +54,22 @@ def test_format_ratio(ratio: Ratio | None, text: str) -> None:
     assert formats.format_ratio(ratio) == text
 
 
-@pytest.mark.parametrize("scale", [0.01, 0.3, 1.0, 7.0, 42.0, 340.0, 12345.0])
+@given(st.floats(-4, 6), st.floats(1e-4, 8))
+def test_an_interval_is_true_to_its_digits(place: float, spread: float) -> None:
+    """Whatever its scale and width, no end is printed as 0, the value stands between the ends, and each
+    number is off by less than half of itself and by less than the arm beside it."""
+    value, factor = 10.0**place, math.exp(spread)
+    ratio = _ratio(value, value / factor, value * factor)
+    text = re.fullmatch(r"(\S+)x \[(\S+), (\S+)\]", formats.format_ratio(ratio))
+    assert text is not None
+    printed = [float(number) for number in text.groups()]
+    assert printed[1] <= printed[0] <= printed[2]
+    arm = min(ratio.value - ratio.low, ratio.high - ratio.value)
+    for number, true in zip(printed, (ratio.value, ratio.low, ratio.high), strict=True):
+        assert abs(number - true) <= max(0.051 * true, min(arm, 0.5 * true), 0.0005 * (true >= 0.1))
+
+
+@pytest.mark.parametrize("scale", [0.3, 1.0, 7.0, 42.0, 340.0, 12345.0])
 @pytest.mark.parametrize("half", [0.0004, 0.003, 0.02, 0.1, 0.4])
 def test_digits_stop_where_the_interval_does(scale: float, half: float) -> None:
     """The last digit printed is of the order of the interval's half width, and never below 0.001."""

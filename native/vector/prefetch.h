@@ -1,6 +1,7 @@
-/* feed.h - how far ahead x is fetched, and rows of it that a loop fetches in passing (ffk_feed). */
-#ifndef FFK_FEED_H
-#define FFK_FEED_H
+/* prefetch.h - how far ahead x is fetched, and rows of it that a loop fetches in passing
+ * (ffk_feed). */
+#ifndef FFK_PREFETCH_H
+#define FFK_PREFETCH_H
 
 #include "ffk.h"
 
@@ -10,7 +11,7 @@ enum {
 };
 
 /* Take at most `most` lines, all of one row: return where they begin, and in *lines how many. */
-static inline const char *ffk_feed_take(ffk_feed *feed, int64_t most, int64_t *lines) {
+static inline const char *ffk_prefetch_take(ffk_feed *feed, int64_t most, int64_t *lines) {
     if (feed->at == feed->end) {
         if (feed->left == 0) {
             *lines = 0;
