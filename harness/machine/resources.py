@@ -101,16 +101,24 @@ def cores() -> int:
     return len(os.sched_getaffinity(0))
 
 
-def caches() -> dict[str, int]:
-    """Return the bytes of each cache as one core sees it; empty where the system does not tell."""
+def read_caches(files: Files, processor: int) -> dict[str, int]:
+    """Return the bytes of each cache as one processor sees it; empty where the system does not tell.
+
+    Guests on Arm and under some hypervisors have levels and types and no sizes.
+    """
     found: dict[str, int] = {}
-    for index in sorted(Path("/sys/devices/system/cpu/cpu0/cache").glob("index*")):
-        facts = {n: (index / n).read_text().strip() for n in ("level", "type", "size")}
-        if facts["type"] == "Instruction" or not facts["size"].endswith("K"):
+    for index in files.matches(f"sys/devices/system/cpu/cpu{processor}/cache/index[0-9]*"):
+        level, size = files.number(f"{index}/level"), files.text(f"{index}/size")
+        if level is None or files.text(f"{index}/type") == "Instruction":
             continue
-        name = f"L{facts['level']}" + ("d" if facts["level"] == "1" else "")
-        found[name] = int(facts["size"][:-1]) * 1024
+        if size.endswith("K") and size[:-1].isdigit():
+            found[f"L{level}" + ("d" if level == 1 else "")] = int(size[:-1]) * 1024
     return found
+
+
+def caches() -> dict[str, int]:
+    """Return the bytes of each cache as the first processor sees it that this process may run on."""
+    return read_caches(Files(), min(os.sched_getaffinity(0)))
 
 
 def last_level_bytes() -> int:
