@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 # Libraries read these when they load, so they stand before the first import of NumPy.
@@ -20,9 +21,11 @@ os.environ.setdefault("MKL_INTERFACE_LAYER", "LP64")
 
 import numpy as np
 import pytest
+from made_machines import SMALL
 
 from harness.backends import blas
 from harness.gpu import probe
+from harness.machine import facts
 from harness.problem.problem import Array, Problem
 
 
@@ -39,6 +42,22 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         found = probe.find_cuda()
         if found.reason:
             pytest.skip(found.reason)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _machine() -> Iterator[None]:
+    """Let the command line plan for a small machine, whatever the one is that the tests run on."""
+    real = facts.read_machine
+
+    def read(**asked: object) -> facts.Machine:
+        found = real(**asked)
+        return replace(
+            SMALL, isas=found.isas, gpu=found.gpu, missing_providers=found.missing_providers
+        )
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(facts, "read_machine", read)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -96,11 +96,6 @@ def available_memory_bytes() -> int:
     return int(psutil.virtual_memory().available)
 
 
-def cores() -> int:
-    """Return the processors that this process may run on."""
-    return len(os.sched_getaffinity(0))
-
-
 def read_caches(files: Files, processor: int) -> dict[str, int]:
     """Return the bytes of each cache as one processor sees it; empty where the system does not tell.
 
@@ -119,8 +114,3 @@ def read_caches(files: Files, processor: int) -> dict[str, int]:
 def caches() -> dict[str, int]:
     """Return the bytes of each cache as the first processor sees it that this process may run on."""
     return read_caches(Files(), min(os.sched_getaffinity(0)))
-
-
-def last_level_bytes() -> int:
-    """Return the size of the last-level cache, 0 where the system does not tell."""
-    return max(caches().values(), default=0)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from harness.backends.registry import Implementation
-from harness.machine import resources
+from harness.machine.facts import Machine
 from harness.problem import ceilings
 from harness.problem.ceilings import MEMORY
 from harness.problem.problem import Problem
@@ -142,7 +142,7 @@ _CEILING_EXTENT = 2048
 
 
 def ceiling_cells(
-    spec: SweepSpec, chosen: Sequence[Implementation]
+    spec: SweepSpec, chosen: Sequence[Implementation], machine: Machine
 ) -> tuple[list[Cell], list[str]]:
     """Return a product per provider, the loops of our own in the first one's process, and the notices."""
     extent = _CEILING_EXTENT
@@ -156,11 +156,10 @@ def ceiling_cells(
         for provider in spec.blas
     ]
     own = {i.id: i for i in chosen if i.layer == "ceiling" and not i.needs_provider}
-    caches = resources.caches()
-    sets, notices = choose_sets(caches, resources.available_memory_bytes())
+    sets, notices = choose_sets(machine.caches, machine.available_bytes)
     notices = notices if own else []
     placed = place_all(sets, list(spec.widths), spec.seed)
-    for extent_of in spread(placed, caches, spec.threads):
+    for extent_of in spread(placed, machine.caches, spec.threads):
         if implementation := own.get(extent_of.implementation):
             cells.append(
                 make_cell(

@@ -14,10 +14,10 @@ from fabricated_ceilings import (
 )
 from hypothesis import given
 from hypothesis import strategies as st
+from made_machines import SMALL
 
 from harness.analysis import ceilings as analysis_ceilings
 from harness.analysis import points as analysis_points
-from harness.machine import resources
 from harness.problem import ceilings
 from harness.records import reader, schema
 from harness.sweep import ceilings as sweep_ceilings
@@ -117,7 +117,7 @@ def test_each_thread_gets_a_set_in_its_own_caches(threads: int) -> None:
 
 def test_the_plan_holds_each_ceiling_once_by_place() -> None:
     """The loops of our own are planned once, without provider, with their place in the id."""
-    made = plan.make_plan(make_spec())
+    made = plan.make_plan(make_spec(), SMALL)
     own = [c for c in made.cells if c.role == "ceiling" and not c.provider]
     assert {c.implementation for c in own} == set(OWN)
     assert len({c.id for c in own}) == len(own)
@@ -128,13 +128,17 @@ def test_the_plan_holds_each_ceiling_once_by_place() -> None:
 
 def test_a_block_of_ceilings_is_short() -> None:
     """One sample of each loop of our own is predicted to take less than a second a block."""
-    cells = [c for c in plan.make_plan(make_spec()).cells if c.role == "ceiling" and not c.provider]
+    cells = [
+        c
+        for c in plan.make_plan(make_spec(), SMALL).cells
+        if c.role == "ceiling" and not c.provider
+    ]
     assert sum(max(c.predicted_s(), 0.02) for c in cells) < 1.0
 
 
 def test_skip_leaves_the_ceilings_out() -> None:
     """`--skip 'ceiling*'` leaves out every ceiling and the notices about them."""
-    made = plan.make_plan(make_spec(skip=["ceiling*"]))
+    made = plan.make_plan(make_spec(skip=["ceiling*"]), SMALL)
     assert {c.role for c in made.cells} == {"layer"}
 
 
@@ -155,16 +159,13 @@ class Silent:
 
 
 @pytest.mark.parametrize("threads", [1, 2])
-def test_a_sweep_measures_and_prints_the_ceilings(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, threads: int
-) -> None:
+def test_a_sweep_measures_and_prints_the_ceilings(tmp_path: Path, threads: int) -> None:
     """In a real sweep every ceiling passes its gate and is sampled once a block, by place."""
-    # Small caches make small sets: nothing here depends on what the figures are.
-    monkeypatch.setattr(resources, "caches", lambda: {"L1d": 32 * KIB, "L2": 128 * KIB})
+    machine = dataclasses.replace(SMALL, caches={"L1d": 32 * KIB, "L2": 128 * KIB})
     spec = make_spec(
         out=tmp_path / "run", only=["ff_l1_blas"], widths=[64], passes=2, threads=threads
     )
-    outcome = sweep_run.run(spec, plan.make_plan(spec), Silent())
+    outcome = sweep_run.run(spec, plan.make_plan(spec, machine), Silent())
     assert (outcome.reason, outcome.wrong, outcome.failed) == ("complete", 0, 0)
     run = reader.load_run(outcome.folder)
     own = run.cells[(run.cells["role"] == "ceiling") & (run.cells["provider"] == "")]

@@ -1,0 +1,45 @@
+"""Own what a plan has to know of the machine that it is made for: read once, then handed down."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from harness import native
+from harness.gpu import probe
+from harness.machine import resources
+
+_NOT_ASKED = probe.Found(reason="no device was asked for")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Machine:
+    """Hold the facts that decide about a plan; sizes are in bytes.
+
+    cores: processors that this process may run on. caches: L1d, L2, L3 as one core sees them, empty where
+    the system does not tell. available_bytes: memory that new allocations can have without swapping.
+    isas: instruction sets of our own vector code, the fastest first. gpu: what the CUDA device is, or why
+    there is none. missing_providers: the BLAS providers of those asked about that are not here, and why.
+    """
+
+    cores: int
+    caches: Mapping[str, int]
+    available_bytes: int
+    isas: Sequence[str]
+    gpu: probe.Found = _NOT_ASKED
+    missing_providers: Mapping[str, str] = field(default_factory=dict)
+
+    def last_level_bytes(self) -> int:
+        """Return the size of the last-level cache, 0 where the system does not tell."""
+        return max(self.caches.values(), default=0)
+
+
+def read_machine(*, device: str, missing_providers: Mapping[str, str]) -> Machine:
+    """Return the facts of this machine; a GPU, which takes seconds to ask, only where `device` is one."""
+    return Machine(
+        cores=len(os.sched_getaffinity(0)), caches=resources.caches(),
+        available_bytes=resources.available_memory_bytes(), isas=native.isas(),
+        gpu=probe.find_cuda() if device == probe.CUDA else _NOT_ASKED,
+        missing_providers=missing_providers,
+    )  # fmt: skip
