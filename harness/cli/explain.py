@@ -9,7 +9,6 @@ import typer
 
 from harness.backends import blas
 from harness.cli import options
-from harness.cli.progress import Display
 from harness.cli.runs import print_error
 from harness.cli.sweep import print_plan
 from harness.cli.sweep_options import make_spec
@@ -61,6 +60,8 @@ def explain_command(
     if dry_run:
         print_plan(spec, made)
         return 0
+    from harness.cli.progress import Display  # loads what analyses: a plan is printed without it
+
     with Display() as display:
         outcome = sweep_run.run(spec, made, display)
     written = _write_page(outcome.folder)

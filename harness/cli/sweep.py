@@ -13,7 +13,6 @@ from rich.table import Table
 from harness import plugin
 from harness.backends import blas
 from harness.cli import options
-from harness.cli.progress import Display
 from harness.cli.runs import print_error, write_outputs
 from harness.cli.sweep_options import make_spec
 from harness.errors import UsageError
@@ -231,6 +230,8 @@ def sweep_command(
     if resumed and resume.has_ended(resumed):
         print(f"{resumed.folder}: nothing is missing", file=sys.stderr)
         return 0 if write_outputs(resumed.folder) else 1
+    from harness.cli.progress import Display  # loads what analyses: a plan is printed without it
+
     with Display(spec.baseline) as display:
         outcome = sweep_run.run(spec, made, display, resumed)
     return _conclude(outcome)

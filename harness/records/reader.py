@@ -6,9 +6,8 @@ import json
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import pandas as pd
 from pydantic import ValidationError
 
 from harness.errors import UsageError
@@ -26,6 +25,9 @@ from harness.records.schema import (
     RunHead,
     SampleRecord,
 )
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 # A migration takes the head or a line of the version it stands under and returns that of the next one.
 # One stands here for every version below SCHEMA_VERSION, so that older runs stay readable.
