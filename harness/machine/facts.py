@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from harness import native
 from harness.gpu import probe
 from harness.machine import resources
+from harness.machine.resources import Files
 
 _NOT_ASKED = probe.Found(reason="no device was asked for")
 
@@ -19,13 +20,15 @@ class Machine:
 
     cores: processors that this process may run on. caches: L1d, L2, L3 as one core sees them, empty where
     the system does not tell. available_bytes: memory that new allocations can have without swapping.
-    isas: instruction sets of our own vector code, the fastest first. gpu: what the CUDA device is, or why
-    there is none. missing_providers: the BLAS providers of those asked about that are not here, and why.
+    memory_limit_bytes: that the cgroup allows, None where it sets no limit. isas: instruction sets of our
+    own vector code, the fastest first. gpu: what the CUDA device is, or why there is none.
+    missing_providers: the BLAS providers of those asked about that are not here, and why.
     """
 
     cores: int
     caches: Mapping[str, int]
     available_bytes: int
+    memory_limit_bytes: int | None = None
     isas: Sequence[str]
     gpu: probe.Found = _NOT_ASKED
     missing_providers: Mapping[str, str] = field(default_factory=dict)
@@ -35,11 +38,16 @@ class Machine:
         return max(self.caches.values(), default=0)
 
 
-def read_machine(*, device: str, missing_providers: Mapping[str, str]) -> Machine:
+def read_machine(
+    *, device: str, missing_providers: Mapping[str, str], files: Files | None = None
+) -> Machine:
     """Return the facts of this machine; a GPU, which takes seconds to ask, only where `device` is one."""
+    files = Files() if files is None else files
+    allowed = os.sched_getaffinity(0)
     return Machine(
-        cores=len(os.sched_getaffinity(0)), caches=resources.caches(),
-        available_bytes=resources.available_memory_bytes(), isas=native.isas(),
+        cores=len(allowed), caches=resources.read_caches(files, min(allowed)),
+        available_bytes=resources.read_available_memory(files),
+        memory_limit_bytes=resources.read_memory_limit(files), isas=native.isas(),
         gpu=probe.find_cuda() if device == probe.CUDA else _NOT_ASKED,
         missing_providers=missing_providers,
     )  # fmt: skip

@@ -6,8 +6,6 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-import psutil
-
 
 @dataclass(frozen=True, slots=True)
 class Files:
@@ -67,17 +65,39 @@ def read_quota(files: Files) -> float | None:
     return min(found, default=None)
 
 
-def read_memory_limit(files: Files) -> int | None:
-    """Return the memory that the cgroup allows in bytes, None where it sets no limit."""
+def _memory_limits(files: Files) -> dict[str, int]:
+    """Return the bytes that each folder of the cgroup allows; those without a limit stay out."""
     total = read_meminfo(files).get("MemTotal", 0)
-    found = []
+    found = {}
     for folder in _cgroup_folders(files, "memory"):
         for name in ("memory.max", "memory.limit_in_bytes"):
             limit = files.number(f"{folder}/{name}")
             # Version 1 writes "no limit" as a number beyond any memory.
             if limit and (not total or limit < total):
-                found.append(limit)
-    return min(found, default=None)
+                found[folder] = limit
+    return found
+
+
+def read_memory_limit(files: Files) -> int | None:
+    """Return the memory that the cgroup allows in bytes, None where it sets no limit."""
+    return min(_memory_limits(files).values(), default=None)
+
+
+def _used_bytes(files: Files, folder: str) -> int:
+    """Return what a cgroup's processes hold, without the file pages that the kernel would give up first."""
+    used = files.number(f"{folder}/memory.current") or files.number(
+        f"{folder}/memory.usage_in_bytes"
+    )
+    lines = [line.split() for line in files.text(f"{folder}/memory.stat").splitlines()]
+    stat = {line[0]: int(line[1]) for line in lines if len(line) == 2 and line[1].isdigit()}
+    given_up = stat.get("total_inactive_file", stat.get("inactive_file", 0))
+    return max(0, (used or 0) - given_up)
+
+
+def read_available_memory(files: Files) -> int:
+    """Return the bytes that new allocations can have without swapping, within the cgroup's limits."""
+    free = [limit - _used_bytes(files, at) for at, limit in _memory_limits(files).items()]
+    return max(0, min([read_meminfo(files).get("MemAvailable", 0), *free]))
 
 
 def read_meminfo(files: Files) -> dict[str, int]:
@@ -89,11 +109,6 @@ def read_meminfo(files: Files) -> dict[str, int]:
         if fields and fields[0].isdigit():
             found[name] = int(fields[0]) * (1024 if fields[1:] == ["kB"] else 1)
     return found
-
-
-def available_memory_bytes() -> int:
-    """Return the memory that new allocations can have without swapping."""
-    return int(psutil.virtual_memory().available)
 
 
 def read_caches(files: Files, processor: int) -> dict[str, int]:

@@ -14,7 +14,7 @@ from harness.problem.models import BASELINE, parse_model
 from harness.problem.problem import Problem
 from harness.sweep.cell import Cell
 from harness.sweep.journal import Journal
-from harness.sweep.plan import PUBLISHED_SAMPLE_S, Plan, make_plan
+from harness.sweep.plan import PUBLISHED_SAMPLE_S, Plan, describe_available, make_plan
 from harness.sweep.processes import Crew
 from harness.sweep.spec import SweepSpec
 
@@ -87,10 +87,10 @@ def make_ladder(spec: SweepSpec, machine: Machine) -> Plan:
     )
     hidden = parse_model(BASELINE).hidden
     extra = _EXTRA_BYTES_PER_INTERMEDIATE * spec.batches[0] * hidden
-    needed, available = plan.memory_bytes() + extra, machine.available_bytes
-    if needed > 0.9 * available:
+    needed = plan.memory_bytes() + extra
+    if needed > 0.9 * machine.available_bytes:
         raise UsageError(
-            f"the ladder needs {needed / 2**30:.1f} GiB and {available / 2**30:.1f} GiB are available; "
+            f"the ladder needs {needed / 2**30:.1f} GiB and {describe_available(machine)}; "
             "take a smaller --batch"
         )
     return plan

@@ -262,12 +262,19 @@ def make_plan(spec: SweepSpec, machine: Machine) -> Plan:
     return plan
 
 
+def describe_available(machine: Machine) -> str:
+    """Return what memory can be had, and the limit that this process was given."""
+    limit = machine.memory_limit_bytes
+    given = "" if limit is None else f" of the {limit / 2**30:.1f} GiB that the cgroup allows"
+    return f"{machine.available_bytes / 2**30:.1f} GiB{given} are available"
+
+
 def _check_memory(plan: Plan) -> None:
-    needed, available = plan.memory_bytes(), plan.machine.available_bytes
-    if needed > 0.9 * available:
+    needed, machine = plan.memory_bytes(), plan.machine
+    if needed > 0.9 * machine.available_bytes:
         largest = max(plan.cells, key=lambda c: c.weight_bytes() + c.workspace_bytes)
         raise UsageError(
-            f"the operands need {needed / 2**30:.1f} GiB and {available / 2**30:.1f} GiB are available "
+            f"the operands need {needed / 2**30:.1f} GiB and {describe_available(machine)} "
             f"(the largest cell is {largest.id}: weights {largest.weight_bytes() / 2**30:.1f} GiB, "
             f"workspace {largest.workspace_bytes / 2**30:.1f} GiB); "
             "take a smaller --batch or --width, a smaller depth, or fewer --blas"

@@ -60,3 +60,37 @@ def test_a_cache_that_is_told_in_part_is_left_out(tmp_path: Path, told: dict[str
 def test_a_system_without_files_tells_no_caches(tmp_path: Path) -> None:
     """Without /sys there are no sizes, and no error."""
     assert resources.read_caches(Files(tmp_path), 0) == {}
+
+
+GROUP = "proc/self/cgroup"
+
+
+def _write(root: Path, files: dict[str, str]) -> Files:
+    for name, text in files.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(text + "\n", encoding="ascii")
+    return Files(root)
+
+
+@pytest.mark.parametrize(
+    ("limits", "available"),
+    [
+        ({}, 4000),
+        ({GROUP: "0::/a/b", "sys/fs/cgroup/a/memory.max": "921600",
+          "sys/fs/cgroup/a/memory.current": "409600",
+          "sys/fs/cgroup/a/memory.stat": "anon 204800\ninactive_file 102400",
+          "sys/fs/cgroup/a/b/memory.max": "max"}, 600),
+        ({GROUP: "4:memory:/x", "sys/fs/cgroup/memory/x/memory.limit_in_bytes": "614400",
+          "sys/fs/cgroup/memory/x/memory.usage_in_bytes": "307200",
+          "sys/fs/cgroup/memory/x/memory.stat": "inactive_file 0\ntotal_inactive_file 204800"}, 500),
+        ({GROUP: "0::/", "sys/fs/cgroup/memory.max": "1024", "sys/fs/cgroup/memory.current": "9999"}, 0),
+        ({GROUP: "0::/", "sys/fs/cgroup/memory.max": "7168000"}, 4000),
+    ],
+    ids=["no limit", "of the parent", "version 1", "used up", "beyond what is free"],
+)  # fmt: skip
+def test_available_memory_is_within_the_containers_limit(
+    tmp_path: Path, limits: dict[str, str], available: int
+) -> None:
+    """A limit counts less what its group holds, but for file pages that the kernel would give up first."""
+    told = {"proc/meminfo": "MemTotal: 8000 kB\nMemAvailable: 4000 kB"}
+    assert resources.read_available_memory(_write(tmp_path, {**told, **limits})) == available * KIB

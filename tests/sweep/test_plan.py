@@ -159,6 +159,15 @@ def test_what_a_machine_lacks_is_refused_by_its_option() -> None:
         make_plan(_spec(blas=["scipy", "mkl"]), without)
 
 
+def test_a_containers_limit_is_named() -> None:
+    """A plan that does not fit a container's memory names what the container was given."""
+    small = replace(DESKTOP, available_bytes=1 << 29, memory_limit_bytes=600 << 20)
+    with pytest.raises(
+        UsageError, match=r"0\.5 GiB of the 0\.6 GiB that the cgroup allows are available"
+    ):
+        make_plan(_spec(batches=[1 << 17], widths=[PAPER_WIDTH]), small)
+
+
 @pytest.mark.parametrize("machine", MACHINES.values(), ids=MACHINES)
 def test_memory_of_the_papers_problem(machine: Machine) -> None:
     """The default sweep is predicted to stay within 2 GiB."""
