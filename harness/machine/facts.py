@@ -19,14 +19,16 @@ class Machine:
     """Hold the facts that decide about a plan; sizes are in bytes.
 
     cores: processors that this process may run on. caches: L1d, L2, L3 as one core sees them, empty where
-    the system does not tell. available_bytes: memory that new allocations can have without swapping.
-    memory_limit_bytes: that the cgroup allows, None where it sets no limit. isas: instruction sets of our
-    own vector code, the fastest first. gpu: what the CUDA device is, or why there is none.
-    missing_providers: the BLAS providers of those asked about that are not here, and why.
+    the system does not tell. last_level_caches: those of the last level that these processors have between
+    them. available_bytes: memory that new allocations can have without swapping. memory_limit_bytes: that
+    the cgroup allows, None where it sets no limit. isas: instruction sets of our own vector code, the
+    fastest first. gpu: what the CUDA device is, or why there is none. missing_providers: the BLAS providers
+    of those asked about that are not here, and why.
     """
 
     cores: int
     caches: Mapping[str, int]
+    last_level_caches: int = 1
     available_bytes: int
     memory_limit_bytes: int | None = None
     isas: Sequence[str]
@@ -46,6 +48,7 @@ def read_machine(
     allowed = os.sched_getaffinity(0)
     return Machine(
         cores=len(allowed), caches=resources.read_caches(files, min(allowed)),
+        last_level_caches=resources.count_last_level(files, allowed),
         available_bytes=resources.read_available_memory(files),
         memory_limit_bytes=resources.read_memory_limit(files), isas=native.isas(),
         gpu=probe.find_cuda() if device == probe.CUDA else _NOT_ASKED,

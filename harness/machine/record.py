@@ -112,6 +112,7 @@ def make_record(machine: Machine) -> MachineRecord:
         isa=features,
         cores=machine.cores,
         caches=dict(machine.caches),
+        last_level_caches=machine.last_level_caches,
         memory_bytes=int(psutil.virtual_memory().total),
         virtual_machine=_virtual_machine(),
         python=platform.python_version(),

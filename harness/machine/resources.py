@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -111,19 +112,38 @@ def read_meminfo(files: Files) -> dict[str, int]:
     return found
 
 
+def _cache_folders(files: Files, processor: int) -> list[tuple[int, str]]:
+    """Return the level and the folder of each cache of data that one processor sees."""
+    folders = files.matches(f"sys/devices/system/cpu/cpu{processor}/cache/index[0-9]*")
+    levels = [(files.number(f"{at}/level"), at) for at in folders]
+    return [
+        (level, at)
+        for level, at in levels
+        if level is not None and files.text(f"{at}/type") != "Instruction"
+    ]
+
+
 def read_caches(files: Files, processor: int) -> dict[str, int]:
     """Return the bytes of each cache as one processor sees it; empty where the system does not tell.
 
     Guests on Arm and under some hypervisors have levels and types and no sizes.
     """
     found: dict[str, int] = {}
-    for index in files.matches(f"sys/devices/system/cpu/cpu{processor}/cache/index[0-9]*"):
-        level, size = files.number(f"{index}/level"), files.text(f"{index}/size")
-        if level is None or files.text(f"{index}/type") == "Instruction":
-            continue
+    for level, at in _cache_folders(files, processor):
+        size = files.text(f"{at}/size")
         if size.endswith("K") and size[:-1].isdigit():
             found[f"L{level}" + ("d" if level == 1 else "")] = int(size[:-1]) * 1024
     return found
+
+
+def count_last_level(files: Files, processors: Iterable[int]) -> int:
+    """Return how many last-level caches processors have between them; 1 where the system does not tell."""
+    found = set()
+    for processor in processors:
+        _, at = max(_cache_folders(files, processor), default=(0, ""))
+        if shared := files.text(f"{at}/shared_cpu_list"):
+            found.add(shared)
+    return max(1, len(found))
 
 
 def caches() -> dict[str, int]:

@@ -33,14 +33,18 @@ class Extent:
     problem: Problem
 
 
-def choose_sets(caches: Mapping[str, int], available: int) -> tuple[dict[str, int], list[str]]:
+def choose_sets(
+    caches: Mapping[str, int], available: int, last_level_caches: int = 1
+) -> tuple[dict[str, int], list[str]]:
     """Return the bytes of the working set for each place, and what the caller should be told.
 
     Half of each cache; for the memory four times the last cache, at most 256 MiB and at most an eighth of
     the available bytes. A set that is not twice the last cache would not measure the memory: it is left out.
+    last_level_caches: how many of the last level the threads reach; together they count as the last cache.
     """
     notices = []
     capacities = ceilings.find_capacities(caches)
+    capacities[list(capacities)[-1]] *= last_level_caches
     if not caches:
         sizes = ", ".join(f"{k} {v >> 10} KiB" for k, v in capacities.items())
         notices.append(f"the system tells no cache sizes; the ceilings assume {sizes}")
@@ -156,7 +160,8 @@ def ceiling_cells(
         for provider in spec.blas
     ]
     own = {i.id: i for i in chosen if i.layer == "ceiling" and not i.needs_provider}
-    sets, notices = choose_sets(machine.caches, machine.available_bytes)
+    reached = min(spec.threads, machine.last_level_caches)
+    sets, notices = choose_sets(machine.caches, machine.available_bytes, reached)
     notices = notices if own else []
     placed = place_all(sets, list(spec.widths), spec.seed)
     for extent_of in spread(placed, machine.caches, spec.threads):

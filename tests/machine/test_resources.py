@@ -62,6 +62,21 @@ def test_a_system_without_files_tells_no_caches(tmp_path: Path) -> None:
     assert resources.read_caches(Files(tmp_path), 0) == {}
 
 
+def test_last_level_caches_are_counted_among_the_processors_that_may_be_used(
+    tmp_path: Path,
+) -> None:
+    """Processors that share a last cache have one between them; where sharing is not told there is one."""
+    for processor, shared in enumerate(("0-1", "0-1", "2-3", "2-3")):
+        _write_cache(
+            tmp_path, processor, 2, level="2", type="Unified", shared_cpu_list=str(processor)
+        )
+        _write_cache(tmp_path, processor, 3, level="3", type="Unified", shared_cpu_list=shared)
+    files = Files(tmp_path)
+    assert resources.count_last_level(files, {0, 1, 2, 3}) == 2
+    assert resources.count_last_level(files, {2, 3}) == 1
+    assert resources.count_last_level(Files(tmp_path / "empty"), {0, 1}) == 1
+
+
 GROUP = "proc/self/cgroup"
 
 
