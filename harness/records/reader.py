@@ -6,9 +6,8 @@ import json
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import pandas as pd
 from pydantic import ValidationError
 
 from harness.errors import UsageError
@@ -31,6 +30,9 @@ from harness.records.text import printable, printable_values
 _QUOTED = 200  # characters of a damaged line that its warning may show
 _NAMED = 5  # damaged lines that are named; the others are counted
 _LONGEST = 4 << 20  # characters of one record; a longer line is none of this harness's
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 # A migration takes the head or a line of the version it stands under and returns that of the next one.
 # One stands here for every version below SCHEMA_VERSION, so that older runs stay readable.
