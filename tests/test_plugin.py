@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 
 from harness import api, cli, plugin
+from harness.analysis.analysis import analyse
 from harness.backends import registry, timer
 from harness.errors import UsageError
 from harness.measure import clock
@@ -341,7 +342,7 @@ def test_table_has_a_row_for_a_plugin_and_the_reason_of_a_failed_one(swept: Swep
     """The table shows a plugin's time and, for a failed one, what happened."""
     from harness.report import table
 
-    text = table.format_markdown(swept.run)
+    text = table.format_markdown(analyse(swept.run))
     assert re.search(r"\| fff_planted_good +\| UltraFastBERT-1x3 +\| – +\| [\d.]+ [nu]s", text)
     assert re.search(r"\| fff_planted_hangs .*FAILED: no answer within 4 s", text)
 

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from harness.analysis import compare_controls, compare_interval, stats
+from harness.analysis.fastest import find_fastest
+from harness.analysis.index import RunIndex, index_run
 from harness.analysis.stats import Ratio
 from harness.errors import UsageError
 from harness.records.reader import Run
@@ -116,35 +118,35 @@ def is_same_machine(a: Run, b: Run) -> bool:
 # ---- references -----------------------------------------------------------------------------------
 
 
-def _sampled(run: Run, cell: str) -> bool:
-    ok = run.cells.loc[run.cells["cell"] == cell, "status"].eq("ok").any()
-    return bool(ok and (run.samples["cell"] == cell).any())
+def _sampled(run: RunIndex, cell: str) -> bool:
+    return run.cells[cell].status == "ok" and cell in run.samples
 
 
-def _fastest_ff(run: Run, cells: list[str]) -> str:
-    """Return the fastest cell of the baseline, the largest batch and width first."""
-    frame = run.cells[
-        run.cells["cell"].isin(cells) & (run.cells["model"] == run.head.sweep.baseline)
-    ]
-    frame = frame.sort_values(["d_in", "batch"], ascending=False)
-    largest = frame[
-        (frame[["d_in", "batch"]] == frame[["d_in", "batch"]].iloc[:1].to_numpy()).all(axis=1)
-    ]
-    times = {c: stats.pass_ns(run.samples, c) for c in largest["cell"] if _sampled(run, c)}
-    return min(times, key=lambda c: times[c]) if times else ""
+def _fastest_ff(run: RunIndex, cells: list[str]) -> str:
+    """Return the fastest FF of the baseline's shape at the largest width and batch among some cells."""
+    ff = [run.cells[c] for c in cells if run.cells[c].model == run.head.sweep.baseline]
+    largest = max(((c.d_in, c.batch) for c in ff), default=None)
+    found = find_fastest(
+        (c.cell, stats.pass_ns(run.samples, c.cell))
+        for c in ff
+        if (c.d_in, c.batch) == largest and _sampled(run, c.cell)
+    )
+    return found or ""
 
 
-def _ceiling(run: Run) -> dict[str, str]:
-    rows = run.cells[run.cells["implementation"] == _REFERENCE]
+def _ceiling(run: RunIndex) -> dict[str, str]:
+    """Return the sampled product of each provider."""
     return {
-        _provider_name(p): c
-        for c, p in zip(rows["cell"], rows["provider"], strict=True)
-        if _sampled(run, c)
+        _provider_name(c.provider): c.cell
+        for c in run.cells.values()
+        if c.implementation == _REFERENCE and _sampled(run, c.cell)
     }
 
 
-def _references(a: Run, b: Run, both: dict[str, tuple[str, str]], *, same: bool) -> tuple[str, str]:
-    """Return the cells of A and B that all others are taken over.
+def _references(
+    a: RunIndex, b: RunIndex, both: dict[str, tuple[str, str]], *, same: bool
+) -> tuple[str, str] | None:
+    """Return the cells of A and B that all others are taken over, None where there are none.
 
     On one machine that is the provider's large product, which is not code under test; without it, and
     across machines, the fastest FF.
@@ -160,12 +162,7 @@ def _references(a: Run, b: Run, both: dict[str, tuple[str, str]], *, same: bool)
         usable = [x for x, y in pairs.items() if _sampled(b, y)]
         first = _fastest_ff(a, usable)
         found = first, pairs.get(first, "")
-    if not all(found):
-        raise UsageError(
-            f"{a.folder} and {b.folder} share neither {_REFERENCE} nor a sampled {a.head.sweep.baseline}: "
-            "there is nothing to take their drift out with"
-        )
-    return found
+    return found if all(found) else None
 
 
 # ---- verdicts ------------------------------------------------------------------------------------
@@ -184,26 +181,22 @@ def judge(change: Ratio | None, resolution: float) -> Verdict:
     return "ambiguous"
 
 
-def _either_ok(a: Run, b: Run, pair: tuple[str, str]) -> bool:
+def _either_ok(a: RunIndex, b: RunIndex, pair: tuple[str, str]) -> bool:
     """Say whether a pair of cells can be spoken of: what was never measured has not changed."""
-    return _status(a, pair[0]) == "ok" or _status(b, pair[1]) == "ok"
-
-
-def _status(run: Run, cell: str) -> str:
-    return str(run.cells.loc[run.cells["cell"] == cell, "status"].iloc[0])
+    return a.cells[pair[0]].status == "ok" or b.cells[pair[1]].status == "ok"
 
 
 def _judge_cell(
-    a: Run,
-    b: Run,
+    a: RunIndex,
+    b: RunIndex,
     pair: tuple[str, str],
     references: tuple[str, str],
     moves: compare_controls.Moves,
 ) -> tuple[Ratio | None, Verdict, float, str]:
     """Return the change of a pair of right cells, its verdict, its resolution and a remark."""
     found = compare_interval.estimate(
-        compare_interval.levels(a, pair[0], references[0]),
-        compare_interval.levels(b, pair[1], references[1]),
+        compare_interval.levels(a.samples, pair[0], references[0]),
+        compare_interval.levels(b.samples, pair[1], references[1]),
     )
     place = moves.place(pair)
     resolution = max(moves.resolution, moves.of(place))
@@ -218,10 +211,10 @@ def _judge_cell(
     return found, verdict, resolution, reason
 
 
-def _change(a: Run, b: Run, name: str, pair: tuple[str, str], references: tuple[str, str],
-            moves: compare_controls.Moves) -> Change:  # fmt: skip
+def _change(a: RunIndex, b: RunIndex, name: str, pair: tuple[str, str],
+            references: tuple[str, str], moves: compare_controls.Moves) -> Change:  # fmt: skip
     times = stats.pass_ns(a.samples, pair[0]), stats.pass_ns(b.samples, pair[1])
-    states = [_status(a, pair[0]), _status(b, pair[1])]
+    states = [a.cells[pair[0]].status, b.cells[pair[1]].status]
     verdict: Verdict = "ambiguous"
     found, resolution, reason = None, moves.resolution, ""
     if states[0] == "ok" and states[1] in ("wrong", "failed"):
@@ -245,12 +238,18 @@ def compare(a: Run, b: Run) -> Comparison:
     """
     same = is_same_machine(a, b)
     both, unmatched = _match(a, b)
-    references = _references(a, b, both, same=same)
-    moves = compare_controls.watch(a, b, references, same=same)
+    of_a, of_b = index_run(a), index_run(b)
+    references = _references(of_a, of_b, both, same=same)
+    if references is None:
+        raise UsageError(
+            f"{a.folder} and {b.folder} share neither {_REFERENCE} nor a sampled {a.head.sweep.baseline}: "
+            "there is nothing to take their drift out with"
+        )
+    moves = compare_controls.watch(of_a, of_b, references, same=same)
     return Comparison(
         a=a, b=b, same_machine=same, references=references, resolution=moves.resolution,
-        drift=stats.pass_ns(b.samples, references[1]) / stats.pass_ns(a.samples, references[0]),
-        changes=[_change(a, b, n, pair, references, moves) for n, pair in both.items()
-                 if _either_ok(a, b, pair)],
+        drift=stats.pass_ns(of_b.samples, references[1]) / stats.pass_ns(of_a.samples, references[0]),
+        changes=[_change(of_a, of_b, n, pair, references, moves) for n, pair in both.items()
+                 if _either_ok(of_a, of_b, pair)],
         unmatched=unmatched,
     )  # fmt: skip

@@ -5,26 +5,25 @@ from __future__ import annotations
 import math
 
 import numpy as np
-import pandas as pd
 
 from harness.analysis import stats
+from harness.analysis.index import RunIndex
+from harness.analysis.samples import Samples
 from harness.analysis.stats import Ratio
 from harness.problem.problem import Array
-from harness.records.reader import Run
 
 _LEAST_RESOLUTION = 0.01  # no machine with an operating system is trusted below this
 
 
-def levels(run: Run, cell: str, reference: str) -> list[Array]:
-    """Return the log of cell over reference by block, a list for each process."""
-    both = pd.concat(
-        [stats.block_times(run.samples, cell), stats.block_times(run.samples, reference)],
-        axis=1, join="inner",
-    ).dropna()  # fmt: skip
-    logs = pd.Series(
-        np.log(both.iloc[:, 0].to_numpy() / both.iloc[:, 1].to_numpy()), index=both.index
+def levels(samples: Samples, cell: str, reference: str) -> list[Array]:
+    """Return the log of cell over reference by block, an array for each process."""
+    both = stats.shared_blocks(
+        stats.block_times(samples, cell), stats.block_times(samples, reference)
     )
-    return [group.to_numpy() for _, group in logs.groupby(level="process")]
+    by_process: dict[int, list[float]] = {}
+    for (process, _), times in both.items():
+        by_process.setdefault(process, []).append(times)
+    return [np.log(found) for found in by_process.values()]
 
 
 def _units(groups: list[Array], by_process: bool) -> Array:
@@ -77,12 +76,12 @@ def _half_width(first: Array, second: Array) -> float:
     return quantile * math.sqrt(total)
 
 
-def resolve(*runs: Run) -> float:
+def resolve(*runs: RunIndex) -> float:
     """Return the share below which no difference is believed: what the A/A pairs miss 1 by, at least 1 %."""
     missed = [_LEAST_RESOLUTION]
     for run in runs:
-        for twin in run.cells.loc[run.cells["role"] == "aa", "cell"]:
-            logs = levels(run, twin, twin.removesuffix("/again"))
+        for twin in run.of_role("aa"):
+            logs = levels(run.samples, twin.cell, twin.cell.removesuffix("/again"))
             if logs:
                 missed.append(abs(float(np.exp(np.concatenate(logs).mean())) - 1))
     return max(missed)

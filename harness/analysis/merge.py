@@ -6,20 +6,21 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from harness.analysis import points as analysis_points
+from harness.analysis.analysis import Analysis, analyse
 from harness.analysis.rows import Point
 from harness.analysis.stats import Ratio
 from harness.errors import UsageError
 from harness.records.reader import Run
+from harness.records.schema import RunHead
 
 Row = dict[Any, Any]  # texts and numbers by name; ratios by (kind, level)
 # What must be one in a table: a figure of one kind beside a figure of another would be read as a difference.
 _ONE = ("dtype", "data", "rows", "routing", "weights")
 
 
-def label(run: Run) -> str:
+def label(head: RunHead) -> str:
     """Return what a run's machine is called in a table of several."""
-    m = run.head.machine
+    m = head.machine
     return f"{m.processor}, {m.cores} cores ({m.host})"
 
 
@@ -64,14 +65,14 @@ def _best(point: Point, model: str, level: int, provider: str) -> Ratio | None:
     return None
 
 
-def _rows(run: Run) -> list[Row]:
+def _rows(run: Analysis) -> list[Row]:
     """Return a row for each shape, provider and model; ratios stand under (kind, level)."""
     rows = []
-    for point in analysis_points.points(run):
+    for point in run.points:
         for provider, entries in point.entries.items():
-            for model in analysis_points.models(run):
+            for model in run.models:
                 row: Row = {
-                    "machine": label(run), "run": run.folder.name,
+                    "machine": label(run.head), "run": run.folder.name,
                     "started": run.head.started_utc, "commit": run.head.machine.commit,
                     "quick": run.head.sweep.quick, "provider": provider, "batch": point.batch,
                     "width": point.width, "threads": run.head.sweep.threads, "model": model,
@@ -93,7 +94,7 @@ def merged_rows(runs: Sequence[Run]) -> list[Row]:
     Raises UsageError where the runs can't stand in one table.
     """
     check_mix(runs)
-    rows = [row for run in runs for row in _rows(run)]
+    rows = [row for run in runs for row in _rows(analyse(run))]
     models = list(dict.fromkeys(row["model"] for row in rows))
     return sorted(
         rows,

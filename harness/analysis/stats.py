@@ -6,9 +6,9 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-import pandas as pd
-from scipy import stats
+from scipy.special import stdtrit
 
+from harness.analysis.samples import BlockTimes, Samples
 from harness.problem.problem import Array
 
 _CONFIDENCE = 0.95
@@ -38,10 +38,10 @@ class Ratio:
         return max(abs(math.log(self.low)), abs(math.log(self.high))) if self.known else 0.0
 
 
-def block_times(samples: pd.DataFrame, cell: str) -> pd.Series:
+def block_times(samples: Samples, cell: str) -> BlockTimes:
     """Return the time of a pass in ns for each (process, block): the mean of the block's samples."""
-    own = samples[samples["cell"] == cell]
-    return own.groupby(["process", "block"], sort=True)["pass_ns"].mean()
+    own = samples.get(cell)
+    return own.blocks if own else {}
 
 
 def mean_of_units(values: Array, processes: Array) -> tuple[float, float]:
@@ -66,34 +66,49 @@ def mean_of_units(values: Array, processes: Array) -> tuple[float, float]:
 
 def student(freedom: float) -> float:
     """Return Student's two-sided 95 % quantile."""
-    return float(stats.t.ppf(0.5 + _CONFIDENCE / 2, freedom))
+    return float(stdtrit(freedom, 0.5 + _CONFIDENCE / 2))
 
 
-def ratio(samples: pd.DataFrame, slow: str, fast: str) -> Ratio | None:
-    """Return how many times longer cell `slow` takes than cell `fast`, by blocks.
+def shared_blocks(slow: BlockTimes, fast: BlockTimes) -> dict[tuple[int, int], float]:
+    """Return how many times longer the one takes than the other in each (process, block) that both have."""
+    return {block: time / fast[block] for block, time in slow.items() if block in fast}
+
+
+def ratio_of_blocks(slow: BlockTimes, fast: BlockTimes) -> Ratio | None:
+    """Return how many times longer the one takes than the other, by the blocks that both have.
 
     The log ratio is taken per block, in which both were sampled side by side, so that a drift of the whole
     machine cancels; the estimate is the geometric mean over the processes, of each over its blocks. The
     interval is Student's with the processes as units. None where no block has both.
     """
-    both = pd.concat(
-        [block_times(samples, slow).rename("slow"), block_times(samples, fast).rename("fast")],
-        axis=1, join="inner",
-    ).dropna()  # fmt: skip
-    if both.empty:
+    both = shared_blocks(slow, fast)
+    if not both:
         return None
-    log_ratios = np.log(both["slow"].to_numpy() / both["fast"].to_numpy())
-    mean, half = mean_of_units(log_ratios, both.index.get_level_values("process").to_numpy())
+    log_ratios = np.log(list(both.values()))
+    mean, half = mean_of_units(log_ratios, np.array([process for process, _ in both]))
     low, value, high = (math.exp(mean + step) for step in (-half, 0.0, half))
     return Ratio(value=value, low=low, high=high, blocks=len(log_ratios))
 
 
-def wall_ns(samples: pd.DataFrame, cell: str) -> float:
+def ratio(samples: Samples, slow: str, fast: str) -> Ratio | None:
+    """Return how many times longer cell `slow` takes than cell `fast`; see `ratio_of_blocks`."""
+    return ratio_of_blocks(block_times(samples, slow), block_times(samples, fast))
+
+
+def wall_ns(samples: Samples, cell: str) -> float:
     """Return a cell's median time of a pass with its launches in ns, NaN where it ran on no device."""
-    own = samples[(samples["cell"] == cell) & (samples["wall_ns"] > 0)]
+    if cell not in samples:
+        return math.nan
+    own = samples[cell].frame
+    own = own[own["wall_ns"] > 0]
     return float((own["wall_ns"] / own["loops"] * own["slices"]).median())
 
 
-def pass_ns(samples: pd.DataFrame, cell: str) -> float:
+def pass_ns(samples: Samples, cell: str) -> float:
     """Return a cell's median time of a pass in ns, NaN where it has no sample."""
-    return float(samples.loc[samples["cell"] == cell, "pass_ns"].median())
+    return samples[cell].pass_ns if cell in samples else math.nan
+
+
+def fastest_ns(samples: Samples, cell: str) -> float:
+    """Return a cell's least time of a pass in ns, NaN where it has no sample."""
+    return float(samples[cell].frame["pass_ns"].min()) if cell in samples else math.nan

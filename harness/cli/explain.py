@@ -75,12 +75,13 @@ def explain_command(
 
 def _write_page(folder: Path) -> bool:
     """Print a ladder's page and write it with its figure; say whether that could be written."""
+    from harness.analysis.analysis import analyse
     from harness.report import ladder as report_ladder
 
-    loaded = load_run(folder)
-    print(report_ladder.format_page(loaded))
+    analysis = analyse(load_run(folder))
+    print(report_ladder.format_page(analysis))
     try:
-        files = report_ladder.write_page(loaded)
+        files = report_ladder.write_page(analysis)
     except OSError as error:
         print_error(f"can't write the page to {folder}: {error.strerror}; `python -m harness explain "
                     f"{folder}` makes it from the samples")  # fmt: skip

@@ -60,7 +60,7 @@ def _frame(comparison: Comparison) -> pd.DataFrame:
 
 def _run_line(name: str, run: Run) -> str:
     code = run.head.machine.commit
-    return f"- {name}: {run.folder}, {code}, {run.head.started_utc}; {format_machine(run)}"
+    return f"- {name}: {run.folder}, {code}, {run.head.started_utc}; {format_machine(run.head.machine)}"
 
 
 def _reference_line(comparison: Comparison) -> str:

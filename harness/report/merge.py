@@ -102,7 +102,7 @@ def format_merged(runs: Sequence[Run], rows: list[Row]) -> str:
         m = run.head.machine
         damaged = f"; **{len(run.warnings)} damaged lines left out**" if run.warnings else ""
         cut = "" if run.end and run.end.reason == "complete" else "; ended early"
-        lines.append(f"- {run.folder.name}: {merge.label(run)}, {m.system}, {m.commit}, "
+        lines.append(f"- {run.folder.name}: {merge.label(run.head)}, {m.system}, {m.commit}, "
                      f"{run.head.started_utc}{cut}{damaged}")  # fmt: skip
     return "\n".join(lines) + "\n"
 

@@ -12,6 +12,7 @@ import scripted
 from made_machines import SMALL
 
 from harness.analysis import ledger
+from harness.analysis.analysis import analyse
 from harness.analysis.stats import Ratio
 from harness.paper.published import FASTEST_FF, PublishedCell, table2
 from harness.records.reader import Run
@@ -44,7 +45,7 @@ def find(
     """Return one entry of a run's ledger."""
     found = [
         e
-        for e in ledger.make_ledger(run)
+        for e in analyse(run).ledger
         if (e.model, e.column) == (model, column) and e.baseline == (over or "bert-base-4095")
     ]
     assert len(found) == 1
@@ -91,7 +92,7 @@ def test_no_interval_decides_nothing() -> None:
 
 def test_each_published_cell_has_one_entry(swept: Run) -> None:
     """The ledger has the published cells in their order, each with figure, provenance and a reason."""
-    entries = ledger.make_ledger(swept)
+    entries = analyse(swept).ledger
     assert [(e.model, e.column, e.published, e.provenance) for e in entries] == [
         (c.model, c.implementation, c.speedup, c.provenance) for c in table2()
     ]
@@ -175,12 +176,12 @@ def test_paper_library_is_preferred(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 def test_ledger_stands_in_table_and_json(swept: Run) -> None:
     """The table's Markdown ends with the ledger, and ledger.json holds the same findings."""
-    files = {p.name: p for p in write_tables(swept)}
+    files = {p.name: p for p in write_tables(analyse(swept))}
     text = files["table.md"].read_text(encoding="utf-8")
     section = text.split("## Ledger of the published cells")[1]
     rows = [line for line in section.splitlines() if line.startswith("| ")][1:]
     judged = [
-        e for e in ledger.make_ledger(swept) if e.device == "cpu" and e.provenance != "arithmetic"
+        e for e in analyse(swept).ledger if e.device == "cpu" and e.provenance != "arithmetic"
     ]
     assert len(rows) == len(
         judged
@@ -188,6 +189,6 @@ def test_ledger_stands_in_table_and_json(swept: Run) -> None:
     assert all(f"| {e.finding} " in row for e, row in zip(judged, rows, strict=True))
     data = json.loads(files["ledger.json"].read_text(encoding="utf-8"))
     assert data["band"] == ledger.BAND
-    assert [c["finding"] for c in data["cells"]] == [e.finding for e in ledger.make_ledger(swept)]
+    assert [c["finding"] for c in data["cells"]] == [e.finding for e in analyse(swept).ledger]
     assert len(data["cells"]) == len(table2())
     assert all(c["provenance"] for c in data["cells"])

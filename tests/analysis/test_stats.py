@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 
 from harness.analysis import stats
+from harness.analysis.samples import by_cell
 from harness.analysis.stats import Ratio
 
 TRUE = 20.0
@@ -33,6 +34,11 @@ def _frame(
     log += rng.normal(0, noise, len(frame))
     frame["pass_ns"] = 1e6 * np.exp(log)
     return frame
+
+
+def _ratio(frame: pd.DataFrame, slow: str, fast: str) -> Ratio | None:
+    """Return how many times longer one cell takes than another."""
+    return stats.ratio(by_cell(frame), slow, fast)
 
 
 # What a whole run has, what a spent budget leaves, and what a run that is taken up again adds.
@@ -76,7 +82,7 @@ def test_a_ratio_holds_the_truth() -> None:
     held = 0
     for _ in range(300):
         frame = _frame(rng, 5, 3, noise=0.03, effect=0.02, drift=0.3)
-        found = stats.ratio(frame, "slow", "fast")
+        found = _ratio(frame, "slow", "fast")
         assert found is not None
         held += found.includes(TRUE)
     assert 0.92 <= held / 300 <= 0.98
@@ -87,7 +93,7 @@ def test_drift_of_the_machine_cancels() -> None:
     calm = _frame(np.random.default_rng(2), 3, 4, noise=0.01)
     loaded = calm.copy()
     loaded.loc[loaded["block"] >= 6, "pass_ns"] *= 5
-    before, after = stats.ratio(calm, "slow", "fast"), stats.ratio(loaded, "slow", "fast")
+    before, after = _ratio(calm, "slow", "fast"), _ratio(loaded, "slow", "fast")
     assert before is not None
     assert after is not None
     for name in ("value", "low", "high"):
@@ -104,7 +110,7 @@ def test_estimate_is_the_geometric_mean_over_blocks() -> None:
         ("fast", 1, 10.0),
     ]
     frame = pd.DataFrame(rows, columns=["cell", "block", "pass_ns"]).assign(process=0)
-    found = stats.ratio(frame, "slow", "fast")
+    found = _ratio(frame, "slow", "fast")
     assert found is not None
     assert found.value == pytest.approx(4.0)  # sqrt(2 * 8)
     assert found.blocks == 2
@@ -114,7 +120,7 @@ def test_estimate_is_the_geometric_mean_over_blocks() -> None:
 def test_inverse_ratio_is_the_inverse() -> None:
     """Swapping the cells inverts the estimate and the interval."""
     frame = _frame(np.random.default_rng(3), 3, 5, noise=0.05)
-    there, back = stats.ratio(frame, "slow", "fast"), stats.ratio(frame, "fast", "slow")
+    there, back = _ratio(frame, "slow", "fast"), _ratio(frame, "fast", "slow")
     assert there is not None
     assert back is not None
     assert back.value == pytest.approx(1 / there.value)
@@ -125,12 +131,12 @@ def test_inverse_ratio_is_the_inverse() -> None:
 def test_same_samples_same_interval() -> None:
     """The interval is a function of the samples: reading a run twice prints the same figures."""
     frame = _frame(np.random.default_rng(4), 2, 3, noise=0.05)
-    assert stats.ratio(frame, "slow", "fast") == stats.ratio(frame.iloc[::-1], "slow", "fast")
+    assert _ratio(frame, "slow", "fast") == _ratio(frame.iloc[::-1], "slow", "fast")
 
 
 def test_one_block_gives_no_interval() -> None:
     """One block gives an estimate whose interval is unknown and includes nothing."""
-    found = stats.ratio(_frame(np.random.default_rng(5), 1, 1, noise=0.1), "slow", "fast")
+    found = _ratio(_frame(np.random.default_rng(5), 1, 1, noise=0.1), "slow", "fast")
     assert found is not None
     assert not found.known
     assert not found.includes(found.value)
@@ -141,8 +147,8 @@ def test_no_common_block_gives_no_ratio() -> None:
     """Cells that were never sampled in one block have no ratio."""
     frame = _frame(np.random.default_rng(6), 1, 2, noise=0.1)
     apart = frame[(frame["cell"] == "slow") == (frame["block"] == 0)]
-    assert stats.ratio(apart, "slow", "fast") is None
-    assert stats.ratio(frame, "slow", "nothing") is None
+    assert _ratio(apart, "slow", "fast") is None
+    assert _ratio(frame, "slow", "nothing") is None
 
 
 def test_more_processes_narrow_the_interval() -> None:
@@ -151,7 +157,7 @@ def test_more_processes_narrow_the_interval() -> None:
     def width(processes: int) -> float:
         rng = np.random.default_rng(7)
         frames = [_frame(rng, processes, 3, noise=0.1, effect=0.1) for _ in range(20)]
-        found = [stats.ratio(frame, "slow", "fast") for frame in frames]
+        found = [_ratio(frame, "slow", "fast") for frame in frames]
         return float(np.mean([np.log(r.high / r.low) for r in found if r is not None]))
 
     assert 0.3 < width(20) / width(5) < 0.5
@@ -168,6 +174,6 @@ def test_known_ratio_includes_its_ends() -> None:
 
 def test_pass_time_is_the_median() -> None:
     """A cell's absolute figure is the median of its samples, NaN where it has none."""
-    frame = pd.DataFrame({"cell": ["a"] * 3, "pass_ns": [1.0, 100.0, 2.0]})
-    assert stats.pass_ns(frame, "a") == 2.0
-    assert np.isnan(stats.pass_ns(frame, "b"))
+    frame = pd.DataFrame({"cell": "a", "process": 0, "block": 0, "pass_ns": [1.0, 100.0, 2.0]})
+    assert stats.pass_ns(by_cell(frame), "a") == 2.0
+    assert np.isnan(stats.pass_ns(by_cell(frame), "b"))

@@ -16,6 +16,7 @@ from pathlib import Path
 import psutil
 from made_machines import SMALL
 
+from harness.analysis.analysis import analyse
 from harness.problem.models import parse_models
 from harness.records.reader import load_run
 from harness.records.schema import CellRecord, SampleRecord
@@ -118,7 +119,7 @@ def form(folder: Path) -> list[tuple[str, ...]]:
     """Return a run's table without its figures: rows, columns and which places have a figure."""
     from harness.report.csv import csv_frame
 
-    frame = csv_frame(load_run(folder))
+    frame = csv_frame(analyse(load_run(folder)))
     columns = ["batch", "width", "provider", "model", "column", "status"]
     filled = frame[["speedup", "low", "high"]].notna().astype(str)
     return [tuple(row) for row in frame[columns].astype(str).join(filled).to_numpy()]

@@ -16,6 +16,7 @@ from made_machines import SMALL
 from rich.console import Console
 
 from harness import cli, native
+from harness.analysis.analysis import analyse
 from harness.backends import blas
 from harness.cli import machine
 from harness.errors import UsageError
@@ -460,11 +461,11 @@ def _make_run(record: MachineRecord, architecture: str, variables: dict[str, str
 
 def test_table_head_flags_narrow_kernels_from_the_records_alone() -> None:
     """The head names a kernel narrower than the recorded processor, and stays silent about a right one."""
-    head = "\n".join(header.head_lines(_make_run(make_record(), "Haswell", {})))
+    head = "\n".join(header.head_lines(analyse(_make_run(make_record(), "Haswell", {}))))
     assert "**scipy chose Haswell kernels on a processor with avx512" in head
-    right = "\n".join(header.head_lines(_make_run(make_record(), "SkylakeX", {})))
+    right = "\n".join(header.head_lines(analyse(_make_run(make_record(), "SkylakeX", {}))))
     assert "on a processor with" not in right
-    veiled = header.format_narrow_kernels(_make_run(make_record(), "def", {}))
+    veiled = header.format_narrow_kernels(analyse(_make_run(make_record(), "def", {})))
     assert len(veiled) == 1
     assert not veiled[0].startswith("**")
 
@@ -473,7 +474,7 @@ def test_table_head_names_serious_findings() -> None:
     """What was serious when the run began stands in the table's head."""
     record = make_record(cpu_quota=0.5)
     judged_record = record.model_copy(update={"findings": doctor.judge(Inspection(machine=record))})
-    head = "\n".join(header.head_lines(_make_run(judged_record, "SkylakeX", {})))
+    head = "\n".join(header.head_lines(analyse(_make_run(judged_record, "SkylakeX", {}))))
     assert "**Serious for measuring, when the run began: the cgroup allows 0.5" in head
 
 

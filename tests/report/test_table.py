@@ -15,8 +15,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.analysis import points as analysis_points
+from harness.analysis.analysis import analyse
 from harness.analysis.stats import Ratio
+from harness.problem.models import BASELINE
 from harness.records.reader import load_run
 from harness.report import csv as report_csv
 from harness.report import formats, frames, latex, table
@@ -103,20 +104,20 @@ def test_golden_markdown(golden_run: Path, data_folder: Path) -> None:
     """The hand-made run prints exactly the report that stands beside it."""
     # Meant to change? `python -m harness table` on a copy of tests/data/run-v1 writes the new one.
     expected = (data_folder / "run-v1" / "table.md").read_text(encoding="utf-8")
-    assert table.format_markdown(load_run(golden_run)) == expected
+    assert table.format_markdown(analyse(load_run(golden_run))) == expected
 
 
 def test_every_status_is_shown(golden_run: Path) -> None:
     """A wrong, failed or unavailable cell is in the report with its reason and has no figure."""
     run = load_run(golden_run)
-    text = table.format_markdown(run)
+    text = table.format_markdown(analyse(run))
     for words in (
         "WRONG: the largest error is 12.5",
         "FAILED: the measuring process",
         "unavailable: ff_l3_tiled: needs",
     ):
         assert words in text
-    entries = {(e.model, e.level): e for e in analysis_points.points(run)[0].entries["scipy"]}
+    entries = {(e.model, e.level): e for e in analyse(run).points[0].entries["scipy"]}
     assert frames.format_entry(entries["ultrafastbert-1x11", 2]) == "WRONG"
     assert frames.format_entry(entries["bert-base-3072", 2]) == "FAILED"
     assert frames.format_entry(entries["ultrafastbert-1x11", 3]) == "–"
@@ -124,9 +125,8 @@ def test_every_status_is_shown(golden_run: Path) -> None:
 
 def test_unconfirmed_figures_are_marked(golden_run: Path) -> None:
     """Published cells that no source confirms carry the mark, others do not."""
-    frame = frames.paper_frame(
-        run := load_run(golden_run), analysis_points.points(run)[0].entries["scipy"]
-    )
+    entries = analyse(load_run(golden_run)).points[0].entries["scipy"]
+    frame = frames.paper_frame(entries, BASELINE)
     tree = frame.set_index("model").loc["UltraFastBERT-1x11"]
     assert tree["paper, level 1"] == "130.7x†"
     assert tree["paper, level 2"] == "255.1x"
@@ -135,7 +135,7 @@ def test_unconfirmed_figures_are_marked(golden_run: Path) -> None:
 
 def test_csv(golden_run: Path) -> None:
     """The CSV's columns parse as numbers, and speedups lie inside their intervals."""
-    write_tables(load_run(golden_run))
+    write_tables(analyse(load_run(golden_run)))
     frame = pd.read_csv(golden_run / "table.csv")
     for name in ("batch", "width", "limit", "speedup", "low", "high", "blocks", "published"):
         assert pd.api.types.is_numeric_dtype(frame[name]), name
@@ -150,7 +150,7 @@ def test_csv(golden_run: Path) -> None:
 
 def test_speeds_csv(golden_run: Path) -> None:
     """Every cell, the ceiling too, has its absolute figures as plain numbers."""
-    text = report_csv.speeds_csv_frame(load_run(golden_run)).to_csv(index=False)
+    text = report_csv.speeds_csv_frame(analyse(load_run(golden_run))).to_csv(index=False)
     frame = pd.read_csv(io.StringIO(text)).set_index("cell")
     base = frame.loc["ff_l3_blas/bert-base-4095/b64/w768/scipy"]
     assert base["pass_ns"] == pytest.approx(20.1e6)
@@ -167,7 +167,7 @@ def test_latex_escapes(golden_run: Path) -> None:
             path.read_text(encoding="utf-8").replace('"scipy"', '"my_blas&co%1#.so"'),
             encoding="utf-8",
         )
-    text = latex.format_latex(load_run(golden_run))
+    text = latex.format_latex(analyse(load_run(golden_run)))
     body = [line for line in text.splitlines() if not line.startswith("%")]
     assert any(r"my\_blas\&co\%1\#.so" in line and line.startswith(r"\caption") for line in body)
     assert any(r"fff\_l1\_blas & my\_blas\&co\%1\#.so" in line for line in body)
@@ -188,7 +188,7 @@ def test_a_run_that_did_not_end(golden_run: Path) -> None:
     path = golden_run / "records.jsonl"
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
     path.write_text("".join(lines[:-1]) + "{", encoding="utf-8")
-    text = table.format_markdown(load_run(golden_run))
+    text = table.format_markdown(analyse(load_run(golden_run)))
     assert "The run did not end: it was killed" in text
     assert "**Record damaged**: records.jsonl:54" in text
 
@@ -198,7 +198,9 @@ def test_an_interrupted_run(golden_run: Path) -> None:
     path = golden_run / "records.jsonl"
     text = path.read_text(encoding="utf-8").replace('"reason":"complete"', '"reason":"interrupted"')
     path.write_text(text, encoding="utf-8")
-    assert "The run ended early (interrupted)" in table.format_markdown(load_run(golden_run))
+    assert "The run ended early (interrupted)" in table.format_markdown(
+        analyse(load_run(golden_run))
+    )
 
 
 def test_quick_is_marked(golden_run: Path) -> None:
@@ -207,7 +209,7 @@ def test_quick_is_marked(golden_run: Path) -> None:
     head = json.loads(path.read_text(encoding="utf-8"))
     head["sweep"]["quick"] = True
     path.write_text(json.dumps(head), encoding="utf-8")
-    first = table.format_markdown(load_run(golden_run)).splitlines()[0]
+    first = table.format_markdown(analyse(load_run(golden_run))).splitlines()[0]
     assert "QUICK" in first
     assert "not for quoting" in first
 
@@ -218,7 +220,7 @@ def test_a_forced_kernel_is_marked(golden_run: Path) -> None:
     text = path.read_text(encoding="utf-8")
     text = text.replace('"OPENBLAS_NUM_THREADS":"1"', '"OPENBLAS_CORETYPE":"Haswell"')
     path.write_text(text, encoding="utf-8")
-    report = table.format_markdown(load_run(golden_run))
+    report = table.format_markdown(analyse(load_run(golden_run)))
     assert "**The BLAS kernel was forced by the environment: OPENBLAS_CORETYPE=Haswell**" in report
 
 
@@ -226,16 +228,16 @@ def test_nothing_measured(golden_run: Path) -> None:
     """A run without any record still gives a report, and one that says that it did not end."""
     (golden_run / "records.jsonl").unlink()
     run = load_run(golden_run)
-    assert "did not end" in table.format_markdown(run)
-    assert len(write_tables(run)) == len(TABLE_FILES)
+    assert "did not end" in table.format_markdown(analyse(run))
+    assert len(write_tables(analyse(run))) == len(TABLE_FILES)
 
 
 def test_writing_twice_gives_the_same_bytes(golden_run: Path, tmp_path: Path) -> None:
     """The tables are a function of the samples."""
-    first = {p.name: p.read_bytes() for p in write_tables(load_run(golden_run))}
+    first = {p.name: p.read_bytes() for p in write_tables(analyse(load_run(golden_run)))}
     copy = tmp_path / "copy"
     shutil.copytree(golden_run, copy)
-    assert {p.name: p.read_bytes() for p in write_tables(load_run(copy))} == first
+    assert {p.name: p.read_bytes() for p in write_tables(analyse(load_run(copy)))} == first
     assert set(first) == set(TABLE_FILES)
 
 

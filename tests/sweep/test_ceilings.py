@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from made_machines import MACHINES, SMALL
 
 from harness.analysis import ceilings as analysis_ceilings
-from harness.analysis import points as analysis_points
+from harness.analysis.analysis import analyse
 from harness.machine.facts import Machine
 from harness.problem import ceilings
 from harness.records import reader, schema
@@ -203,7 +203,7 @@ def test_a_sweep_measures_and_prints_the_ceilings(tmp_path: Path, threads: int) 
     assert (outcome.reason, outcome.wrong, outcome.failed) == ("complete", 0, 0)
     run = reader.load_run(outcome.folder)
     own = run.cells[(run.cells["role"] == "ceiling") & (run.cells["provider"] == "")]
-    places = {(c["implementation"], analysis_ceilings.place_name(c)) for _, c in own.iterrows()}
+    places = {(c.implementation, analysis_ceilings.place_name(c)) for c in own.itertuples()}
     streams = {
         (f"ceiling_{n}", p) for n in ("read", "write", "copy") for p in ("L1", "L2", "memory")
     }
@@ -213,7 +213,7 @@ def test_a_sweep_measures_and_prints_the_ceilings(tmp_path: Path, threads: int) 
     counts = run.samples[run.samples["cell"].isin(own["cell"])].groupby(["cell", "block"]).size()
     assert len(counts) == 2 * len(own)
     assert (counts == 1).all()
-    known = analysis_ceilings.measure(run)
+    known = analyse(run).ceilings
     assert set(known.bandwidth) == {"L1", "L2", "memory"}
     assert known.threads == threads
-    assert np.isfinite(analysis_points.points(run)[0].speeds[0].of_ceiling)
+    assert np.isfinite(analyse(run).points[0].speeds[0].of_ceiling)

@@ -12,7 +12,7 @@ from made_machines import MACHINES, SMALL
 
 from harness import cli
 from harness.analysis import contrasts
-from harness.analysis import points as analysis_points
+from harness.analysis.analysis import analyse
 from harness.errors import UsageError
 from harness.problem import axes
 from harness.problem.models import parse_models
@@ -202,7 +202,7 @@ def test_every_condition_passes_its_gate_and_is_sampled(folder: Path) -> None:
     run = load_run(folder)
     assert set(run.cells["status"]) == {"ok"}
     assert set(run.cells["layer"]) == {"ff", "fff"}
-    assert len(contrasts.of_frame(run.cells)) == 8
+    assert len(contrasts.of_cells(run.cells.itertuples())) == 8
     assert (run.samples.groupby("cell")["block"].nunique() == 2).all()
 
 
@@ -234,24 +234,24 @@ def test_interleaved_mixes_cells(tmp_path: Path) -> None:
     order = load_run(folder).samples.sort_values("order")["cell"].tolist()
     changes = sum(a != b for a, b in pairwise(order))
     assert changes > len(set(order)) - 1
-    assert "Order: blocked" not in table.format_markdown(load_run(folder))
+    assert "Order: blocked" not in table.format_markdown(analyse(load_run(folder)))
 
 
 def test_a_section_for_each_condition(folder: Path) -> None:
     """The report has a section a combination, the default's first and unchanged, and the contrasts."""
     run = load_run(folder)
-    text = table.format_markdown(run)
+    text = table.format_markdown(analyse(run))
     headings = [line for line in text.splitlines() if line.startswith("## Batch")]
     assert headings[0] == "## Batch 20, width 24"
     assert "## Batch 20, width 24, routing tokens.txt, weights flushed" in headings
     assert len(headings) == len(set(headings)) == 8
     assert "- Order: blocked." in text
     assert "## What data and locality change" in text
-    frame = frames.contrast_frame(run)
+    frame = frames.contrast_frame(analyse(run).contrasts)
     assert len(frame) == 16
     assert (frame["times the first"] == "–").sum() == 2
-    assert all(point.aa is not None for point in analysis_points.points(run))
-    assert set(report_csv.csv_frame(run)["weights"]) == {"hot", "flushed"}
+    assert all(point.aa is not None for point in analyse(run).points)
+    assert set(report_csv.csv_frame(analyse(run))["weights"]) == {"hot", "flushed"}
 
 
 def test_flushed_cells_say_how(folder: Path) -> None:
