@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import made_machines
 import numpy as np
 import pytest
 
@@ -242,7 +243,7 @@ def swept(folder: Path) -> Swept:
         spec = make_spec(
             folder / "run", files, ["fff_l1_blas", "fff_l2_blas", "fff_planted_*", "fff_cpu_numpy"]
         )
-        outcome = sweep_run.run(spec, plan.make_plan(spec), Silence())
+        outcome = sweep_run.run(spec, plan.make_plan(spec, made_machines.SMALL), Silence())
     run = load_run(outcome.folder)
     texts = (outcome.folder / "records.jsonl").read_text(encoding="utf-8").splitlines()
     lines = [
@@ -421,7 +422,7 @@ def test_workspace_that_raises_is_a_usage_error(folder: Path) -> None:
     plugin.load(file)
     spec = make_spec(folder / "never", [file], ["fff_cpu_x"])
     with pytest.raises(UsageError, match="fff_cpu_x: its workspace_bytes raised AttributeError"):
-        plan.make_plan(spec)
+        plan.make_plan(spec, made_machines.SMALL)
 
 
 def test_loading_twice_is_loading_once(folder: Path) -> None:
@@ -486,7 +487,7 @@ def test_entry_point_of_an_installed_package_is_loaded(
     plugin.load_installed.cache_clear()
     assert "fff_cpu_x" in [i.id for i in api.implementations()]
     spec = make_spec(tmp_path / "run", [], ["fff_cpu_x"])
-    outcome = sweep_run.run(spec, plan.make_plan(spec), Silence())
+    outcome = sweep_run.run(spec, plan.make_plan(spec, made_machines.SMALL), Silence())
     cells = load_run(outcome.folder).cells
     assert cells[["implementation", "status"]].values.tolist() == [["fff_cpu_x", "ok"]]
 

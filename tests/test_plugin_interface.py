@@ -9,18 +9,19 @@ import shutil
 import subprocess
 import sys
 import sysconfig
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from test_plugin import forgetting, worker_path
 
-from harness import api, native, plugin, registry
+from harness import api, native, plugin
+from harness.backends import registry
 from harness.errors import UsageError
-from harness.problem import Array, Operands, Problem, make_aligned, make_operands, make_weights
+from harness.problem.operands import Operands, make_aligned, make_operands, make_weights
+from harness.problem.problem import Array, Problem
 
 ROOT = Path(__file__).resolve().parent.parent
 HEADER = ROOT / "native" / "include" / "ffk.h"
@@ -112,10 +113,12 @@ for name in ("mine", "surroundings"):
 
 
 @pytest.fixture(autouse=True)
-def known() -> Iterator[None]:
+def known(monkeypatch: pytest.MonkeyPatch) -> None:
     """Forget, after each test, what its plugins registered."""
-    with forgetting():
-        yield
+    registry.all()
+    plugin.load_installed()
+    for owner, name in ((registry, "_known"), (plugin, "_origins"), (plugin, "_loaded")):
+        monkeypatch.setattr(owner, name, getattr(owner, name).copy())
 
 
 def build(
@@ -148,8 +151,8 @@ def changed(old: str, new: str) -> str:
 def command_line(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Return the outcome of a command in a folder."""
     return subprocess.run(
-        [sys.executable, "-m", "harness", *arguments], cwd=folder, text=True, env=worker_path(),
-        capture_output=True, timeout=120, check=False,
+        [sys.executable, "-m", "harness", *arguments], cwd=folder, text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, timeout=120, check=False,
     )  # fmt: skip
 
 

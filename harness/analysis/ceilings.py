@@ -80,7 +80,7 @@ def capacities(machine: MachineRecord, threads: int = 1) -> dict[str, int]:
     """Return the bytes of each cache that passes of a run went through, the fastest first."""
     device = machine.device
     if device is None:
-        return find_capacities(machine.caches, threads)
+        return find_capacities(machine.caches, threads, machine.last_level_caches)
     return {"L2": device.l2_bytes} if device.l2_bytes else {}
 
 

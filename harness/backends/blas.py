@@ -283,10 +283,15 @@ def _version(pool: dict[str, Any]) -> str:
     return f"{api} {pool.get('version') or ''}".strip()
 
 
-def listing() -> Iterable[tuple[str, str, str]]:
-    """Yield each known provider's name, its file, and the reason where it is unavailable."""
-    for name in names():
+def find_missing(wanted: Iterable[str]) -> dict[str, str]:
+    """Return why providers are not on this machine, by name; those that are here stay out.
+
+    Raises UnknownNameError for a name that is neither known nor a path.
+    """
+    missing = {}
+    for name in wanted:
         try:
-            yield name, locate(name), ""
+            locate(name)
         except UnavailableError as error:
-            yield name, "", str(error)
+            missing[name] = str(error)
+    return missing

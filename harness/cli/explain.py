@@ -7,11 +7,12 @@ from typing import Annotated
 
 import typer
 
+from harness.backends import blas
 from harness.cli import options
-from harness.cli.progress import Display
 from harness.cli.runs import print_error
 from harness.cli.sweep import print_plan
 from harness.cli.sweep_options import make_spec
+from harness.machine import facts
 from harness.paper import ladder as paper_ladder
 from harness.paper.published import PAPER_WIDTH
 from harness.records.reader import load_run
@@ -54,10 +55,13 @@ def explain_command(
             quick=quick, out=out,
         )
     )  # fmt: skip
-    made = sweep_ladder.make_ladder(spec)
+    machine = facts.read_machine(device=spec.device, missing_providers=blas.find_missing(spec.blas))
+    made = sweep_ladder.make_ladder(spec, machine)
     if dry_run:
         print_plan(spec, made)
         return 0
+    from harness.cli.progress import Display  # loads what analyses: a plan is printed without it
+
     with Display() as display:
         outcome = sweep_run.run(spec, made, display)
     written = _write_page(outcome.folder)

@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from harness import native
 from harness.backends import blas
 from harness.cli import grammar
 from harness.cli.options import require_positive, split_patterns
-from harness.errors import UnknownNameError, UsageError
-from harness.machine import resources
+from harness.errors import UsageError
 from harness.paper.published import PAPER_BATCH
 from harness.problem import axes, recipes
 from harness.problem.models import BASELINE, parse_baseline, parse_models
@@ -33,10 +31,6 @@ def make_spec(
     for option, value in (("--threads", threads), ("--passes", passes), ("--budget", budget),
                           ("--processes", processes), ("--timeout", timeout)):  # fmt: skip
         require_positive(option, value)
-    if threads > resources.cores():
-        raise UsageError(
-            f"--threads: need 1 to {resources.cores()}, the processors here, got {threads}"
-        )
     if device != "cpu" and threads != 1:
         raise UsageError(f"--threads: of the CPU; --device {device} takes none, got {threads}")
     if seed < 0:
@@ -62,7 +56,7 @@ def make_spec(
         rows=grammar.parse_choices("--rows", rows, recipes.ROWS), routing=grammar.parse_routing(routing),
         weights=grammar.parse_choices("--weights", weights or usual.weights, axes.WEIGHTS),
         order=grammar.parse_order(order), dtype=grammar.parse_dtypes(dtype or usual.dtype),
-        isa=check_isa(isa), math=_of_device("--math", device, math or usual.math, MATHS),
+        isa=isa, math=_of_device("--math", device, math or usual.math, MATHS),
         launch=_of_device("--launch", device, launch or usual.launch, axes.LAUNCHES),
         baseline=parse_baseline(baseline),
     )  # fmt: skip
@@ -85,13 +79,3 @@ def _of_device(option: str, device: str, text: str, known: Sequence[str]) -> lis
             f"{option}: the CPU has {known[0]} alone, got {text!r}; take --device cuda"
         )
     return chosen
-
-
-def check_isa(name: str) -> str:
-    """Return the name of an instruction set of our own code that this processor has; empty for any.
-
-    Raises UnknownNameError listing those that it has.
-    """
-    if name and name not in native.isas():
-        raise UnknownNameError("instruction set of this processor", name, known=native.isas())
-    return name

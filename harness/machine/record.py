@@ -16,7 +16,8 @@ import psutil
 
 from harness import native
 from harness.machine import environment as machine_environment
-from harness.machine import linux, resources
+from harness.machine import linux
+from harness.machine.facts import Machine
 from harness.records.schema import MachineRecord
 
 _PACKAGES = (
@@ -97,8 +98,8 @@ def _packages() -> dict[str, str]:
     return found
 
 
-def make_record() -> MachineRecord:
-    """Return the machine record of a run."""
+def make_record(machine: Machine) -> MachineRecord:
+    """Return the machine record of a run, with the facts that its plan was made from."""
     target: Any = archspec.cpu.host()
     features = [
         f for f in sorted(target.features) if re.match(r"avx|fma|sse4|asimd|sve|neon|amx", f)
@@ -109,8 +110,9 @@ def make_record() -> MachineRecord:
         processor=_processor(),
         microarchitecture=target.name,
         isa=features,
-        cores=resources.cores(),
-        caches=resources.caches(),
+        cores=machine.cores,
+        caches=dict(machine.caches),
+        last_level_caches=machine.last_level_caches,
         memory_bytes=int(psutil.virtual_memory().total),
         virtual_machine=_virtual_machine(),
         python=platform.python_version(),

@@ -21,7 +21,6 @@ from harness.backends.registry import Context, Implementation, Prepared
 from harness.errors import UnavailableError, UsageError
 from harness.gpu.device import CaptureError, Device
 from harness.machine import environment as machine_environment
-from harness.machine import resources
 from harness.measure import clock, faults, gate, process_key, protocol
 from harness.measure.buffers import Placed, Store
 from harness.measure.gpu_clock import make_timer
@@ -55,7 +54,7 @@ class Worker:
         # Before the pools are looked at: a library brings its own.
         self.library = registry.library(library).load() if library else None
         self.isa = ""  # of our own vector code, one for all cells of a run; empty for the fastest
-        self.threads, self.caches = 1, resources.caches()
+        self.threads, self.caches = 1, dict[str, int]()
         self.device, self.store = device, Store(device)
         self.timing: Timing = DeviceTiming(device) if device else HostTiming()
         self.nodes: dict[Problem, working_set.Touched] = {}
@@ -154,7 +153,7 @@ class Worker:
         # The largest workspace is taken first, so that all pieces share it.
         self.store.workspace(implementation.workspace_bytes(problem))
         cell, head_only = request["cell"], request["head_only"]
-        self.isa, self.threads = request["isa"], request["threads"]
+        self.isa, self.threads, self.caches = (request[k] for k in ("isa", "threads", "caches"))
         self.set_math(problem)
         try:
             gated, gate_ns, verdict = self._gate(implementation, problem, request)
@@ -171,7 +170,9 @@ class Worker:
         if request["count_nodes"] and problem.layer != "ceiling" and not head_only:
             answer.update(self.describe_touched(problem))
         if request["weights"] == "flushed":
-            flushed, loops = self.timing.flushed(gated.prepared, request["min_sample_ns"])
+            flushed, loops = self.timing.flushed(
+                gated.prepared, request["min_sample_ns"], self.caches
+            )
             gated = replace(gated, prepared=flushed)
             answer.update(notes=flushed.notes, loops=request["loops"] or loops, slices=1)
         elif not head_only:

@@ -35,6 +35,9 @@ _QUOTED = 200  # characters of a damaged line that its warning may show
 _NAMED = 5  # damaged lines that are named; the others are counted
 _LONGEST = 4 << 20  # characters of one record; a longer line is none of this harness's
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 # A migration takes the head or a line of the version it stands under and returns that of the next one.
 # One stands here for every version below SCHEMA_VERSION, so that older runs stay readable.
 Json = dict[str, Any]

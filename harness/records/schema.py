@@ -33,6 +33,9 @@ class MachineRecord(_Record):
     isa: list[str] = Field(description="vector extensions that the processor reports")
     cores: int = Field(description="processors that this process may run on")
     caches: dict[str, int] = Field(description="L1d, L2, L3 as one core sees them")
+    last_level_caches: int = Field(
+        default=1, description="of the last level, that those processors have between them"
+    )
     memory_bytes: int
     virtual_machine: str
     python: str

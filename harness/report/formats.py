@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
-import pandas as pd
 from tabulate import tabulate
 
-from harness.analysis.stats import Ratio
 from harness.paper.published import PublishedCell
+
+if TYPE_CHECKING:  # seconds to load, and a plan is printed without them
+    import pandas as pd
+
+    from harness.analysis.stats import Ratio
 
 NONE = "–"
 UNCONFIRMED = "†"

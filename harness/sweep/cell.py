@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from harness.backends import blas, registry
+from harness.backends import blas
 from harness.backends.registry import Implementation
 from harness.errors import UsageError
 from harness.measure import clock, process_key
@@ -35,6 +35,7 @@ class Cell:
     place: the part of the memory that a ceiling's set fits (`L2`, `memory`), empty for all others.
     weights: where they stand as a pass begins (locality.py); sets: of weights, where they are rotated.
     launch: `eager`, or `graph` where passes are replayed from a CUDA graph. on_device: not on the CPU.
+    compiles, token_block: what its implementation says of itself (registry.Implementation).
     """
 
     id: str
@@ -51,6 +52,8 @@ class Cell:
     sets: int = 1
     launch: str = "eager"
     on_device: bool = False
+    compiles: bool = False
+    token_block: int = 0
     unwritten: bool = False  # role ladder only: the buffers are zero pages that nothing ever wrote
 
     def work(self) -> tuple[int, int]:
@@ -65,7 +68,7 @@ class Cell:
 
     def compile_s(self, *, kept: bool = False) -> float:
         """Return a guess of how long it compiles, in seconds; kept: one before left the result on disk."""
-        if not registry.get(self.implementation).costly_prepare:
+        if not self.compiles:
             return 0.0
         return (KEPT if kept else 1.0) * COMPILE_S
 
@@ -73,8 +76,8 @@ class Cell:
         """Return into how many slices a sample of the predicted pass would be cut."""
         if self.weights != "hot" or self.launch == "graph":
             return 1
-        block = registry.get(self.implementation).token_block
-        return clock.count_slices(self.problem.batch, block, int(1e9 * self.predicted_s()))
+        pass_ns = int(1e9 * self.predicted_s())
+        return clock.count_slices(self.problem.batch, self.token_block, pass_ns)
 
     def predicted_s(self) -> float:
         """Return a guess of one pass's time, in seconds."""
@@ -152,14 +155,10 @@ def make_cell(
         provider=label(bound) if bound else "", problem=problem, workspace_bytes=size,
         runs_in=runs_in, place=place, weights=weights,
         sets=sets, launch=launch, on_device=not provider,
+        compiles=implementation.costly_prepare, token_block=implementation.token_block,
     )  # fmt: skip
 
 
 def make_twin(cell: Cell) -> Cell:
     """Return the same cell under a second name: their ratio says what the machine resolves now."""
-    return Cell(
-        id=f"{cell.id}/again", role="aa", implementation=cell.implementation, level=cell.level,
-        model=cell.model, provider=cell.provider, runs_in=cell.runs_in, problem=cell.problem,
-        workspace_bytes=cell.workspace_bytes, weights=cell.weights, sets=cell.sets,
-        launch=cell.launch, on_device=cell.on_device,
-    )  # fmt: skip
+    return replace(cell, id=f"{cell.id}/again", role="aa")

@@ -10,6 +10,7 @@ from harness.errors import UsageError
 from harness.machine import doctor
 from harness.machine import environment as machine_environment
 from harness.machine import record as machine_record
+from harness.machine.facts import Machine
 from harness.machine.inspection import Inspection, LoadedProvider
 from harness.measure.process import MeasuringProcess, ProcessDiedError
 from harness.records.reader import Run
@@ -45,19 +46,21 @@ def _ask(name: str, *, asked_for: bool, threads: int, keep_blas_env: bool) -> Lo
     return describe_provider(process.hello, asked_for=asked_for)
 
 
-def inspect(names: Sequence[str], *, threads: int, keep_blas_env: bool | None) -> Inspection:
-    """Look at this machine and its providers; without `names`, at every provider that is here.
+def inspect(
+    names: Sequence[str], machine: Machine, *, threads: int, keep_blas_env: bool | None
+) -> Inspection:
+    """Look at a machine and its providers; without `names`, at every known one that it does not lack.
 
     Raises UsageError where a provider of `names` can't be used.
     """
     asked = list(names) or [blas.DEFAULT]
-    here = [name for name, _, reason in blas.listing() if not reason]
+    here = [name for name in blas.names() if name not in machine.missing_providers]
     providers = [
         _ask(name, asked_for=name in asked, threads=threads, keep_blas_env=bool(keep_blas_env))
         for name in (asked if names else here)
     ]
     return Inspection(
-        machine=machine_record.make_record(), providers=providers, threads=threads,
+        machine=machine_record.make_record(machine), providers=providers, threads=threads,
         keep_blas_env=keep_blas_env, overridden=machine_environment.overridden_variables(threads),
     )  # fmt: skip
 
@@ -74,10 +77,10 @@ def examine_sweep(
     return record.model_copy(update={"findings": doctor.judge(seen)})
 
 
-def check_resumed(spec: SweepSpec, crew: Crew, resumed: Run) -> None:
+def check_resumed(spec: SweepSpec, machine: Machine, crew: Crew, resumed: Run) -> None:
     """Refuse to mix what another machine, code or provider measured into a run."""
-    now = machine_record.make_record()
-    device = sweep_gpu.find(spec.device)
+    now = machine_record.make_record(machine)
+    device = sweep_gpu.find(spec.device, machine)
     resume.check_machine(resumed, now.model_copy(update={"device": device}))
     for process in crew.running.values():
         record = crew.describe(process)
@@ -85,12 +88,12 @@ def check_resumed(spec: SweepSpec, crew: Crew, resumed: Run) -> None:
             resume.check_provider(resumed, record)
 
 
-def examine(spec: SweepSpec, crew: Crew) -> MachineRecord:
+def examine(spec: SweepSpec, machine: Machine, crew: Crew) -> MachineRecord:
     """Return the machine record with what is wrong for measuring; refuse what is serious, if so asked."""
     examined = examine_sweep(
-        machine_record.make_record(), [p.hello for p in crew.running.values()],
+        machine_record.make_record(machine), [p.hello for p in crew.running.values()],
         threads=spec.threads, keep_blas_env=spec.keep_blas_env,
     )  # fmt: skip
     if spec.strict:
         doctor.refuse_serious(examined.findings)
-    return examined.model_copy(update={"device": sweep_gpu.find(spec.device)})
+    return examined.model_copy(update={"device": sweep_gpu.find(spec.device, machine)})

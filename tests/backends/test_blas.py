@@ -57,8 +57,7 @@ def test_scipy_is_always_there(scipy_provider: blas.Provider) -> None:
     assert scipy_provider.has("sgemm")
     assert not scipy_provider.has("sgemv_batch")
     assert blas.locate("scipy") == ""
-    name, file, reason = next(iter(blas.listing()))
-    assert (name, file, reason) == ("scipy", "", "")
+    assert blas.find_missing(["scipy"]) == {}
 
 
 def test_describe(scipy_provider: blas.Provider) -> None:
@@ -79,13 +78,17 @@ def test_describe(scipy_provider: blas.Provider) -> None:
         assert full.describe() == f"x (MKL 1, avx2, {words}"
 
 
-def test_names_are_listed_once_with_a_reason() -> None:
-    """Every known provider is listed, either with a file or with what to install."""
-    rows = list(blas.listing())
-    assert [name for name, _, _ in rows] == blas.names()
-    for name, file, reason in rows:
-        assert name == "scipy" or bool(file) != bool(reason)
-        assert not reason or "install" in reason
+def test_what_is_missing_is_named_with_its_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A provider without a file is missing, and the reason says what to install; one with a file is not."""
+    for name, (_, remedy) in blas._NAMED.items():
+        file = "" if name == "mkl" else f"/lib/{name}.so"
+        monkeypatch.setitem(blas._NAMED, name, (lambda file=file: file, remedy))
+    missing = blas.find_missing([*blas.names(), "/no/lib.so"])
+    assert list(missing) == ["mkl", "/no/lib.so"]
+    assert "pip install mkl" in missing["mkl"]
+    assert "there is no file '/no/lib.so'" in missing["/no/lib.so"]
+    with pytest.raises(UnknownNameError, match="known: scipy"):
+        blas.find_missing(["abacus"])
 
 
 @pytest.mark.parametrize("name", ["abacus", "SciPy", ""])

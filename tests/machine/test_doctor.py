@@ -12,6 +12,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from made_machines import SMALL
 from rich.console import Console
 
 from harness import cli, native
@@ -416,7 +417,7 @@ def test_an_unusable_provider_is_an_error_only_where_it_was_named(
     broken = tmp_path / "libbroken.so"
     broken.write_text("no library", encoding="ascii")
     with pytest.raises(UsageError, match="libbroken"):
-        preflight.inspect([str(broken)], threads=1, keep_blas_env=None)
+        preflight.inspect([str(broken)], SMALL, threads=1, keep_blas_env=None)
 
 
 def test_strict_names_every_serious_finding() -> None:

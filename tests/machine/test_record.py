@@ -6,6 +6,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from made_machines import SMALL
 
 from harness.machine import disturbance
 from harness.machine import environment as machine_environment
@@ -120,8 +121,8 @@ def test_host_is_safe_for_a_folder(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_record() -> None:
     """The machine record is complete, and survives being written and read."""
-    record = machine_record.make_record()
-    assert record.cores >= 1
+    record = machine_record.make_record(SMALL)
+    assert (record.cores, record.caches) == (SMALL.cores, SMALL.caches)
     assert record.memory_bytes > 1 << 28
     assert record.microarchitecture
     assert record.packages["numpy"]

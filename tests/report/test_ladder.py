@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import scripted
+from made_machines import SMALL
 from scipy.special import erf
 
 from harness import cli, native
@@ -57,7 +58,7 @@ def make_run(folder: Path, monkeypatch: pytest.MonkeyPatch, script: scripted.Scr
              **changes: Any) -> Run:  # fmt: skip
     """Return a ladder's run of scripted times."""
     spec = sweep_ladder.ask(scripted.make_spec(folder, **changes))
-    made = sweep_ladder.make_ladder(spec)
+    made = sweep_ladder.make_ladder(spec, SMALL)
     only = [c for c in made.cells if (c.implementation, "strict") in TIMES]
     return scripted.run(monkeypatch, spec, replace(made, cells=only), script)
 
@@ -342,7 +343,7 @@ def test_published_cells_run_in_fixed_order(climbed: Run) -> None:
 
 def test_ladder_leaves_the_slow_ff_out(tmp_path: Path) -> None:
     """FF at level 1 is measured over a few tokens only, at level 2 not at all."""
-    made = sweep_ladder.make_ladder(sweep_ladder.ask(scripted.make_spec(tmp_path)))
+    made = sweep_ladder.make_ladder(sweep_ladder.ask(scripted.make_spec(tmp_path)), SMALL)
     slow = [
         c for c in (*made.cells, *made.published) if c.implementation.startswith(("ff_l1", "ff_l2"))
     ]
@@ -358,7 +359,7 @@ def test_default_ladder_fits_its_time(tmp_path: Path) -> None:
             tmp_path, passes=None, budget=sweep_ladder.BUDGET_S, processes=plan.PROCESSES
         )
     )
-    made = sweep_ladder.make_ladder(spec)
+    made = sweep_ladder.make_ladder(spec, SMALL)
     assert made.predicted_s(spec) <= 240
     assert made.blocks(spec) > spec.processes
     assert made.memory_bytes() + 8 * 16384 * 4095 <= 2 << 30
@@ -425,7 +426,6 @@ def test_providers_compete_for_the_baseline(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Every provider's FF is a candidate for the last baseline; the published steps keep to the first."""
-    monkeypatch.setattr(plan, "_check_providers", lambda spec: None)
     run = make_run(tmp_path / "run", monkeypatch, blas_names=["scipy", "mkl"])
     assert set(run.cells.loc[run.cells["role"] == "ladder", "provider"]) == {"scipy"}
     assert set(run.cells.loc[run.cells["role"] == "layer", "provider"]) == {"scipy", "mkl"}
@@ -438,7 +438,7 @@ def test_providers_compete_for_the_baseline(
 def test_only_a_ladder_has_a_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """`explain` on the run of a sweep says in one line what to do."""
     spec = scripted.make_spec(tmp_path / "run")
-    run = scripted.run(monkeypatch, spec, plan.make_plan(spec), by_table)
+    run = scripted.run(monkeypatch, spec, plan.make_plan(spec, SMALL), by_table)
     with pytest.raises(UsageError, match="not a run of the ladder"):
         report_ladder.format_page(analyse(run))
 

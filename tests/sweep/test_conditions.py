@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from made_machines import MACHINES, SMALL
 
 from harness import cli
 from harness.analysis import contrasts
@@ -50,7 +51,7 @@ class Silent:
 
 def own_cells(spec: SweepSpec) -> dict[str, Cell]:
     """Return a plan's cells but the baseline's, by what stands behind the provider in their ids."""
-    cells = [c for c in plan.make_plan(spec).cells if c.model == "ultrafastbert-1x3"]
+    cells = [c for c in plan.make_plan(spec, SMALL).cells if c.model == "ultrafastbert-1x3"]
     return {c.id.partition("/scipy")[2]: c for c in cells}
 
 
@@ -81,7 +82,7 @@ def test_lists_become_cells() -> None:
     }  # fmt: skip
     assert cells["/zipf/flushed"].problem.routing == "zipf"
     assert cells["/zipf/flushed"].weights == "flushed"
-    notices = plan.make_plan(spec).notices
+    notices = plan.make_plan(spec, SMALL).notices
     assert sum("left out" in notice for notice in notices) == 2
 
 
@@ -91,7 +92,7 @@ def test_ff_and_fff_share_their_input() -> None:
         SPEC, data=["random", "zeros"], rows=["distinct", "same"], routing=["uniform", "zipf"]
     )
     keys: dict[str, set[object]] = {}
-    for cell in plan.make_plan(spec).cells:
+    for cell in plan.make_plan(spec, SMALL).cells:
         keys.setdefault(cell.id.partition("/scipy")[2], set()).add(cell.problem.input_key())
     assert len(keys) == 4
     assert all(len(found) == 1 for found in keys.values())
@@ -106,24 +107,23 @@ def test_twins_keep_their_conditions() -> None:
     assert replace(twin, id=cell.id, role=cell.role) == cell
 
 
-def test_rotation_counts_in_time_and_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rotation_counts_in_time_and_memory() -> None:
     """A plan that rotates predicts its further sets of weights, and more time for their gates."""
-    monkeypatch.setattr("harness.machine.resources.last_level_bytes", lambda: 1 << 20)
-    hot, rotated = (plan.make_plan(replace(SPEC, weights=[w])) for w in ("hot", "rotated"))
+    hot, rotated = (plan.make_plan(replace(SPEC, weights=[w]), SMALL) for w in ("hot", "rotated"))
     further = sum((c.sets - 1) * c.problem.weight_bytes() for c in rotated.cells)
     assert min(c.sets for c in rotated.cells) >= 2
     assert rotated.memory_bytes() - hot.memory_bytes() == further
     assert rotated.gate_s(0) > hot.gate_s(0)
-    flushed = plan.make_plan(replace(SPEC, weights=["flushed"]))
-    assert flushed.memory_bytes() - hot.memory_bytes() == 2 << 20
+    flushed = plan.make_plan(replace(SPEC, weights=["flushed"]), SMALL)
+    assert flushed.memory_bytes() - hot.memory_bytes() == 2 * SMALL.last_level_bytes()
     assert flushed.block_s() > hot.block_s()
 
 
-def test_too_little_touched_is_unavailable(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_little_touched_is_unavailable() -> None:
     """Where an FFF touches too little to rotate past the cache its cell is unavailable; the FF's is not."""
-    monkeypatch.setattr("harness.machine.resources.last_level_bytes", lambda: 512 << 20)
     spec = replace(SPEC, models=parse_models("ff-4000,1x9"), widths=[256], batches=[1])
-    made = plan.make_plan(replace(spec, weights=["hot", "rotated"]))
+    large = MACHINES["L3 of 480 MiB"]
+    made = plan.make_plan(replace(spec, weights=["hot", "rotated"]), large)
     assert [c.problem.layer for c, _ in made.unavailable] == ["fff"]
     assert "--weights flushed" in made.unavailable[0][1]
 
@@ -192,7 +192,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         routing=["uniform", "single", f"trace:{trace}"], weights=["hot", "flushed"],
         order="blocked", out=base / "run",
     )  # fmt: skip
-    outcome = sweep_run.run(spec, plan.make_plan(spec), Silent())
+    outcome = sweep_run.run(spec, plan.make_plan(spec, SMALL), Silent())
     assert (outcome.reason, outcome.wrong, outcome.failed) == ("complete", 0, 0)
     return outcome.folder
 
@@ -230,7 +230,7 @@ def test_blocked_takes_cell_after_cell(folder: Path) -> None:
 def test_interleaved_mixes_cells(tmp_path: Path) -> None:
     """Under the default order some cell comes back after another was sampled."""
     spec = replace(SPEC, passes=4, out=tmp_path / "run")
-    folder = sweep_run.run(spec, plan.make_plan(spec), Silent()).folder
+    folder = sweep_run.run(spec, plan.make_plan(spec, SMALL), Silent()).folder
     order = load_run(folder).samples.sort_values("order")["cell"].tolist()
     changes = sum(a != b for a, b in pairwise(order))
     assert changes > len(set(order)) - 1
@@ -260,15 +260,15 @@ def test_flushed_cells_say_how(folder: Path) -> None:
     for weights, notes in zip(cells["weights"], cells["notes"], strict=True):
         assert ("weights" in notes) == (weights == "flushed")
         assert weights == "hot" or "reading the clock takes at most" in notes["weights"]
+        # Twice the last-level cache of the machine that it was planned for.
+        assert weights == "hot" or notes["weights"].startswith("2 MiB walked")
 
 
-def test_rotated_sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rotated_sweep(tmp_path: Path) -> None:
     """A sweep over rotated weights is right, its samples are whole rounds, and the record says so."""
-    # The plan counts the sets: a small cache keeps the test small.
-    monkeypatch.setattr("harness.machine.resources.last_level_bytes", lambda: 1 << 20)
     models = parse_models("bert-base-4095,1x3")
     spec = replace(SPEC, models=models, weights=["rotated"], passes=1, out=tmp_path / "run")
-    made = plan.make_plan(spec)
+    made = plan.make_plan(spec, SMALL)
     sets = {c.id: c.sets for c in made.cells}
     assert min(sets.values()) >= 2
     run = load_run(sweep_run.run(spec, made, Silent()).folder)

@@ -9,6 +9,7 @@ import ml_dtypes
 import numpy as np
 import planted
 import pytest
+from made_machines import SMALL
 
 from harness import api, cli, native, plugin
 from harness.analysis.analysis import analyse
@@ -237,7 +238,7 @@ def test_ff_of_the_same_dtype_is_the_baseline(monkeypatch: pytest.MonkeyPatch) -
     """Where an FF takes bfloat16 it is the baseline, and no float32 cell is added."""
     own = planted.make("ff", name="ff_test_both")
     monkeypatch.setitem(registry._known, own.id, own)
-    made = plan.make_plan(_spec("bfloat16", only=["ff_l3_*", "ff_test_both"]))
+    made = plan.make_plan(_spec("bfloat16", only=["ff_l3_*", "ff_test_both"]), SMALL)
     assert {c.problem.dtype for c in made.cells if c.role == "layer"} == {"bfloat16"}
     assert {c.implementation for c in made.cells if c.role == "layer"} == {"ff_test_both"}
     assert all("takes float32 alone" in reason for _, reason in made.unavailable)
@@ -256,7 +257,7 @@ def test_dtype_that_nothing_takes() -> None:
     with pytest.raises(
         UsageError, match="--dtype: no chosen implementation that runs here takes bf"
     ):
-        plan.make_plan(_spec("float32", "bfloat16", only=["fff_l1_blas", "ff_l3_blas"]))
+        plan.make_plan(_spec("float32", "bfloat16", only=["fff_l1_blas", "ff_l3_blas"]), SMALL)
 
 
 def test_unknown_dtype() -> None:

@@ -293,9 +293,7 @@ def test_list_gives_the_reason(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """`list` says of each implementation for CUDA why it can't run, and of others that they can."""
-    script = (
-        """case "$*" in *device_probe*) echo '{"facts": null, "reason": "no GPU in here"}';; """
-    )
+    script = """case "$*" in *harness.gpu.probe*) echo '{"facts": null, "reason": "no GPU in here"}';; """
     _no_device(monkeypatch, tmp_path, f'{script} *) exec {sys.executable} "$@";; esac')
     assert cli.run(["list"]) == 0
     lines = capsys.readouterr().out.splitlines()
