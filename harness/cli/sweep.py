@@ -20,7 +20,7 @@ from harness.machine import facts
 from harness.paper.published import PAPER_WIDTH
 from harness.problem.models import BASELINE, PAPER_MODELS
 from harness.records.reader import Run, load_run
-from harness.sweep import plan, resume
+from harness.sweep import defaults, plan, resume
 from harness.sweep import run as sweep_run
 from harness.sweep.plan import Plan
 from harness.sweep.spec import SweepSpec
@@ -107,7 +107,7 @@ def sweep_command(
             "from it."
         ),
     ] = BASELINE,
-    batch: Annotated[str | None, options.batch(plan.QUICK_BATCH)] = None,
+    batch: Annotated[str | None, options.batch(defaults.QUICK_BATCH)] = None,
     width: options.Width = str(PAPER_WIDTH),
     only: Annotated[
         list[str] | None,
@@ -121,8 +121,10 @@ def sweep_command(
     threads: options.Threads = 1,
     seed: options.Seed = 0,
     passes: options.Passes = None,
-    budget: Annotated[float | None, options.budget(plan.BUDGET_S, plan.QUICK_BUDGET_S)] = None,
-    processes: options.Processes = plan.PROCESSES,
+    budget: Annotated[
+        float | None, options.budget(defaults.BUDGET_S, defaults.QUICK_BUDGET_S)
+    ] = None,
+    processes: options.Processes = defaults.PROCESSES,
     data: Annotated[
         str, typer.Option(help="What x and the weights hold: a list of random, zeros (all 0).")
     ] = "random",

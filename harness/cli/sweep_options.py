@@ -13,7 +13,7 @@ from harness.paper.published import PAPER_BATCH
 from harness.problem import axes, recipes
 from harness.problem.models import BASELINE, parse_baseline, parse_models
 from harness.problem.problem import MATHS
-from harness.sweep import plan
+from harness.sweep import defaults
 from harness.sweep.spec import SweepSpec
 
 
@@ -40,8 +40,8 @@ def make_spec(
             "--passes and --budget: give one of them; each decides when the sweep ends"
         )
     usual = axes.usual(device)
-    default_batch = str(plan.QUICK_BATCH if quick else PAPER_BATCH)
-    default_budget = plan.QUICK_BUDGET_S if quick else plan.BUDGET_S
+    default_batch = str(defaults.QUICK_BATCH if quick else PAPER_BATCH)
+    default_budget = defaults.QUICK_BUDGET_S if quick else defaults.BUDGET_S
     return SweepSpec(
         levels=grammar.parse_levels(levels), device=device, models=parse_models(models),
         batches=grammar.parse_extents("--batch", batch or default_batch),
