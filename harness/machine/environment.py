@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-import re
 import shlex
 import shutil
 import sysconfig
 from collections.abc import Mapping
 
-from harness.records.blas_kernels import FORCING
+from harness.records import variables
 
 
 def find_compiler() -> str:
@@ -27,25 +26,22 @@ def find_cpp_compiler() -> str:
     return shutil.which(shlex.split(os.environ.get("CXX") or "g++")[0]) or ""
 
 
-_RELEVANT = re.compile(r"^(OPENBLAS|MKL|BLIS|GOTO|OMP|GOMP|KMP|NVPL|VECLIB)_|^LD_PRELOAD$|^MALLOC_")
-
-
 def relevant_variables(environment: Mapping[str, str] | None = None) -> dict[str, str]:
-    """Return the variables that can change a BLAS, its threads or the allocator."""
-    variables = os.environ if environment is None else environment
-    return {k: v for k, v in sorted(variables.items()) if _RELEVANT.search(k)}
+    """Return the variables that can change a library that is measured."""
+    here = os.environ if environment is None else environment
+    return {name: here[name] for name in sorted(here) if variables.find_family(name)}
 
 
 def worker_environment(threads: int, *, keep_blas_env: bool) -> tuple[dict[str, str], list[str]]:
     """Return the environment of a measuring process, and the names that were taken out of it.
 
     The pool sizes stand before the process starts, since libraries read them when they load. Variables
-    that force a kernel are taken away unless `keep_blas_env`, so that the baseline is not handicapped.
+    that turn a library from what it does by itself (`records.variables`) are taken away unless
+    `keep_blas_env`, so that the baseline is not handicapped.
     """
-    environment = dict(os.environ)
-    dropped = [] if keep_blas_env else [name for name in FORCING if name in environment]
-    for name in dropped:
-        del environment[name]
+    foreign = variables.find_foreign(sorted(os.environ))
+    dropped = [n for n, f in foreign.items() if f.fate == "dropped" and not keep_blas_env]
+    environment = {name: value for name, value in os.environ.items() if name not in dropped}
     for name in ("OMP", "OPENBLAS", "MKL", "BLIS", "GOTO"):
         environment[f"{name}_NUM_THREADS"] = str(threads)
     environment.update(

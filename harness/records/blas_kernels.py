@@ -46,10 +46,3 @@ def is_narrower(architecture: str, isa: Iterable[str]) -> bool:
 def is_veiled(architecture: str) -> bool:
     """Say whether the name hides what runs: MKL keeps its paths for AMD Zen in its `def` library."""
     return architecture.lower() in ("def", "mc3")
-
-
-# Variables that force a BLAS library to a kernel or a cache size instead of letting it choose.
-FORCING = (
-    "OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE", "MKL_DEBUG_CPU_TYPE", "MKL_ENABLE_INSTRUCTIONS",
-    "BLIS_ARCH_TYPE",
-)  # fmt: skip

@@ -40,7 +40,10 @@ class MachineRecord(_Record):
     harness_version: str
     commit: str
     environment: dict[str, str] = Field(
-        description="variables that can change a BLAS or its threads"
+        description="the sweep's variables that can change a library that is measured"
+    )
+    dropped: list[str] = Field(
+        default=[], description="variables that the measuring processes were started without"
     )
     facts: MachineFacts = Field(
         default_factory=MachineFacts, description="settings, and the state when the run began"
@@ -111,9 +114,9 @@ class ProviderRecord(_Record):
     routines: list[str]
     pools: list[dict[str, Any]] = Field(description="every BLAS and OpenMP pool in that process")
     variables: dict[str, str] = Field(
-        description="BLAS variables that the process was started with"
+        description="variables that can change a library, as the process was started with"
     )
-    dropped: list[str] = Field(description="variables that force a kernel, taken away")
+    dropped: list[str] = Field(description="variables that change a library, taken away")
 
 
 class CellRecord(_Record):

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from harness.analysis import points as analysis_points
 from harness.analysis import stability
-from harness.records import blas_kernels
-from harness.records.blas_kernels import FORCING
+from harness.records import blas_kernels, variables
 from harness.records.reader import Run
 from harness.records.schema import ProviderRecord
 from harness.report.formats import format_bytes
@@ -57,6 +56,25 @@ def format_narrow_kernels(run: Run) -> list[str]:
     return lines
 
 
+def format_variables(run: Run) -> list[str]:
+    """Return what of the caller's environment the measuring processes did not get, and what they did."""
+    machine, kept = run.head.machine, run.head.sweep.keep_blas_env
+    families = variables.find_foreign(machine.environment)
+    # On a device no process records its own variables: those of the sweep tell.
+    reached = {n: machine.environment[n] for n, f in families.items() if kept or f.fate == "kept"}
+    for provider in run.providers:
+        reached |= provider.variables
+    dropped = {*machine.dropped, *(name for p in run.providers for name in p.dropped)}
+    lines = []
+    if dropped:
+        lines.append(
+            f"Taken out of the measuring processes' environment: {', '.join(sorted(dropped))}"
+        )
+    if foreign := variables.format_foreign(reached):
+        lines.append(f"**The environment reached the measuring processes: {foreign}**")
+    return lines
+
+
 def _format_isa(run: Run) -> str:
     """Return the instruction set of our own kernels, and that it was forced where it was."""
     forced = run.head.sweep.isa
@@ -71,18 +89,13 @@ def head_lines(run: Run) -> list[str]:
     lines = [f"# Speedups of conditional over dense feedforward layers, {where}{quick}", ""]
     lines += [f"- Machine: {format_machine(run)}", *device_lines(run)]
     lines += [f"- BLAS {format_provider(p)}" for p in _first_providers(run)]
-    dropped = sorted({d for p in run.providers for d in p.dropped})
-    if dropped:
-        lines.append(f"- Taken out of the measuring processes' environment: {', '.join(dropped)}")
-    forced = sorted({f"{k}={v}" for p in run.providers for k, v in p.variables.items()
-                     if k in FORCING})  # fmt: skip
-    if forced:
-        lines.append(f"- **The BLAS kernel was forced by the environment: {', '.join(forced)}**")
+    lines += [f"- {text}" for text in format_variables(run)]
     lines += [f"- {text}" for text in format_narrow_kernels(run)]
     lines += [
         f"- **Serious for measuring, when the run began: {f.found}**"
         for f in machine.findings
-        if f.severity == "serious" and not f.id.startswith("blas-")  # those stand above
+        if f.severity == "serious"
+        and not f.id.startswith(("blas-", "forced-"))  # those stand above
     ]
     lines.append(
         f"- {', '.join(sweep.dtype)}, {sweep.threads} thread{'s' if sweep.threads != 1 else ''}, "

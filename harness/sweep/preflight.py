@@ -71,7 +71,8 @@ def examine_sweep(
         machine=record, providers=providers, threads=threads, keep_blas_env=keep_blas_env,
         overridden=machine_environment.overridden_variables(threads),
     )  # fmt: skip
-    return record.model_copy(update={"findings": doctor.judge(seen)})
+    _, dropped = machine_environment.worker_environment(threads, keep_blas_env=keep_blas_env)
+    return record.model_copy(update={"findings": doctor.judge(seen), "dropped": dropped})
 
 
 def check_resumed(spec: SweepSpec, crew: Crew, resumed: Run) -> None:

@@ -24,7 +24,6 @@ from harness.machine import environment as machine_environment
 from harness.machine.inspection import Inspection, LoadedProvider
 from harness.machine.resources import Files
 from harness.records import blas_kernels
-from harness.records.blas_kernels import FORCING
 from harness.records.facts import GpuFacts, MachineFacts
 from harness.records.reader import Run
 from harness.records.schema import (
@@ -315,7 +314,12 @@ def test_a_sound_machine_has_no_complaint() -> None:
         ({"perf_event_paranoid": 4}, "perf", "note"),
         ({"build": {"isa": "generic"}}, "own-kernels", "warning"),
         ({"environment": {"LD_PRELOAD": "x.so"}}, "passed-variables", "warning"),
-        ({"environment": {"OMP_PROC_BIND": "true"}}, "passed-variables", "note"),
+        ({"environment": {"LD_AUDIT": "x.so"}}, "passed-variables", "warning"),
+        ({"environment": {"OMP_PROC_BIND": "true"}}, "forced-affinity", "serious"),
+        ({"environment": {"MKL_DOMAIN_NUM_THREADS": "1"}}, "forced-threads", "serious"),
+        ({"environment": {"NVIDIA_TF32_OVERRIDE": "1"}}, "forced-precision", "serious"),
+        ({"environment": {"MKL_VERBOSE": "1"}}, "forced-tracing", "serious"),
+        ({"environment": {"MALLOC_ARENA_MAX": "1"}}, "forced-pages", "warning"),
     ],
 )
 def test_what_is_wrong_is_found(changes: dict[str, Any], id: str, severity: str) -> None:
@@ -327,16 +331,46 @@ def test_what_is_wrong_is_found(changes: dict[str, Any], id: str, severity: str)
         assert found[id].why
 
 
-@pytest.mark.parametrize("name", FORCING)
+@pytest.mark.parametrize(
+    ("name", "id"),
+    [
+        ("OPENBLAS_CORETYPE", "blas-forced"), ("OPENBLAS_L2_SIZE", "blas-forced"),
+        ("MKL_CBWR", "blas-forced"), ("ONEDNN_MAX_CPU_ISA", "blas-forced"),
+        ("BLIS_IC_NT", "forced-threads"), ("GOMP_CPU_AFFINITY", "forced-affinity"),
+    ],
+)  # fmt: skip
 @pytest.mark.parametrize(
     ("kept", "severity"), [(None, "serious"), (True, "serious"), (False, "note")]
 )
-def test_a_forced_kernel_is_serious_unless_it_is_taken_away(
-    name: str, kept: bool | None, severity: str
+def test_a_changed_library_is_serious_unless_the_variable_is_taken_away(
+    name: str, id: str, kept: bool | None, severity: str
 ) -> None:
-    """Each forcing variable is serious where it reaches or may reach a measuring process."""
+    """Each such variable is serious where it reaches or may reach a measuring process."""
     record = make_record(environment={name: "Haswell"})
-    assert judged(Inspection(machine=record, keep_blas_env=kept))["blas-forced"] == severity
+    found = judged(Inspection(machine=record, keep_blas_env=kept))
+    assert found[id] == severity
+    assert found["blas-forced"] == (severity if id == "blas-forced" else "ok")
+
+
+@pytest.mark.parametrize(
+    ("name", "version", "severity"),
+    [
+        ("NVPL_BLAS_DEBUG_CPU_TYPE", "OpenBLAS 0.3.30", "note"),
+        ("NVPL_BLAS_DEBUG_CPU_TYPE", "", "serious"),
+        ("MKL_CBWR", "OpenBLAS 0.3.30", "note"),
+        ("MKL_CBWR", "2.13.0+cpu, MKL 2024.2, oneDNN 3.12.0", "serious"),
+        ("AOCL_ENABLE_INSTRUCTIONS", "BLIS 5.0", "serious"),
+        ("ATEN_CPU_CAPABILITY", "OpenBLAS 0.3.30", "serious"),
+    ],
+)
+def test_a_variable_of_a_blas_that_is_not_loaded_forces_nothing(
+    name: str, version: str, severity: str
+) -> None:
+    """A variable of a BLAS is a note where each process says that it loaded another one."""
+    provider = inspect_provider("SkylakeX", version=version).providers
+    seen = Inspection(machine=make_record(environment={name: "1"}), providers=provider)
+    id = "unread-variables" if severity == "note" else "blas-forced"
+    assert judged(seen)[id] == severity
 
 
 def test_forcing_the_right_kernel_is_a_warning() -> None:
@@ -468,6 +502,20 @@ def test_table_head_flags_narrow_kernels_from_the_records_alone() -> None:
     assert not veiled[0].startswith("**")
 
 
+def test_table_head_names_the_variables_that_reached_a_process() -> None:
+    """The head says what was taken away and what was let through, on a device from the sweep's record."""
+    reached = {"MKL_CBWR": "AVX", "OMP_NUM_THREADS": "1"}
+    head = "\n".join(header.head_lines(_make_run(make_record(), "SkylakeX", reached)))
+    assert "**The environment reached the measuring processes: MKL_CBWR=AVX (chooses" in head
+    assert "OMP_NUM_THREADS" not in head
+    record = make_record(environment={"CUBLAS_X": "1", "LD_PRELOAD": "a.so"}, dropped=["CUBLAS_X"])
+    run = _make_run(record, "", {})._replace(providers=[])
+    told = header.format_variables(run)
+    assert told[0] == "Taken out of the measuring processes' environment: CUBLAS_X"
+    assert "LD_PRELOAD=a.so (puts code before" in told[1]
+    assert "CUBLAS_X" not in told[1]
+
+
 def test_table_head_names_serious_findings() -> None:
     """What was serious when the run began stands in the table's head."""
     record = make_record(cpu_quota=0.5)
@@ -558,6 +606,7 @@ _TINY = ("sweep", "--keep-blas-env", "--batch", "4", "--width", "8", "--passes",
          "bert-base-3072")  # fmt: skip
 
 
+@pytest.mark.usefixtures("without_forcing")
 def test_a_strict_sweep_is_refused_before_it_begins(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -585,4 +634,4 @@ def test_a_sweep_records_facts_and_flags_a_forced_kernel(
     severities = {f.id: f.severity for f in head.machine.findings}
     assert severities["blas-forced"] == "serious"
     text = (out / "table.md").read_text(encoding="utf-8")
-    assert "**The BLAS kernel was forced by the environment: OPENBLAS_CORETYPE=Prescott**" in text
+    assert "**The environment reached the measuring processes: OPENBLAS_CORETYPE=Prescott (" in text
