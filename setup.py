@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import shlex
 import shutil
@@ -26,12 +27,15 @@ from native.build_native import flags_for
 
 def _require_toolchain() -> None:
     """Stop with what to install where a C compiler or Python's headers are missing."""
-    compiler = shlex.split(os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc")[0]
-    if shutil.which(compiler) is None:
-        sys.exit(
-            f"fff-harness compiles C kernels and found no C compiler ({compiler!r} is not on PATH). "
-            "Install one (Debian, Ubuntu: apt install gcc libc6-dev) or name one in the variable CC."
-        )
+    command = shlex.split(os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc")
+    # A compiler behind a wrapper, such as `ccache gcc`, needs both.
+    words = itertools.takewhile(lambda word: not word.startswith("-"), command)
+    for program in (word for word in words if "=" not in word):
+        if shutil.which(program) is None:
+            sys.exit(
+                f"fff-harness compiles C kernels and found no C compiler ({program!r} is not on PATH). "
+                "Install one (Debian, Ubuntu: apt install gcc libc6-dev) or name one in the variable CC."
+            )
     header = Path(sysconfig.get_path("include")) / "Python.h"
     if not header.exists():
         sys.exit(

@@ -38,10 +38,11 @@ def test_source_tree_without_compiled_part_says_what_to_do(bare_tree: Path) -> N
     assert "pip install -e ." in done.stderr
 
 
-def test_missing_compiler_is_named_with_its_remedy(bare_tree: Path) -> None:
-    """A build without a C compiler says which was looked for and what to install."""
+@pytest.mark.parametrize("command", ["no-such-compiler", "env no-such-compiler -O2"])
+def test_missing_compiler_is_named_with_its_remedy(bare_tree: Path, command: str) -> None:
+    """A build without a C compiler, alone or behind a wrapper, names it and says what to install."""
     pytest.importorskip("setuptools", "77", reason="the build's own requirement")
-    environment = dict(os.environ, CC="no-such-compiler")
+    environment = dict(os.environ, CC=command)
     done = subprocess.run(
         [sys.executable, "setup.py", "-q", "build_ext", "--inplace"],
         cwd=bare_tree, env=environment, capture_output=True, text=True,

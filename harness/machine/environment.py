@@ -10,20 +10,31 @@ from collections.abc import Mapping
 
 from harness.records import variables
 
+# They stand before the compiler in CC and CXX; the compiler is what comes behind them.
+_WRAPPERS = ("ccache", "sccache", "distcc", "icecc", "buildcache", "env")
 
-def find_compiler() -> str:
-    """Return the path of the C compiler that a build here would take, empty where there is none."""
-    configured = os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc"
-    for command in (shlex.split(configured)[0], "cc"):
-        path = shutil.which(command)
-        if path:
+
+def _find_command(words: str) -> str:
+    """Return the path of the compiler in a command such as ``ccache gcc -m64``, else empty."""
+    for word in shlex.split(words):
+        if "=" in word:  # env CCACHE_DIR=... gcc
+            continue
+        path = shutil.which(word) or ""
+        if not path or os.path.basename(word) not in _WRAPPERS:
             return path
     return ""
 
 
+def find_compiler() -> str:
+    """Return the path of the C compiler that a build here would take, empty where there is none."""
+    if named := os.environ.get("CC"):
+        return _find_command(named)
+    return _find_command(sysconfig.get_config_var("CC") or "cc") or shutil.which("cc") or ""
+
+
 def find_cpp_compiler() -> str:
     """Return the path of the C++ compiler that torch.compile would take, empty where there is none."""
-    return shutil.which(shlex.split(os.environ.get("CXX") or "g++")[0]) or ""
+    return _find_command(os.environ.get("CXX") or "g++")
 
 
 def relevant_variables(environment: Mapping[str, str] | None = None) -> dict[str, str]:

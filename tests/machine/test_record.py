@@ -73,6 +73,34 @@ def test_mkl_layer(threads: int, layer: str) -> None:
     assert environment["MKL_THREADING_LAYER"] == layer
 
 
+@pytest.fixture
+def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return a folder with a compiler, a cross compiler and a wrapper: the only one on PATH."""
+    for name in ("gcc", "arm-gcc", "ccache"):
+        (tmp_path / name).write_text("#!/bin/sh\n", encoding="ascii")
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("command", "compiler"),
+    [
+        ("gcc", "gcc"), ("gcc -m64", "gcc"), ("ccache gcc", "gcc"), ("ccache arm-gcc -O2", "arm-gcc"),
+        ("ccache A=b gcc", "gcc"), ("ccache clang", ""), ("sccache gcc", ""), ("clang", ""),
+    ],
+)  # fmt: skip
+def test_the_compiler_behind_a_wrapper_is_named(
+    programs: Path, monkeypatch: pytest.MonkeyPatch, command: str, compiler: str
+) -> None:
+    """What CC and CXX name is the compiler, not what stands before it; none where either is missing."""
+    monkeypatch.setenv("CC", command)
+    monkeypatch.setenv("CXX", command)
+    expected = str(programs / compiler) if compiler else ""
+    assert machine_environment.find_compiler() == expected
+    assert machine_environment.find_cpp_compiler() == expected
+
+
 def test_relevant_variables() -> None:
     """The record keeps what can change a BLAS, its threads or the allocator, and nothing private."""
     found = machine_environment.relevant_variables(
