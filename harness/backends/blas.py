@@ -108,26 +108,33 @@ def _in_distribution(distribution: str, *starts: str) -> str:
     return ""
 
 
-def _from_system(stem: str) -> str:
+def _installed(stem: str) -> str:
+    """Return a shared library of the Python environment, else of the system, or an empty string.
+
+    conda puts libraries beside the interpreter, where no package lists them and the loader does not look.
+    """
+    for prefix in dict.fromkeys((sys.prefix, sys.base_prefix)):
+        for file in sorted(Path(prefix, "lib").glob(f"lib{stem}.so*")):
+            return os.path.realpath(file)
     return find_library(stem) or ""
 
 
 def _find_openblas() -> str:
-    return _from_system("openblas") or _in_distribution("scipy-openblas32", "libscipy_openblas")
+    return _installed("openblas") or _in_distribution("scipy-openblas32", "libscipy_openblas")
 
 
 def _find_mkl() -> str:
-    return _in_distribution("mkl", "libmkl_rt.so") or _from_system("mkl_rt")
+    return _in_distribution("mkl", "libmkl_rt.so") or _installed("mkl_rt")
 
 
 def _find_aocl() -> str:
-    return _in_distribution("aoclda", "libblis", "libaocl") or _from_system("blis-mt")
+    return _in_distribution("aoclda", "libblis", "libaocl") or _installed("blis-mt")
 
 
 _NAMED: dict[str, tuple[Callable[[], str], str]] = {
     "mkl": (_find_mkl, "pip install mkl"),
     "openblas": (_find_openblas, "apt install libopenblas0, or pip install scipy-openblas32"),
-    "blis": (lambda: _from_system("blis"), "apt install libblis4"),
+    "blis": (lambda: _installed("blis"), "apt install libblis4"),
     "aocl": (_find_aocl, "pip install aoclda"),
 }
 

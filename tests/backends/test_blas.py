@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import importlib.metadata
 import shutil
 import subprocess
 import sys
@@ -104,6 +105,31 @@ def test_library_that_is_absent(monkeypatch: pytest.MonkeyPatch) -> None:
         UnavailableError, match=r"'blis' is not on this machine; apt install libblis4"
     ):
         blas.load("blis")
+
+
+@pytest.mark.parametrize(
+    ("name", "file"),
+    [("mkl", "libmkl_rt.so.2"), ("openblas", "libopenblas.so.0"), ("blis", "libblis.so"),
+     ("aocl", "libblis-mt.so.4")],
+)  # fmt: skip
+@pytest.mark.parametrize("where", ["prefix", "base_prefix"])
+def test_library_of_the_python_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, file: str, where: str
+) -> None:
+    """A library that conda put beside the interpreter is found before the system's, under any version."""
+
+    def no_package(name: str) -> None:
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(importlib.metadata, "files", no_package)
+    monkeypatch.setattr(blas, "find_library", lambda stem: f"lib{stem}.so.of.the.system")
+    for prefix in ("prefix", "base_prefix"):
+        monkeypatch.setattr(sys, prefix, str(tmp_path / prefix))
+        (tmp_path / prefix / "lib").mkdir(parents=True)
+    assert blas.locate(name).endswith(".so.of.the.system")
+    library = tmp_path / where / "lib" / file
+    library.touch()
+    assert blas.locate(name) == str(library)
 
 
 def test_path_to_nothing(tmp_path: Path) -> None:
