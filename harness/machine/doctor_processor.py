@@ -58,6 +58,19 @@ def sibling_threads(seen: Inspection) -> list[Finding]:
                 "keep the machine idle, or pin the sweep with taskset")  # fmt: skip
 
 
+def core_kinds(seen: Inspection) -> list[Finding]:
+    """Judge whether the processors that may be used are of one kind."""
+    kinds = seen.machine.facts.core_kinds
+    if len(kinds) <= 1:
+        return one("core-kinds", "ok", "the cores are of one kind, as far as is told", "")
+    told = ", ".join(f"{name} on {len(cpus)}" for name, cpus in kinds.items())
+    largest = ",".join(str(cpu) for cpu in next(iter(kinds.values())))
+    return one("core-kinds", "warning", f"cores of {len(kinds)} kinds: {told} processors",
+                "a process that moves from one kind to the other changes its speed, caches and vector units "
+                "in the middle of a sample; caches and clock are told of one kind",
+                f"pin to one kind: taskset -c {largest} python -m harness ...")  # fmt: skip
+
+
 def numa(seen: Inspection) -> list[Finding]:
     """Judge memory nodes."""
     facts = seen.machine.facts
@@ -129,5 +142,5 @@ def load(seen: Inspection) -> list[Finding]:
 
 
 CHECKS: tuple[Check, ...] = (
-    governor, turbo, sibling_threads, numa, limits, virtual_machine, load,
+    governor, turbo, sibling_threads, core_kinds, numa, limits, virtual_machine, load,
 )  # fmt: skip

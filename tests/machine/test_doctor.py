@@ -12,6 +12,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from fake_system import write_tree
 from rich.console import Console
 
 from harness import cli, native
@@ -38,7 +39,7 @@ from harness.report import header
 from harness.sweep import preflight
 
 AVX512 = ["avx", "avx2", "avx512f", "fma"]
-CPU = "sys/devices/system/cpu"
+CPU, DMI = "sys/devices/system/cpu", "sys/class/dmi/id"
 GIB = 1 << 30
 
 # A machine on which nothing is wrong.
@@ -75,15 +76,6 @@ def inspect_provider(architecture: str, **more: Any) -> Inspection:
     fields: dict[str, Any] = {"name": "scipy", "asked_for": True, "version": "v", "path": "/p.so"}
     provider = LoadedProvider(**{**fields, "architecture": architecture, **more})
     return Inspection(machine=make_record(), providers=[provider])
-
-
-def write_tree(root: Path, files: dict[str, str]) -> Files:
-    """Write a fake system and return its reader."""
-    for name, text in files.items():
-        path = root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text + "\n", encoding="ascii")
-    return Files(root)
 
 
 # ---- reading ------------------------------------------------------------------------------------
@@ -192,6 +184,69 @@ def test_settings_of_the_kernel(tmp_path: Path) -> None:
     assert linux.read_load(files) == [0.5, 0.4, 0.3]
     assert linux.read_hypervisor(files) == "QEMU"
     assert linux.read_aslr(write_tree(tmp_path, {"proc/self/personality": "00040000"})) == 0
+
+
+@pytest.mark.parametrize(
+    ("tree", "hypervisor"),
+    [
+        ({f"{DMI}/sys_vendor": "Amazon EC2", f"{DMI}/product_name": "c7g.4xlarge"}, "Amazon EC2"),
+        ({f"{DMI}/sys_vendor": "Amazon EC2", f"{DMI}/product_name": "c7g.metal"}, ""),
+        ({f"{DMI}/sys_vendor": "Microsoft Corporation", f"{DMI}/product_name": "Virtual Machine"},
+         "Microsoft Corporation"),
+        ({f"{DMI}/sys_vendor": "HPE", f"{DMI}/product_name": "RL300 Gen11"}, ""),
+        ({"sys/hypervisor/type": "xen"}, "xen"),
+        ({"proc/device-tree/hypervisor/compatible": "linux,kvm\0"}, "linux,kvm"),
+        ({"proc/device-tree/compatible": "linux,dummy-virt\0"}, "QEMU"),
+        ({}, ""),
+    ],
+)  # fmt: skip
+def test_a_virtual_machine_on_arm_is_known_by_its_firmware(
+    tmp_path: Path, tree: dict[str, str], hypervisor: str
+) -> None:
+    """No flag of an Arm processor tells a hypervisor: DMI, the device tree or Xen's file does."""
+    features = {"proc/cpuinfo": "processor : 0\nFeatures : fp asimd sve"}
+    files = write_tree(tmp_path, features | tree)
+    assert linux.read_hypervisor(files) == hypervisor
+
+
+def test_the_flag_of_x86_decides(tmp_path: Path) -> None:
+    """On x86 the processor says whether it is virtual, whatever the maker of the machine is called."""
+    metal = {"proc/cpuinfo": "flags : fpu avx", "sys/class/dmi/id/sys_vendor": "Amazon EC2"}
+    assert linux.read_hypervisor(write_tree(tmp_path, metal)) == ""
+    assert linux.read_hypervisor(write_tree(tmp_path, {"proc/cpuinfo": "flags : hypervisor"}))
+
+
+@pytest.mark.parametrize(
+    ("tree", "allowed", "kinds"),
+    [
+        ({f"{CPU}/cpu{n}/cpu_capacity": "446" if n < 2 else "1024" for n in range(4)}, [0, 1, 2, 3],
+         {"capacity 1024": [2, 3], "capacity 446": [0, 1]}),
+        ({f"{CPU}/cpu{n}/cpu_capacity": "446" if n < 2 else "1024" for n in range(4)}, [2, 3], {}),
+        ({"sys/devices/cpu_core/cpus": "0-3", "sys/devices/cpu_atom/cpus": "4-7"}, [2, 3, 4],
+         {"core": [2, 3], "atom": [4]}),
+        ({"proc/cpuinfo": "\n\n".join(
+            f"processor : {n}\nCPU implementer : 0x41\nCPU part : {part}"
+            for n, part in enumerate(("0xd05", "0xd0b")))}, [0, 1],
+         {"Cortex-A55": [0], "Cortex-A76": [1]}),
+        ({}, [0, 1], {}),
+    ],
+)  # fmt: skip
+def test_kinds_of_cores(
+    tmp_path: Path, tree: dict[str, str], allowed: list[int], kinds: dict[str, list[int]]
+) -> None:
+    """The processors that may be used are sorted by the kind of their cores, the largest first."""
+    assert linux.read_core_kinds(write_tree(tmp_path, tree), allowed) == kinds
+
+
+def test_cores_of_several_kinds_are_to_be_pinned() -> None:
+    """Cores of two kinds warn with both and with the processors to pin to; one kind is well."""
+    kinds = {"capacity 1024": [4, 5], "capacity 446": [0, 1, 2, 3]}
+    seen = Inspection(machine=make_record(core_kinds=kinds))
+    found = {f.id: f for f in doctor.judge(seen)}["core-kinds"]
+    assert found.severity == "warning"
+    assert "2 kinds: capacity 1024 on 2, capacity 446 on 4" in found.found
+    assert "taskset -c 4,5 " in found.remedy
+    assert judged(core_kinds={"capacity 1024": [0, 1]})["core-kinds"] == "ok"
 
 
 def test_timer_step_is_the_smallest_observed() -> None:
