@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from harness.machine.inspection import Check, Inspection, LoadedProvider, one
 from harness.records import blas_kernels
+from harness.records.blas_kernels import format_threads
 from harness.records.facts import Finding
 from harness.records.variables import Effect, find_foreign
 
@@ -37,7 +38,7 @@ _BLAS = ("OpenBLAS", "MKL", "BLIS", "AOCL's BLIS", "NVPL", "ArmPL", "FlexiBLAS",
 
 def _is_read(library: str, providers: Sequence[LoadedProvider]) -> bool:
     """Say whether a library may be among those that the measuring processes load."""
-    loaded = [p for p in providers if not p.reason]
+    loaded = [p for p in providers if p.has_blas and not p.reason]
     if library not in _BLAS or not loaded:
         return True
     for provider in loaded:
@@ -88,7 +89,8 @@ def _judge_variables(
 
 def kernel_architecture(seen: Inspection) -> list[Finding]:
     """Compare the kernels that each provider chose with the processor."""
-    return [f for p in seen.providers if not p.reason for f in _judge_architecture(seen, p)]
+    loaded = [p for p in seen.providers if p.has_blas and not p.reason]
+    return [finding for provider in loaded for finding in _judge_architecture(seen, provider)]
 
 
 def _judge_architecture(seen: Inspection, provider: LoadedProvider) -> list[Finding]:
@@ -142,6 +144,28 @@ def thread_pools(seen: Inspection) -> list[Finding]:
     return found
 
 
+def blas_threads(seen: Inspection) -> list[Finding]:
+    """Compare the threads that each BLAS runs on with those asked for, in both directions."""
+    found = []
+    for provider in seen.providers:
+        if not provider.has_blas or provider.reason or provider.threads == seen.threads:
+            continue
+        id = f"blas-threads-{provider.name}"
+        if provider.threads:
+            found += one(
+                id, "serious" if provider.asked_for else "warning",
+                f"{provider.name} runs on {format_threads(provider.threads, seen.threads)}",
+                "the harness's own kernels run on as many as were asked for, so one side of every ratio has "
+                "more of the machine than the other",
+                f"--threads {provider.threads}, or another build of the library",
+            )  # fmt: skip
+        elif seen.threads > 1:
+            found += one(id, "warning", f"{provider.name} does not tell how many threads it runs on",
+                          "one side of every ratio may have more of the machine than the other",
+                          "compare its sgemm rate in the run with that of --threads 1")  # fmt: skip
+    return found
+
+
 def thread_variables(seen: Inspection) -> list[Finding]:
     """Name the caller's variables that the measuring processes set otherwise, and those that pass."""
     found = []
@@ -171,5 +195,5 @@ def own_kernels(seen: Inspection) -> list[Finding]:
 
 
 CHECKS: tuple[Check, ...] = (
-    foreign_variables, kernel_architecture, thread_pools, thread_variables, own_kernels,
+    foreign_variables, kernel_architecture, blas_threads, thread_pools, thread_variables, own_kernels,
 )  # fmt: skip

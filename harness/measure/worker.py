@@ -21,7 +21,7 @@ from harness.backends.registry import Context, Implementation, Prepared
 from harness.errors import UnavailableError, UsageError
 from harness.gpu.device import CaptureError, Device
 from harness.machine import environment as machine_environment
-from harness.machine import resources
+from harness.machine import pages, resources
 from harness.measure import clock, faults, gate, process_key, protocol
 from harness.measure.buffers import Placed, Store
 from harness.measure.gpu_clock import make_timer
@@ -73,7 +73,10 @@ class Worker:
             }
             for pool in threadpoolctl.threadpool_info()
         ]
-        shared = {"pools": pools, "flush_to_zero": native.flush_to_zero()}
+        shared = {
+            "pools": pools, "flush_to_zero": native.flush_to_zero(),
+            "cpus_allowed": resources.cores(), "huge_page_share": pages.measure_huge_page_share(),
+        }  # fmt: skip
         if self.library is not None:
             return {
                 "provider": self.library,

@@ -113,6 +113,12 @@ class ProviderRecord(_Record):
     int_bits: int
     routines: list[str]
     pools: list[dict[str, Any]] = Field(description="every BLAS and OpenMP pool in that process")
+    cpus_allowed: int = Field(
+        default=0, description="processors that it may run on with all loaded; 0 if not told"
+    )
+    huge_page_share: float | None = Field(
+        default=None, description="of a buffer like the operands, by the kernel; None if not told"
+    )
     variables: dict[str, str] = Field(
         description="variables that can change a library, as the process was started with"
     )

@@ -56,6 +56,17 @@ def format_narrow_kernels(run: Run) -> list[str]:
     return lines
 
 
+def format_other_threads(run: Run) -> list[str]:
+    """Return a line a provider that ran on other threads than the run asked for, in any of its processes."""
+    asked = run.head.sweep.threads
+    told = {(p.name, p.threads): None for p in run.providers if p.threads not in (0, asked)}
+    return [
+        f"**{name} ran on {blas_kernels.format_threads(threads, asked)}: the speedups over it are not of "
+        "equal shares of the machine**"
+        for name, threads in told
+    ]
+
+
 def format_variables(run: Run) -> list[str]:
     """Return what of the caller's environment the measuring processes did not get, and what they did."""
     machine, kept = run.head.machine, run.head.sweep.keep_blas_env
@@ -90,7 +101,7 @@ def head_lines(run: Run) -> list[str]:
     lines += [f"- Machine: {format_machine(run)}", *device_lines(run)]
     lines += [f"- BLAS {format_provider(p)}" for p in _first_providers(run)]
     lines += [f"- {text}" for text in format_variables(run)]
-    lines += [f"- {text}" for text in format_narrow_kernels(run)]
+    lines += [f"- {text}" for text in [*format_narrow_kernels(run), *format_other_threads(run)]]
     lines += [
         f"- **Serious for measuring, when the run began: {f.found}**"
         for f in machine.findings

@@ -204,6 +204,26 @@ def test_decorations_and_widths(tmp_path: Path, decoration: str, integer: str, b
         np.testing.assert_allclose(y, expected, rtol=1e-5, atol=1e-6)
 
 
+_WORKS = """
+#include <pthread.h>
+static void *work(void *unused) { for (volatile long i = 0; i < 100000000; ++i) {} return 0; }
+void NAME(sgemm)(void) {
+    pthread_t helpers[THREADS];
+    for (int i = 1; i < THREADS; ++i) pthread_create(&helpers[i], 0, work, 0);
+    work(0);
+    for (int i = 1; i < THREADS; ++i) pthread_join(helpers[i], 0);
+}
+"""
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_threads_of_a_library_that_no_tool_knows(tmp_path: Path, threads: int) -> None:
+    """Where no tool knows a library's pool, the threads at work in a product are counted."""
+    tiny = _TINY.replace("void NAME(sgemm)(void) {}", _WORKS)
+    source = f"#define THREADS {threads}\n#define INT int\n#define NAME(r) r##_\n{tiny}"
+    assert blas.load(_compile(tmp_path, source)).threads == threads
+
+
 def test_recorded_paths_tell_nothing_of_the_environments_place(tmp_path: Path) -> None:
     """A library inside the environment is recorded below {prefix}, any other by its own path."""
     inside = Path(sys.prefix).resolve() / "lib" / "libx.so"

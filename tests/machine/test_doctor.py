@@ -475,6 +475,78 @@ def test_thread_pools() -> None:
     assert judged(wide)["pools-scipy"] == "warning"
 
 
+@pytest.mark.parametrize(
+    ("asked", "threads", "severity", "words"),
+    [
+        (2, 1, "serious", "scipy runs on 1 of the 2 threads asked for"),
+        (64, 48, "serious", "scipy runs on 48 of the 64 threads asked for"),
+        (1, 2, "serious", "scipy runs on 2 threads where 1 was asked for"),
+        (2, 0, "warning", "does not tell"),
+        (2, 2, "", ""), (1, 0, "", ""),
+    ],
+)  # fmt: skip
+def test_threads_of_a_blas_against_those_asked_for(
+    asked: int, threads: int, severity: str, words: str
+) -> None:
+    """A BLAS on fewer or more threads than asked for is serious; one that does not tell warns."""
+    providers = inspect_provider("SkylakeX", threads=threads).providers
+    record = make_record(cpus_allowed=list(range(64)))
+    seen = Inspection(machine=record, providers=providers, threads=asked)
+    found = {f.id: f for f in doctor.judge(seen)}.get("blas-threads-scipy")
+    assert (found.severity if found else "") == severity
+    assert words in (found.found if found else "")
+    if severity == "serious":
+        other = inspect_provider("SkylakeX", threads=threads, asked_for=False).providers
+        idle = Inspection(machine=record, providers=other, threads=asked)
+        assert judged(idle)["blas-threads-scipy"] == "warning", "nobody asked for it"
+
+
+@pytest.mark.parametrize(
+    ("threads", "cpus", "severity"), [(2, 1, "serious"), (1, 1, "note"), (2, 4, ""), (2, 0, "")]
+)
+def test_a_process_that_a_library_bound_is_found(threads: int, cpus: int, severity: str) -> None:
+    """A measuring process on fewer processors than the sweep is serious where its threads share them."""
+    providers = inspect_provider("SkylakeX", threads=threads, cpus_allowed=cpus).providers
+    seen = Inspection(machine=make_record(), providers=providers, threads=threads)
+    found = {f.id: f for f in doctor.judge(seen)}.get("affinity-scipy")
+    assert (found.severity if found else "") == severity
+    if found:
+        assert "may run on 1 of 4 processors" in found.found
+
+
+def test_more_threads_than_processors_are_serious() -> None:
+    """An affinity of this process that leaves fewer processors than threads is serious."""
+    seen = Inspection(machine=make_record(cpus_allowed=[0]), threads=2)
+    assert judged(seen)["affinity"] == "serious"
+
+
+def test_the_process_of_a_plugin_is_judged() -> None:
+    """Pools, flush-to-zero and affinity of a plugin's process are judged under its name, its BLAS is not."""
+    hello = {
+        "provider": None, "pools": [{"filepath": "/x/libgomp.so", "num_threads": 8}],
+        "flush_to_zero": ["results"], "cpus_allowed": 1, "huge_page_share": None,
+    }  # fmt: skip
+    seen = preflight.examine_sweep(
+        make_record(), {"scipy\n/home/mine.py": hello}, threads=2, keep_blas_env=False
+    )
+    found = {f.id: f for f in seen.findings}
+    assert found["pools-mine.py"].severity == "serious"
+    assert found["affinity-mine.py"].severity == "serious"
+    assert "the process of mine.py" in found["flush-to-zero"].found
+    assert not any(id.startswith(("blas-kernels", "blas-threads")) for id in found)
+
+
+def test_what_pages_the_operands_got_is_said() -> None:
+    """The note on huge pages has the setting, what NumPy does under it, and what a process got."""
+    providers = inspect_provider("SkylakeX", huge_page_share=0.98).providers
+    record = make_record(thp="madvise", page_bytes=65536)
+    found = {f.id: f for f in doctor.judge(Inspection(machine=record, providers=providers))}
+    note = found["huge-pages"]
+    assert "madvise; 98% of such a buffer in the process of scipy" in note.found
+    assert "NumPy asks for them" in note.why
+    assert "64 KiB" in note.why
+
+
 def test_flush_to_zero_in_a_measuring_process_is_found() -> None:
     """A library that turns flush-to-zero on is found in the process that loaded it."""
     seen = inspect_provider("SkylakeX", flush_to_zero=["results"])
@@ -555,6 +627,15 @@ def test_table_head_flags_narrow_kernels_from_the_records_alone() -> None:
     veiled = header.format_narrow_kernels(_make_run(make_record(), "def", {}))
     assert len(veiled) == 1
     assert not veiled[0].startswith("**")
+
+
+def test_table_head_names_a_provider_on_other_threads() -> None:
+    """The head says from the records alone that a provider ran on other threads than were asked for."""
+    run = _make_run(make_record(), "SkylakeX", {})
+    sweep = run.head.sweep.model_copy(update={"threads": 4})
+    four = run._replace(head=run.head.model_copy(update={"sweep": sweep}))
+    assert "**scipy ran on 1 of the 4 threads asked for" in "\n".join(header.head_lines(four))
+    assert not header.format_other_threads(run)
 
 
 def test_table_head_names_the_variables_that_reached_a_process() -> None:
