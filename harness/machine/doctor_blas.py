@@ -174,9 +174,10 @@ def thread_variables(seen: Inspection) -> list[Finding]:
         found += one("thread-variables", "note", f"set otherwise in the measuring processes: {names}",
                       "the thread count is --threads, whatever the environment says",
                       "use --threads")  # fmt: skip
-    kept = [n for n, f in find_foreign(seen.machine.environment).items() if f.fate == "kept"]
+    environment = {k: v for k, v in seen.machine.environment.items() if v}
+    kept = [n for n, f in find_foreign(environment).items() if f.fate == "kept"]
     if kept:
-        names = ", ".join(f"{name}={seen.machine.environment[name]}" for name in kept)
+        names = ", ".join(f"{name}={environment[name]}" for name in kept)
         found += one("passed-variables", "warning",
                       f"reach the measuring processes as they are: {names}",
                       "they can change a library or the allocator; the run records them",

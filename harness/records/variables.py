@@ -158,6 +158,6 @@ def find_foreign(names: Iterable[str]) -> dict[str, Family]:
 
 
 def format_foreign(variables: Mapping[str, str]) -> str:
-    """Return the foreign ones among `variables` with their values and what they do; empty for none."""
-    found = find_foreign(variables)
+    """Return the foreign ones among `variables` that hold something, and what they do; empty for none."""
+    found = find_foreign(name for name, value in variables.items() if value)
     return ", ".join(f"{n}={variables[n]} ({f.describe()})" for n, f in found.items())
