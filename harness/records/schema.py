@@ -194,6 +194,9 @@ class SampleRecord(_Record):
         description="time the hypervisor took from this machine, in clock ticks"
     )
     call_ns: int = Field(default=0, description="of the call from Python, outside of `elapsed_ns`")
+    cpu_ns: int = Field(
+        default=0, description="processor time of all threads of the process; 0 if not recorded"
+    )
     wall_ns: int = Field(
         default=0, description="on a device, launches and the last wait included; 0 on the CPU"
     )
