@@ -154,9 +154,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder with the compiled kernels and the plugins that declare them."""
     where = tmp_path_factory.mktemp("plugins")
     (where / "kernels.c").write_text(KERNELS, encoding="ascii")
-    compiler = shlex.split(os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc")[0]
+    compiler = shlex.split(os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc")
     subprocess.run(
-        [compiler, "-std=c11", "-O1", "-shared", "-fPIC", f"-I{plugin.include_dir()}", "-o",
+        [*compiler, "-std=c11", "-O1", "-shared", "-fPIC", f"-I{plugin.include_dir()}", "-o",
          "kernels.so", "kernels.c"], cwd=where, check=True,
     )  # fmt: skip
     kernels = {
