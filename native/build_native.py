@@ -48,9 +48,8 @@ def macros(machine: str = platform.machine()) -> list[tuple[str, str]]:
 def sources(machine: str = platform.machine()) -> list[str]:
     """List the C sources for a target, relative to the project's root."""
     isas = _ISAS.get(family(machine), ("generic.c",))
-    found = [NATIVE / name for name in ("table.c", "arguments.c", "fpenv.c", "team.c")]
-    found.extend(NATIVE / "isa" / name for name in isas)
-    for folder in ("ff", "fff", "ceilings", "ladder"):
+    found = [NATIVE / "isa" / name for name in isas]
+    for folder in ("table", "threads", "ff", "fff", "ceilings", "ladder"):
         found.extend(sorted((NATIVE / folder).glob("*.c")))
     return [str(path.relative_to(ROOT)) for path in found]
 
@@ -75,7 +74,7 @@ def make_ffi() -> FFI:
     ffi.set_source(
         "harness._native",
         '#include "ffk.h"\n'
-        '#include "team_make.h"\n'
+        '#include "threads/pool.h"\n'
         "#ifdef __clang__\n"
         "#define FFK_COMPILER __VERSION__\n"
         "#else\n"

@@ -3,7 +3,7 @@
 #ifndef FFK_CEILING_H
 #define FFK_CEILING_H
 
-#include "team.h"
+#include "threads/parallel_for.h"
 
 typedef struct ffk_ceiling {
     const ffk_shape *shape;

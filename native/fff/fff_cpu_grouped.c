@@ -16,8 +16,8 @@
  * Tile:   tokens whose x is a third of L2 (128 of width 768): the upper levels' weights take a
  * fifth.
  */
-#include "dense.h"
-#include "subtrees.h"
+#include "dense/dense.h"
+#include "fff/subtrees.h"
 
 typedef struct {
     ffk_descent tree; /* the first */

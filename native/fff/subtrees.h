@@ -7,10 +7,10 @@
 #ifndef FFK_SUBTREES_H
 #define FFK_SUBTREES_H
 
-#include "cut.h"
-#include "feed.h"
-#include "outputs.h"
-#include "team.h"
+#include "fff/outputs.h"
+#include "fff/tiling.h"
+#include "threads/parallel_for.h"
+#include "vector/prefetch.h"
 
 typedef struct {
     const ffk_descent *tree;

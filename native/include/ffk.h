@@ -73,8 +73,8 @@ typedef struct {
     int64_t row_bytes;
 } ffk_feed;
 
-/* Products of tokens with rows of weights of one dtype: rows.inc. A token is a row of x or y by
- * number. `ahead` are rows that come next: they are fetched meanwhile. */
+/* Products of tokens with rows of weights of one dtype: vector/rows.inc. A token is a row of x or y
+ * by number. `ahead` are rows that come next: they are fetched meanwhile. */
 typedef struct {
     /* z[i * rows + r] = <x[token[i]], w[r]>, rows 1 or 3. coming: how many more numbers of tokens
      * stand behind the last one, where x comes from memory; 0 where it is in a cache. */
@@ -111,7 +111,7 @@ typedef struct {
     const char *name;
     int32_t (*supported)(void);
     void (*gelu)(int64_t n, float *z); /* in place */
-    /* The loops of the ceilings: ceilings.inc. */
+    /* The loops of the ceilings: vector/ceilings.inc. */
     void (*fma)(int64_t n, int64_t steps, float m, float c, const float *x, float *y);
     float (*sum)(int64_t n, const float *x);
     float (*dot)(int64_t n, const float *x, const float *w);

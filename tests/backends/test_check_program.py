@@ -45,14 +45,7 @@ def run(*command: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
 def build(target: Target, folder: Path) -> Path:
     """Return the program for a target: the build's own sources, macros and flags, and the check's."""
     macros = [f"-D{name}={value}" for name, value in build_native.macros(target.machine)]
-    flags = [
-        *build_native.FLAGS,
-        "-Werror",
-        *macros,
-        "-Inative/include",
-        "-Inative",
-        "-Inative/check",
-    ]
+    flags = [*build_native.FLAGS, "-Werror", *macros, "-Inative/include", "-Inative"]
     own = [str(path.relative_to(ROOT)) for path in sorted((ROOT / "native" / "check").glob("*.c"))]
 
     def compile_one(source: str) -> str:

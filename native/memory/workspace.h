@@ -2,7 +2,7 @@
 #ifndef FFK_WORKSPACE_H
 #define FFK_WORKSPACE_H
 
-#include "sizes.h"
+#include "memory/sizes.h"
 
 /* Round `bytes` up to whole FFK_ALIGNMENT units, so that the next piece is aligned too. */
 static inline size_t ffk_round_up(size_t bytes) {

@@ -1,6 +1,7 @@
-/* feed.h - how far ahead x is fetched, and rows of it that a loop fetches in passing (ffk_feed). */
-#ifndef FFK_FEED_H
-#define FFK_FEED_H
+/* prefetch.h - how far ahead x is fetched, and rows of it that a loop fetches in passing
+ * (ffk_feed). */
+#ifndef FFK_PREFETCH_H
+#define FFK_PREFETCH_H
 
 #include "ffk.h"
 

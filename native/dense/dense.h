@@ -10,8 +10,8 @@
 #ifndef FFK_DENSE_H
 #define FFK_DENSE_H
 
-#include "dense_cut.h"
-#include "team.h"
+#include "dense/tiling.h"
+#include "threads/parallel_for.h"
 
 #include <string.h>
 

@@ -1,6 +1,6 @@
-/* row.h - rows of weights, as the FFF kernels of our own see them. */
-#ifndef FFK_ROW_H
-#define FFK_ROW_H
+/* node_rows.h - rows of weights, as the FFF kernels of our own see them. */
+#ifndef FFK_NODE_ROWS_H
+#define FFK_NODE_ROWS_H
 
 #include "ffk.h"
 

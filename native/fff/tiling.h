@@ -1,8 +1,8 @@
-/* cut.h - how a batch is cut, by its shape and the caches: never by the threads. */
-#ifndef FFK_CUT_H
-#define FFK_CUT_H
+/* tiling.h - how a batch is cut, by its shape and the caches: never by the threads. */
+#ifndef FFK_FFF_TILING_H
+#define FFK_FFF_TILING_H
 
-#include "descent.h"
+#include "fff/descent.h"
 
 enum {
     FFK_TILE_LEAST = 8,

@@ -7,7 +7,7 @@
 #ifndef FFK_BLAS_BATCH_H
 #define FFK_BLAS_BATCH_H
 
-#include "blas.h"
+#include "blas/blas.h"
 
 /* Members of one batched call at most; bounds the argument arrays below, which live on the stack.
  */

@@ -1,10 +1,10 @@
-/* dense_cut.h - how a plain layer by our own products (dense.h) is cut, by its shape and L2: never
+/* tiling.h - how a plain layer by our own products (dense.h) is cut, by its shape and L2: never
  * by the threads. The workspace depends on the shape alone.
  */
-#ifndef FFK_DENSE_CUT_H
-#define FFK_DENSE_CUT_H
+#ifndef FFK_DENSE_TILING_H
+#define FFK_DENSE_TILING_H
 
-#include "workspace.h"
+#include "memory/workspace.h"
 
 enum {
     FFK_DENSE_TILE = 256,        /* tokens, at most */

@@ -1,5 +1,5 @@
 /* arguments.c - the one place where the arguments of a pass are checked: kernels rely on it. */
-#include "arguments.h"
+#include "table/arguments.h"
 
 #include <string.h>
 

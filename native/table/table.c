@@ -1,5 +1,5 @@
 /* table.c - the kernels and instruction sets by name, and the way to run one. */
-#include "arguments.h"
+#include "table/arguments.h"
 
 #include <time.h>
 

@@ -1,11 +1,11 @@
-/* team.c - threads for kernels that share their units among them; made and ended by the harness,
+/* pool.c - threads for kernels that share their units among them; made and ended by the harness,
  * before and after what is timed. Kernels see them through ffk_team alone.
  *
  * A pass of a small batch takes microseconds, as long as waking a thread. So a thread that has
  * ended its units spins for a while before it sleeps; the caller takes units too, and spins until
  * the last one has ended.
  */
-#include "team_make.h"
+#include "threads/pool.h"
 
 #include <pthread.h>
 #include <stdatomic.h>

@@ -1,7 +1,8 @@
-/* team.h - the caller's threads, as a kernel uses them: units of work that hang on none of each
- * other. The units of a pass are the same for any number of threads, and so are its results. */
-#ifndef FFK_TEAM_H
-#define FFK_TEAM_H
+/* parallel_for.h - the caller's threads, as a kernel uses them: units of work that hang on none of
+ * each other. The units of a pass are the same for any number of threads, and so are its results.
+ */
+#ifndef FFK_PARALLEL_FOR_H
+#define FFK_PARALLEL_FOR_H
 
 #include "ffk.h"
 

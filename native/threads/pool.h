@@ -1,7 +1,7 @@
-/* team_make.h - making and ending the threads of an ffk_team: the caller's business, no kernel's.
+/* pool.h - making and ending the threads of an ffk_team: the caller's business, no kernel's.
  */
-#ifndef FFK_TEAM_MAKE_H
-#define FFK_TEAM_MAKE_H
+#ifndef FFK_POOL_H
+#define FFK_POOL_H
 
 #include "ffk.h"
 
