@@ -197,11 +197,11 @@ def _make_context(around: Surroundings) -> Any:
     context.l2_bytes = around.caches.get("L2", 0)
     context.l3_bytes = around.caches.get("L3", 0)
     if around.threads > 1:
-        team = _lib.ffk_team_make(around.threads)
+        team = _lib.ffk_pool_make(around.threads)
         if team == _ffi.NULL:
             raise NativeError(f"the system refuses {around.threads} threads")
         context.team = team
-        context = _ffi.gc(context, lambda _: _lib.ffk_team_end(team))
+        context = _ffi.gc(context, lambda _: _lib.ffk_pool_end(team))
     return context
 
 

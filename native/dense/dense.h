@@ -115,7 +115,7 @@ static inline void ffk_dense_widen(void *state, int64_t token) {
 
 static inline void ffk_dense_run(const ffk_shape *s, int64_t neurons, const ffk_operands *o,
                                  const ffk_context *c) {
-    ffk_dense d = ffk_dense_cut(s, neurons);
+    ffk_dense d = ffk_dense_tiling(s, neurons);
     char *cursor = o->workspace;
     const size_t sums_bytes = ffk_dense_sums_bytes(&d);
     d.products = &c->isa->products[s->dtype];
@@ -129,11 +129,11 @@ static inline void ffk_dense_run(const ffk_shape *s, int64_t neurons, const ffk_
     if (ffk_dense_narrow(&d)) {
         d.narrow_x = (const char *)o->x;
         d.x = d.wide_x = (float *)(void *)cursor;
-        ffk_share(c->team, s->batch, ffk_dense_widen, &d);
+        ffk_parallel_for(c->team, s->batch, ffk_dense_widen, &d);
     }
-    ffk_share(c->team, d.tiles * d.ranges, ffk_dense_unit, &d);
+    ffk_parallel_for(c->team, d.tiles * d.ranges, ffk_dense_unit, &d);
     if (sums_bytes > 0)
-        ffk_share(c->team, s->batch, ffk_dense_finish, &d);
+        ffk_parallel_for(c->team, s->batch, ffk_dense_finish, &d);
 }
 
 #endif

@@ -38,7 +38,7 @@ static inline int64_t ffk_dense_columns(int64_t d) {
 }
 
 /* How a layer of `neurons` is cut: by its shape, since the workspace depends on it. */
-static inline ffk_dense ffk_dense_cut(const ffk_shape *s, int64_t neurons) {
+static inline ffk_dense ffk_dense_tiling(const ffk_shape *s, int64_t neurons) {
     ffk_dense d = {.batch = s->batch, .d_in = s->d_in, .d_out = s->d_out, .neurons = neurons};
     d.tiles = ffk_ceil_div(s->batch, FFK_DENSE_TILE);
     d.tile = ffk_ceil_div(s->batch, d.tiles);
@@ -65,7 +65,7 @@ static inline size_t ffk_dense_sums_bytes(const ffk_dense *d) {
 }
 
 static inline size_t ffk_dense_workspace(const ffk_shape *s, int64_t neurons) {
-    const ffk_dense d = ffk_dense_cut(s, neurons);
+    const ffk_dense d = ffk_dense_tiling(s, neurons);
     const size_t x = ffk_dense_narrow(&d) ? (size_t)(d.batch * d.d_in) * sizeof(float) : 0;
     return ffk_round_up(ffk_dense_sums_bytes(&d)) + ffk_round_up(x);
 }

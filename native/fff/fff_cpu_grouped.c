@@ -112,7 +112,7 @@ static ffk_status run(const ffk_shape *s, const ffk_operands *o, const ffk_conte
     }
     if (s->trees > 1 && s->dtype != FFK_FLOAT32)
         j.tree.y = j.sums = (float *)(void *)cursor;
-    ffk_share(c->team, ffk_ceil_div(s->batch, j.tile), all_of_tile, &j);
+    ffk_parallel_for(c->team, ffk_ceil_div(s->batch, j.tile), all_of_tile, &j);
     return FFK_OK;
 }
 

@@ -6,8 +6,8 @@
 
 #include "ffk.h"
 
-static inline void ffk_share(const ffk_team *team, int64_t units,
-                             void (*unit)(void *job, int64_t i), void *job) {
+static inline void ffk_parallel_for(const ffk_team *team, int64_t units,
+                                    void (*unit)(void *job, int64_t i), void *job) {
     if (team != NULL && team->threads > 1 && units > 1) {
         team->share(team->state, units, unit, job);
         return;

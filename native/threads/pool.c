@@ -18,14 +18,14 @@ typedef struct {
     pthread_t *thread; /* team.threads - 1 */
     pthread_mutex_t lock;
     pthread_cond_t work;
-    _Atomic uint64_t round;  /* raised for each call of share */
+    _Atomic uint64_t round;  /* raised for each call of parallel_for */
     _Atomic int64_t next;    /* unit to take */
     _Atomic int64_t working; /* helpers that have not ended this round */
     _Atomic int ending;
     int64_t units;
     void (*unit)(void *job, int64_t i);
     void *job;
-} team_state;
+} thread_pool;
 
 static void pause_briefly(void) {
 #if defined(__x86_64__) || defined(__i386__)
@@ -35,13 +35,13 @@ static void pause_briefly(void) {
 #endif
 }
 
-static void take_units(team_state *s) {
+static void take_units(thread_pool *s) {
     int64_t i;
     while ((i = atomic_fetch_add_explicit(&s->next, 1, memory_order_relaxed)) < s->units)
         s->unit(s->job, i);
 }
 
-static uint64_t wait_for_round(team_state *s, uint64_t seen) {
+static uint64_t wait_for_round(thread_pool *s, uint64_t seen) {
     for (int spin = 0; spin < SPINS; ++spin) {
         const uint64_t round = atomic_load_explicit(&s->round, memory_order_acquire);
         if (round != seen)
@@ -56,7 +56,7 @@ static uint64_t wait_for_round(team_state *s, uint64_t seen) {
 }
 
 static void *serve(void *state) {
-    team_state *s = state;
+    thread_pool *s = state;
     for (uint64_t round = 0;;) {
         round = wait_for_round(s, round);
         if (atomic_load(&s->ending))
@@ -69,15 +69,16 @@ static void *serve(void *state) {
     }
 }
 
-static void begin_round(team_state *s) {
+static void begin_round(thread_pool *s) {
     pthread_mutex_lock(&s->lock);
     atomic_fetch_add(&s->round, 1);
     pthread_cond_broadcast(&s->work);
     pthread_mutex_unlock(&s->lock);
 }
 
-static void share(void *state, int64_t units, void (*unit)(void *job, int64_t i), void *job) {
-    team_state *s = state;
+static void parallel_for(void *state, int64_t units, void (*unit)(void *job, int64_t i),
+                         void *job) {
+    thread_pool *s = state;
     s->units = units;
     s->unit = unit;
     s->job = job;
@@ -89,17 +90,17 @@ static void share(void *state, int64_t units, void (*unit)(void *job, int64_t i)
         pause_briefly();
 }
 
-static void end_threads(team_state *s, int64_t started) {
+static void end_threads(thread_pool *s, int64_t started) {
     atomic_store(&s->ending, 1);
     begin_round(s);
     for (int64_t i = 0; i < started; ++i)
         pthread_join(s->thread[i], NULL);
 }
 
-void ffk_team_end(const ffk_team *team) {
+void ffk_pool_end(const ffk_team *team) {
     if (team == NULL)
         return;
-    team_state *s = team->state;
+    thread_pool *s = team->state;
     end_threads(s, team->threads - 1);
     pthread_cond_destroy(&s->work);
     pthread_mutex_destroy(&s->lock);
@@ -107,14 +108,14 @@ void ffk_team_end(const ffk_team *team) {
     free(s);
 }
 
-const ffk_team *ffk_team_make(int64_t threads) {
+const ffk_team *ffk_pool_make(int64_t threads) {
     if (threads < 1 || threads > MOST_THREADS)
         return NULL;
-    team_state *s = calloc(1, sizeof *s);
+    thread_pool *s = calloc(1, sizeof *s);
     if (s == NULL)
         return NULL;
     s->thread = calloc((size_t)threads, sizeof *s->thread);
-    s->team = (ffk_team){.threads = threads, .share = share, .state = s};
+    s->team = (ffk_team){.threads = threads, .share = parallel_for, .state = s};
     pthread_mutex_init(&s->lock, NULL);
     pthread_cond_init(&s->work, NULL);
     int64_t started = 0;

@@ -7,7 +7,7 @@
 
 /* Return a team of that many threads, the calling one included; NULL where they can't be had. One
  * pass at a time may use it. */
-const ffk_team *ffk_team_make(int64_t threads);
-void ffk_team_end(const ffk_team *team);
+const ffk_team *ffk_pool_make(int64_t threads);
+void ffk_pool_end(const ffk_team *team);
 
 #endif

@@ -11,7 +11,7 @@ enum {
 };
 
 /* Take at most `most` lines, all of one row: return where they begin, and in *lines how many. */
-static inline const char *ffk_feed_take(ffk_feed *feed, int64_t most, int64_t *lines) {
+static inline const char *ffk_prefetch_take(ffk_feed *feed, int64_t most, int64_t *lines) {
     if (feed->at == feed->end) {
         if (feed->left == 0) {
             *lines = 0;
