@@ -45,6 +45,23 @@ class Kernel:
     alive: Any = None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Interface:
+    """Say what an object was compiled against: the version of ffk.h and the bytes of its structures."""
+
+    version: int
+    sizes: Mapping[str, int]
+
+
+def _interface(record: Any) -> Interface:
+    values = {name: int(getattr(record, name)) for name, _ in _ffi.typeof("ffk_api").fields}
+    return Interface(version=values.pop("version"), sizes=values)
+
+
+# That of this harness, and the oldest version of a plugin whose places it has kept.
+INTERFACE = _interface(_lib.ffk_build_api())
+OLDEST_INTERFACE = int(_lib.FFK_API_OLDEST)
+
 _STATUS = {
     value: name.removeprefix("FFK_").lower().replace("_", " ")
     for value, name in _ffi.typeof("ffk_status").elements.items()
@@ -86,6 +103,25 @@ _NO_WORKSPACE = _ffi.addressof(_lib, "ffk_no_workspace")
 _ISAS = {_text(_lib.ffk_isa_at(i).name): _lib.ffk_isa_at(i) for i in range(_lib.ffk_isa_count())}
 
 
+def _open(library: Path) -> ctypes.CDLL:
+    try:
+        return ctypes.CDLL(str(library))
+    except OSError as error:
+        raise UnavailableError(f"{library} can't be loaded: {error}") from None
+
+
+def read_interface(library: Path) -> Interface:
+    """Return what a shared library was compiled against; one without a record is of version 1.
+
+    Raises UnavailableError where it does not load.
+    """
+    try:
+        record = ctypes.c_uint32.in_dll(_open(library), "ffk_plugin_api")
+    except ValueError:
+        return Interface(version=1, sizes={})
+    return _interface(_ffi.cast("ffk_api *", ctypes.addressof(record)))
+
+
 def load_kernel(
     kernel_id: str, layer: str, library: Path, symbol: str, *, token_block: int = 0,
     dtypes: tuple[str, ...] = ("float32",),
@@ -98,9 +134,7 @@ def load_kernel(
     Raises UnavailableError where the library is not there, does not load, or lacks the symbol.
     """
     try:
-        function = getattr(ctypes.CDLL(str(library)), symbol)
-    except OSError as error:
-        raise UnavailableError(f"{library} can't be loaded: {error}") from None
+        function = getattr(_open(library), symbol)
     except AttributeError:
         raise UnavailableError(f"{library} has no symbol {symbol!r}") from None
     address = ctypes.cast(function, ctypes.c_void_p).value or 0

@@ -80,6 +80,8 @@ def make_ffi() -> FFI:
         "#else\n"
         '#define FFK_COMPILER "gcc " __VERSION__\n'
         "#endif\n"
+        "static const ffk_api ffk_own_api = FFK_API;\n"
+        "static const ffk_api *ffk_build_api(void) { return &ffk_own_api; }\n"
         "static const char *ffk_build_compiler(void) { return FFK_COMPILER; }\n"
         "static const char *ffk_build_flags(void) { return FFK_BUILD_FLAGS; }\n",
         sources=sources(),
