@@ -100,11 +100,12 @@ def _prepare_c(
     problem: Problem, operands: Operands, context: Context,
 ) -> Prepared:  # fmt: skip
     workspace = context.workspace(workspace_bytes(problem))
-    forward, time = native.bind(
-        kernel, problem, operands, native.Surroundings(isa=context.isa), workspace
-    )
-    isa = context.isa or native.isas()[0]
-    return Prepared(forward=forward, time=time, notes={**notes, "isa": isa})
+    around = native.Surroundings(isa=context.isa, threads=context.threads, caches=context.caches)
+    forward, time = native.bind(kernel, problem, operands, around, workspace)
+    return Prepared(
+        forward=forward, time=time, notes={**notes, "isa": context.isa or native.isas()[0]},
+        sets=1 + len(operands.rotation),
+    )  # fmt: skip
 
 
 def register_c(

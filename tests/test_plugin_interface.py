@@ -10,6 +10,7 @@ import subprocess
 import sys
 import sysconfig
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ import pytest
 from harness import api, native, plugin
 from harness.backends import registry
 from harness.errors import UsageError
-from harness.problem.operands import Operands, make_aligned, make_operands
+from harness.problem.operands import Operands, make_aligned, make_operands, make_weights
 from harness.problem.problem import Array, Problem
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -324,3 +325,32 @@ def test_version_1_stands_where_it_stood(tmp_path: Path) -> None:
     then, now = places(tmp_path / "1", HEADER_1), places(tmp_path / "now", HEADER)
     assert len(then) > 70
     assert then == now
+
+
+# ---- surroundings -------------------------------------------------------------------------------
+
+
+def test_plugin_has_the_threads_and_caches_that_our_own_kernels_have(tmp_path: Path) -> None:
+    """A C plugin finds the sweep's threads and the machine's caches in its context, and can use them."""
+    plugin.load(build(tmp_path))
+    caches = {"L1d": 32768, "L2": 1 << 19, "L3": 1 << 23}
+    assert output("fff_cpu_surroundings").ravel()[:3].tolist() == [1, 0, 0]
+    around = output("fff_cpu_surroundings", threads=3, caches=caches)
+    assert around.ravel()[:3].tolist() == [3, 1 << 19, 1 << 23]
+    np.testing.assert_array_equal(
+        output("fff_cpu_mine", threads=3, caches=caches), output("fff_cpu_mine")
+    )
+
+
+def test_plugin_takes_several_sets_of_weights_in_turn(tmp_path: Path) -> None:
+    """Pass i over several sets of weights takes set i, as with our own kernels."""
+    plugin.load(build(tmp_path))
+    operands = make_operands(PROBLEM)
+    rotation = tuple(make_weights(PROBLEM, turn) for turn in (1, 2))
+    prepared = prepare("fff_cpu_mine", replace(operands, rotation=rotation))
+    assert prepared.sets == 3
+    for passes, (w_in, w_out) in enumerate(((operands.w_in, operands.w_out), *rotation), start=1):
+        operands.y[:] = np.nan
+        prepared.time(passes)
+        want = api.forward("fff_cpu_grouped", operands.x, w_in, w_out)
+        np.testing.assert_allclose(operands.y, want, rtol=1e-5, atol=1e-6)
