@@ -155,7 +155,9 @@ class CellRecord(_Record):
     data: str
     rows: str = "distinct"
     routing: str = "uniform"
-    weights: str = Field("hot", description="where they stand as a pass begins; see locality.py")
+    weights: str = Field(
+        "hot", description="where they stand as a pass begins; see measure/locality.py"
+    )
     seed: int
     flops: int
     bytes_moved: int
