@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ctypes
+import json
+import runpy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -23,6 +25,31 @@ except ImportError as error:
         "run `pip install -e .` in the source folder, or change to another folder to use an installed "
         f"harness ({error})"
     ) from None
+
+
+def _text(pointer: Any) -> str:
+    return str(_ffi.string(pointer).decode("ascii"))
+
+
+def _read_build() -> dict[str, str]:
+    """Return what the build recorded of itself.
+
+    Raises UnavailableError where the sources that stand beside this package are not those it was made from:
+    a run would else name a state of the code that was never compiled.
+    """
+    built: dict[str, str] = {}
+    if hasattr(_lib, "ffk_build_record"):
+        built = json.loads(_text(_lib.ffk_build_record()))
+    script = Path(__file__).parents[1] / "native" / "build_record.py"
+    if script.is_file() and runpy.run_path(str(script))["digest"]() != built.get("digest"):
+        raise UnavailableError(
+            "the compiled part of harness was built from other sources than those in "
+            f"{script.parent}: run `pip install -e .` in the source folder"
+        )
+    return built
+
+
+_BUILD = _read_build()
 
 
 class NativeError(RuntimeError):
@@ -69,10 +96,6 @@ _STATUS = {
 # The name of each dtype of ffk.h.
 _DTYPES = {"float32": _lib.FFK_FLOAT32, "bfloat16": _lib.FFK_BFLOAT16}
 _ROUTINES = ("sdot", "saxpy", "sgemv", "sgemm", "sgemv_batch", "saxpy_batch")
-
-
-def _text(pointer: Any) -> str:
-    return str(_ffi.string(pointer).decode("ascii"))
 
 
 def _dtype_names(bits: int) -> tuple[str, ...]:
@@ -151,12 +174,8 @@ def load_kernel(
 
 
 def build_record() -> dict[str, str]:
-    """Return the compiler and the flags that the kernels were built with."""
-    return {
-        "compiler": _text(_lib.ffk_build_compiler()),
-        "flags": _text(_lib.ffk_build_flags()),
-        "isa": isas()[0],
-    }
+    """Return the compiler, all flags and the digest of the sources that the kernels were built with."""
+    return {"compiler": _text(_lib.ffk_build_compiler()), **_BUILD, "isa": isas()[0]}
 
 
 def flush_to_zero() -> list[str]:

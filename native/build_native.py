@@ -70,10 +70,12 @@ def make_ffi() -> FFI:
         *NATIVE.rglob("*.inc"),
         NATIVE / "ffk.cdef.txt",
         NATIVE / "build_native.py",
+        NATIVE / "build_record.py",
     ]
     ffi.set_source(
         "harness._native",
         '#include "ffk.h"\n'
+        '#include "isa/ieee.h"\n'
         '#include "threads/pool.h"\n'
         "#ifdef __clang__\n"
         "#define FFK_COMPILER __VERSION__\n"
@@ -83,13 +85,12 @@ def make_ffi() -> FFI:
         "static const ffk_api ffk_own_api = FFK_API;\n"
         "static const ffk_api *ffk_build_api(void) { return &ffk_own_api; }\n"
         "static const char *ffk_build_compiler(void) { return FFK_COMPILER; }\n"
-        "static const char *ffk_build_flags(void) { return FFK_BUILD_FLAGS; }\n",
+        "static const char *ffk_build_record(void) { return FFK_BUILD_RECORD; }\n",
         sources=sources(),
         include_dirs=["native/include", "native"],
         define_macros=[
-            *macros(),
-            ("FFK_BUILD_FLAGS", '"' + " ".join(flags).replace('"', "") + '"'),
-        ],
+            *macros()
+        ],  # FFK_BUILD_RECORD follows when the compiler's own flags are known
         extra_compile_args=flags,
         libraries=["m", "pthread"],
         extra_link_args=shlex.split(os.environ.get("FFK_LDFLAGS", "")),

@@ -28,6 +28,7 @@ from harness.backends import blas
 from harness.gpu import probe
 from harness.machine import facts
 from harness.problem.problem import Array, Problem
+from harness.records import variables
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -122,11 +123,9 @@ def data_folder() -> Path:
 
 @pytest.fixture
 def without_forcing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Take the variables that force a BLAS kernel out of the environment for one test."""
-    from harness.records.blas_kernels import FORCING
-
-    for name in FORCING:
-        monkeypatch.delenv(name, raising=False)
+    """Take the variables that change a library out of the environment for one test."""
+    for name in variables.find_foreign(os.environ):
+        monkeypatch.delenv(name)
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ from harness.errors import UsageError
 from harness.gpu import probe
 from harness.machine import doctor, facts
 from harness.machine.inspection import Inspection
-from harness.measure.process import MeasuringProcess
+from harness.measure.process import MeasuringProcess, ProcessDiedError
 from harness.records.facts import SEVERITIES, Finding
 from harness.records.schema import SCHEMA_VERSION
 from harness.sweep import preflight
@@ -60,7 +60,7 @@ def _describe(provider: str) -> tuple[str, str]:
     """Return what a provider says of itself in a process of its own, or why it is unavailable."""
     try:
         process = MeasuringProcess(provider, threads=1, keep_blas_env=False)
-    except UsageError as error:
+    except (UsageError, ProcessDiedError) as error:
         return "", str(error).removeprefix("--blas: ")
     loaded = process.hello["provider"]
     process.close()
@@ -84,13 +84,14 @@ def list_command(plugins: options.Plugins = None) -> int:
     for i in registry.all():
         level = str(i.level) if i.level else "–"
         table.add_row(i.id, i.layer, level, ", ".join(i.devices), i.summary, _availability(i))
-    console.print(table)
+    # Without markup: `fff-harness[torch]` names an extra, and a plugin's summary may hold brackets.
+    console.print(table, markup=False)
     providers = Table("BLAS provider", "available", "what it is, or why not")
     missing = blas.find_missing(blas.names())
     for name in blas.names():
         text, why = ("", missing[name]) if name in missing else _describe(name)
         providers.add_row(name, "no" if why else "yes", why or text)
-    console.print(providers)
+    console.print(providers, markup=False)
     return 0
 
 

@@ -9,7 +9,6 @@ import typer
 
 from harness.errors import UsageError
 from harness.paper.published import PAPER_BATCH
-from harness.records.blas_kernels import FORCING
 
 Blas = Annotated[
     list[str] | None,
@@ -35,7 +34,8 @@ KeepBlasEnv = Annotated[
     bool,
     typer.Option(
         "--keep-blas-env",
-        help=f"Keep variables that force a BLAS kernel ({', '.join(FORCING)}).",
+        help="Keep variables that change a library's kernels, precision, threads or memory "
+        "(docs/doctor.md lists them).",
     ),
 ]
 DryRun = Annotated[

@@ -7,6 +7,7 @@ so that it can't damage an answer.
 from __future__ import annotations
 
 import json
+import os
 import resource
 import sys
 from collections.abc import Callable
@@ -21,6 +22,7 @@ from harness.backends.registry import Context, Implementation, Prepared
 from harness.errors import UnavailableError, UsageError
 from harness.gpu.device import CaptureError, Device
 from harness.machine import environment as machine_environment
+from harness.machine import pages
 from harness.measure import clock, faults, gate, process_key, protocol
 from harness.measure.buffers import Placed, Store
 from harness.measure.gpu_clock import make_timer
@@ -72,7 +74,10 @@ class Worker:
             }
             for pool in threadpoolctl.threadpool_info()
         ]
-        shared = {"pools": pools, "flush_to_zero": native.flush_to_zero()}
+        shared = {
+            "pools": pools, "flush_to_zero": native.flush_to_zero(),
+            "cpus_allowed": len(os.sched_getaffinity(0)), "huge_page_share": pages.measure_huge_page_share(),
+        }  # fmt: skip
         if self.library is not None:
             return {
                 "provider": self.library,

@@ -46,7 +46,10 @@ class MachineRecord(_Record):
     harness_version: str
     commit: str
     environment: dict[str, str] = Field(
-        description="variables that can change a BLAS or its threads"
+        description="the sweep's variables that can change a library that is measured"
+    )
+    dropped: list[str] = Field(
+        default=[], description="variables that the measuring processes were started without"
     )
     facts: MachineFacts = Field(
         default_factory=MachineFacts, description="settings, and the state when the run began"
@@ -116,10 +119,16 @@ class ProviderRecord(_Record):
     int_bits: int
     routines: list[str]
     pools: list[dict[str, Any]] = Field(description="every BLAS and OpenMP pool in that process")
-    variables: dict[str, str] = Field(
-        description="BLAS variables that the process was started with"
+    cpus_allowed: int = Field(
+        default=0, description="processors that it may run on with all loaded; 0 if not told"
     )
-    dropped: list[str] = Field(description="variables that force a kernel, taken away")
+    huge_page_share: float | None = Field(
+        default=None, description="of a buffer like the operands, by the kernel; None if not told"
+    )
+    variables: dict[str, str] = Field(
+        description="variables that can change a library, as the process was started with"
+    )
+    dropped: list[str] = Field(description="variables that change a library, taken away")
 
 
 class CellRecord(_Record):
@@ -146,7 +155,9 @@ class CellRecord(_Record):
     data: str
     rows: str = "distinct"
     routing: str = "uniform"
-    weights: str = Field("hot", description="where they stand as a pass begins; see locality.py")
+    weights: str = Field(
+        "hot", description="where they stand as a pass begins; see measure/locality.py"
+    )
     seed: int
     flops: int
     bytes_moved: int
@@ -193,6 +204,9 @@ class SampleRecord(_Record):
         description="time the hypervisor took from this machine, in clock ticks"
     )
     call_ns: int = Field(default=0, description="of the call from Python, outside of `elapsed_ns`")
+    cpu_ns: int = Field(
+        default=0, description="processor time of all threads of the process; 0 if not recorded"
+    )
     wall_ns: int = Field(
         default=0, description="on a device, launches and the last wait included; 0 on the CPU"
     )

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from harness.analysis import stability
 from harness.analysis.analysis import Analysis
-from harness.records import blas_kernels
-from harness.records.blas_kernels import FORCING
+from harness.records import blas_kernels, variables
 from harness.records.schema import MachineRecord, ProviderRecord, RunHead
 from harness.report.formats import format_bytes
 from harness.report.gpu import device_lines
@@ -57,6 +56,37 @@ def format_narrow_kernels(analysis: Analysis) -> list[str]:
     return lines
 
 
+def format_other_threads(analysis: Analysis) -> list[str]:
+    """Return a line a provider that ran on other threads than the run asked for, in any of its processes."""
+    asked = analysis.head.sweep.threads
+    told = {(p.name, p.threads): None for p in analysis.providers if p.threads not in (0, asked)}
+    return [
+        f"**{name} ran on {blas_kernels.format_threads(threads, asked)}: the speedups over it are not of "
+        "equal shares of the machine**"
+        for name, threads in told
+    ]
+
+
+def format_variables(analysis: Analysis) -> list[str]:
+    """Return what of the caller's environment the measuring processes did not get, and what they did."""
+    head = analysis.head
+    machine, kept = head.machine, head.sweep.keep_blas_env
+    families = variables.find_foreign(machine.environment)
+    # On a device no process records its own variables: those of the sweep tell.
+    reached = {n: machine.environment[n] for n, f in families.items() if kept or f.fate == "kept"}
+    for provider in analysis.providers:
+        reached |= provider.variables
+    dropped = {*machine.dropped, *(name for p in analysis.providers for name in p.dropped)}
+    lines = []
+    if dropped:
+        lines.append(
+            f"Taken out of the measuring processes' environment: {', '.join(sorted(dropped))}"
+        )
+    if foreign := variables.format_foreign(reached):
+        lines.append(f"**The environment reached the measuring processes: {foreign}**")
+    return lines
+
+
 def _format_isa(head: RunHead) -> str:
     """Return the instruction set of our own kernels, and that it was forced where it was."""
     forced = head.sweep.isa
@@ -71,18 +101,15 @@ def head_lines(analysis: Analysis) -> list[str]:
     lines = [f"# Speedups of conditional over dense feedforward layers, {where}{quick}", ""]
     lines += [f"- Machine: {format_machine(machine)}", *device_lines(machine.device)]
     lines += [f"- BLAS {format_provider(p)}" for p in first_providers(analysis)]
-    dropped = sorted({d for p in analysis.providers for d in p.dropped})
-    if dropped:
-        lines.append(f"- Taken out of the measuring processes' environment: {', '.join(dropped)}")
-    forced = sorted({f"{k}={v}" for p in analysis.providers for k, v in p.variables.items()
-                     if k in FORCING})  # fmt: skip
-    if forced:
-        lines.append(f"- **The BLAS kernel was forced by the environment: {', '.join(forced)}**")
-    lines += [f"- {text}" for text in format_narrow_kernels(analysis)]
+    lines += [f"- {text}" for text in format_variables(analysis)]
+    lines += [
+        f"- {text}" for text in [*format_narrow_kernels(analysis), *format_other_threads(analysis)]
+    ]
     lines += [
         f"- **Serious for measuring, when the run began: {f.found}**"
         for f in machine.findings
-        if f.severity == "serious" and not f.id.startswith("blas-")  # those stand above
+        if f.severity == "serious"
+        and not f.id.startswith(("blas-", "forced-"))  # those stand above
     ]
     lines.append(
         f"- {', '.join(sweep.dtype)}, {sweep.threads} thread{'s' if sweep.threads != 1 else ''}, "

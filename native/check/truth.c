@@ -1,5 +1,5 @@
 /* truth.c - FF and FFF one token at a time in double precision. The tolerances are those of
- * harness/check.py, where they are derived. */
+ * harness/problem/check.py, where they are derived. */
 #include "check/truth.h"
 
 #include <float.h>

@@ -19,6 +19,7 @@ from harness.errors import UsageError
 from harness.machine import facts
 from harness.machine.facts import Machine
 from harness.machine.inspection import LoadedProvider
+from harness.measure.process import ProcessDiedError
 from harness.sweep import preflight
 from harness.sweep import run as sweep_run
 
@@ -239,6 +240,40 @@ def test_describe_asks_the_library() -> None:
     assert why == ""
     assert "32-bit" in facts
     assert ".so" in facts
+
+
+def test_list_goes_on_where_a_library_crashes(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A library that ends its process as it is loaded costs its own row, which says how, and no other."""
+
+    def start(name: str, **_: object) -> None:
+        raise ProcessDiedError(f"{name} ended the measuring process with signal SIGILL")
+
+    monkeypatch.setattr(machine, "MeasuringProcess", start)
+    monkeypatch.setattr(
+        "harness.backends.blas.listing", lambda: [("openblas", "x.so", ""), ("blis", "y.so", "")]
+    )
+    status, out, _ = _run(["list"], monkeypatch, capsys)
+    assert status == 0
+    rows = [line.split("│")[1:4] for line in out.splitlines() if "SIGILL" in line]
+    assert [(name.strip(), can.strip()) for name, can, _ in rows] == [
+        ("openblas", "no"),
+        ("blis", "no"),
+    ]
+
+
+def test_brackets_in_a_list_are_no_markup(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An extra's name, and brackets in a plugin's summary or a library's path, are printed as they are."""
+    monkeypatch.setattr(machine, "_describe", lambda name: ("/opt/[bold]/libblas.so", ""))
+    monkeypatch.setattr(machine, "_availability", lambda i: "pip install 'fff-harness[cuda]' [/x]")
+    status, out, _ = _run(["list"], monkeypatch, capsys)
+    assert status == 0
+    assert "'fff-harness[cuda]'" in out
+    assert "[/x]" in out
+    assert "/opt/[bold]/libblas.so" in out
 
 
 def test_table_and_plot(
