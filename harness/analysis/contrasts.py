@@ -1,4 +1,4 @@
-"""Own the conditions of a cell, its dtype, data, rows, routing and weights: names and contrasts."""
+"""Own the contrasts: one cell under several conditions."""
 
 from __future__ import annotations
 
@@ -9,10 +9,9 @@ import pandas as pd
 
 from harness.analysis import stats
 from harness.analysis.stats import Ratio
-from harness.problem.axes import COLUMNS, DEFAULTS
+from harness.problem.axes import COLUMNS, DEFAULTS, Conditions, changes
+from harness.records.identity import Identity, conditions_of, identify
 from harness.records.reader import Run
-
-# ---- contrasts ----------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,7 +26,7 @@ class Contrast:
     provider: str
     batch: int
     width: int
-    conditions: tuple[str, ...]
+    conditions: Conditions
     status: str
     pass_ns: float
     ratio: Ratio | None
@@ -38,10 +37,9 @@ class Contrast:
 
 def contrasts(run: Run) -> list[Contrast]:
     """Return every layer cell that was measured under more than one set of conditions."""
-    groups: dict[tuple[Any, ...], list[Any]] = {}
-    for cell in run.cells[run.cells["role"] == "layer"].itertuples():
-        key = (cell.implementation, cell.model, cell.provider, cell.batch, cell.d_in)
-        groups.setdefault(key, []).append(cell)
+    groups: dict[Identity, list[Any]] = {}
+    for cell in run.cells[run.cells["role"] == "layer"].to_dict("records"):
+        groups.setdefault(identify(cell)._replace(conditions=DEFAULTS), []).append(cell)
     return [
         _contrast(run, cell, min(group, key=_rank))
         for group in groups.values()
@@ -50,30 +48,25 @@ def contrasts(run: Run) -> list[Contrast]:
     ]
 
 
-def _contrast(run: Run, cell: Any, first: Any) -> Contrast:
-    both = cell.cell != first.cell and cell.status == first.status == "ok"
+def _contrast(run: Run, cell: dict[Any, Any], first: dict[Any, Any]) -> Contrast:
+    both = cell["cell"] != first["cell"] and cell["status"] == first["status"] == "ok"
     return Contrast(
-        implementation=cell.implementation, model=cell.model, provider=cell.provider,
-        batch=int(cell.batch), width=int(cell.d_in), conditions=of_cell(cell), status=cell.status,
-        pass_ns=stats.pass_ns(run.samples, cell.cell),
-        ratio=stats.ratio(run.samples, cell.cell, first.cell) if both else None,
-        nodes_touched=int(cell.nodes_touched),
-        leaf_bits=cell.entropy_bits[-1] if cell.entropy_bits else float("nan"),
-        working_set_bytes=int(cell.working_set_bytes),
+        implementation=cell["implementation"], model=cell["model"], provider=cell["provider"],
+        batch=cell["batch"], width=cell["d_in"], conditions=conditions_of(cell),
+        status=cell["status"], pass_ns=stats.pass_ns(run.samples, cell["cell"]),
+        ratio=stats.ratio(run.samples, cell["cell"], first["cell"]) if both else None,
+        nodes_touched=cell["nodes_touched"],
+        leaf_bits=cell["entropy_bits"][-1] if cell["entropy_bits"] else float("nan"),
+        working_set_bytes=cell["working_set_bytes"],
     )  # fmt: skip
 
 
-def of_cell(cell: Any) -> tuple[str, ...]:
-    """Return the conditions of a row of the frame of cells."""
-    return tuple(getattr(cell, column) for column in COLUMNS)
+def _rank(cell: dict[Any, Any]) -> int:
+    """Return on how many axes a cell differs from the default: a contrast is against the fewest."""
+    return len(changes(conditions_of(cell)))
 
 
-def _rank(cell: Any) -> int:
-    """Return how many conditions differ from the default: a contrast is against the fewest."""
-    return sum(a != b for a, b in zip(of_cell(cell), DEFAULTS, strict=True))
-
-
-def of_frame(cells: pd.DataFrame) -> list[tuple[str, ...]]:
+def of_frame(cells: pd.DataFrame) -> list[Conditions]:
     """Return the distinct conditions of some cells, the nearest to the default first."""
-    found = {of_cell(cell): _rank(cell) for cell in cells.itertuples()}
-    return sorted(found, key=lambda conditions: found[conditions])
+    distinct = cells[list(COLUMNS)].drop_duplicates().itertuples(index=False, name=None)
+    return sorted((Conditions(*values) for values in distinct), key=lambda how: len(changes(how)))

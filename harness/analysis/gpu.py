@@ -100,11 +100,9 @@ def _alike(cells: pd.DataFrame, point: Point) -> pd.DataFrame:
     These are ways to compute the same; where the weights stand as a pass begins is another question, and
     hot is never set against cold.
     """
-    names = [c for c in axes.COLUMNS if c not in ("dtype", "math", "launch")]
-    values = dict(zip(axes.COLUMNS, point.conditions, strict=True))
-    return cells[
-        (cells[names] == [values[n] for n in names]).all(axis=1) & (cells["status"] == "ok")
-    ]
+    names = [c for c in axes.COLUMNS if c not in axes.WAYS]
+    wanted = [getattr(point.conditions, name) for name in names]
+    return cells[(cells[names] == wanted).all(axis=1) & (cells["status"] == "ok")]
 
 
 def rivals(run: Run, point: Point) -> list[Rival]:
@@ -145,7 +143,7 @@ def contests(run: Run, point: Point, against: list[Rival]) -> list[Contest]:
             },
         )
         for _, c in cells[cells["layer"] == "fff"]
-        .sort_values(["model", "implementation", "dtype", "math", "launch"])
+        .sort_values(["model", "implementation", *axes.WAYS])
         .iterrows()
     ]  # fmt: skip
 
@@ -154,9 +152,6 @@ def places(run: Run) -> list[Point]:
     """Return one point for each batch, width, data and place of the weights: a table of contests each."""
     seen: dict[tuple[object, ...], Point] = {}
     for point in analysis_points.points(run):
-        values = dict(zip(axes.COLUMNS, point.conditions, strict=True))
-        key = (point.batch, point.width, *(
-            v for n, v in values.items() if n not in ("dtype", "math", "launch")
-        ))  # fmt: skip
+        key = (point.batch, point.width, axes.without_ways(point.conditions))
         seen.setdefault(key, point)
     return list(seen.values())

@@ -15,6 +15,7 @@ from harness.analysis.rows import Entry, Point, Speed, Versus
 from harness.analysis.stats import Ratio
 from harness.paper.published import FASTEST_FF, find
 from harness.problem import axes
+from harness.problem.axes import Conditions
 from harness.problem.models import BASELINE, parse_model, speedup_limit
 from harness.records.reader import Run
 
@@ -165,7 +166,7 @@ def _aa(run: Run, cells: pd.DataFrame) -> Ratio | None:
     return stats.ratio(run.samples, twin.removesuffix("/again"), twin)
 
 
-def _under(cells: pd.DataFrame, how: tuple[str, ...]) -> pd.DataFrame:
+def _under(cells: pd.DataFrame, how: Conditions) -> pd.DataFrame:
     """Return the cells under one set of conditions."""
     return cells[(cells[list(axes.COLUMNS)] == list(how)).all(axis=1)]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer.exceptions
 
-from harness.cli import explain, machine, runs, sweep
+from harness.cli import explain, machine, options, runs, sweep
 from harness.errors import UsageError
 
 app = typer.Typer(
@@ -15,7 +15,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-app.command("sweep")(sweep.sweep_command)
+app.command("sweep")(options.take_axes(sweep.sweep_command, behind="processes"))
 app.command("explain")(explain.explain_command)
 app.command("table")(runs.table_command)
 app.command("plot")(runs.plot_command)

@@ -11,7 +11,6 @@ from harness.analysis import points as analysis_points
 from harness.analysis.rows import Point
 from harness.analysis.stats import Ratio
 from harness.paper.published import PublishedCell
-from harness.problem import axes
 from harness.problem.models import speedup_limit
 from harness.records.reader import Run
 
@@ -29,7 +28,7 @@ def _csv_row(point: Point, ratio: Ratio | None, cell: PublishedCell | None, **na
         "blocks": ratio.blocks if ratio else 0,
         "published": cell.speedup if cell else None,
         "provenance": cell.provenance if cell else None,
-        **dict(zip(axes.COLUMNS, point.conditions, strict=True)),
+        **point.conditions._asdict(),
     }  # fmt: skip
 
 

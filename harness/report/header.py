@@ -85,7 +85,7 @@ def head_lines(run: Run) -> list[str]:
         if f.severity == "serious" and not f.id.startswith("blas-")  # those stand above
     ]
     lines.append(
-        f"- {', '.join(sweep.dtype)}, {sweep.threads} thread{'s' if sweep.threads != 1 else ''}, "
+        f"- {', '.join(sweep.axes['dtype'])}, {sweep.threads} thread{'s' if sweep.threads != 1 else ''}, "
         f"seed {sweep.seed}; started {run.head.started_utc}; fff-harness {machine.harness_version}, "
         f"{machine.commit}; {_format_isa(run)} kernels, {machine.build['compiler']}"
     )
