@@ -8,12 +8,16 @@ whole machine cancels.
 from __future__ import annotations
 
 import re
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from harness.analysis import compare_controls, compare_interval, stats
+from harness.analysis import compare_controls, compare_interval, contrasts, stats
 from harness.analysis.stats import Ratio
 from harness.errors import UsageError
+from harness.problem.axes import COLUMNS, changes
+from harness.records.identity import Identity, identify
 from harness.records.reader import Run
 
 TOLERANCE = 0.02  # an interval wholly within 1 -+ this is "same"
@@ -21,8 +25,6 @@ _REFERENCE = "ceiling_sgemm"  # the provider's product: no code of ours, in ever
 
 Verdict = Literal["faster", "slower", "same", "ambiguous", "reference", "broken"]
 
-# What tells two cells apart beside implementation, model and provider, where a run records it.
-_CONDITIONS = ("threads", "dtype", "data", "rows", "routing", "weights")
 # The same hardware and system, in all that bears on a time; the host's name does not.
 _MACHINE = ("processor", "microarchitecture", "cores", "caches", "virtual_machine")
 
@@ -81,28 +83,60 @@ def _provider_name(label: str) -> str:
     return re.sub(r"\.so(\.\d+)*$", "", label.rsplit("/", 1)[-1])
 
 
-def _keys(run: Run) -> dict[str, str]:
-    """Return each layer's cell of a run under the key that it is matched by."""
+def _provider_names(a: Run, b: Run) -> dict[str, str]:
+    """Return what each provider of two runs is matched by: its label without the version of its file.
+
+    The version stays where a run has several versions of one file.
+    """
+    labels = [set(run.cells["provider"]) for run in (a, b)]
+    counts = [Counter(map(_provider_name, found)) for found in labels]
+    return {
+        label: name if all(count[name] <= 1 for count in counts) else label
+        for label in set.union(*labels)
+        for name in [_provider_name(label)]
+    }
+
+
+def _identify(run: Run, names: dict[str, str]) -> dict[Identity, str]:
+    """Return each layer's cell of a run under the identity that it is matched by."""
     found = {}
     for row in run.cells[run.cells["role"] == "layer"].to_dict("records"):
-        parts = [row["implementation"], row["model"], f"b{row['batch']}", f"w{row['d_in']}"]
-        if row["provider"]:
-            parts.append(_provider_name(row["provider"]))
-        conditions = [f"{c}={row[c]}" for c in _CONDITIONS if c in row]
-        found[f"{'/'.join(map(str, parts))} ({', '.join(conditions)})"] = str(row["cell"])
+        identity = identify(row)
+        found[identity._replace(provider=names[identity.provider])] = str(row["cell"])
     return found
 
 
-def _match(a: Run, b: Run) -> tuple[dict[str, tuple[str, str]], list[str]]:
-    """Return the cells of A and B by what is printed of them, and what has no partner."""
-    of_a, of_b = _keys(a), _keys(b)
-    unmatched = [f"only in A: {k}" for k in of_a if k not in of_b]
-    unmatched += [f"only in B: {k}" for k in of_b if k not in of_a]
-    both = {k.partition(" (")[0]: (of_a[k], of_b[k]) for k in of_a if k in of_b}
+def _where(of: Identity) -> str:
+    return "/".join(
+        filter(None, (of.implementation, of.model, f"b{of.batch}", f"w{of.d_in}", of.provider))
+    )
+
+
+def _name(of: Identity) -> str:
+    """Return what is printed of a cell: where it stands, and its conditions that are not the default."""
+    differs = ", ".join(f"{name} {value}" for name, value in changes(of.conditions).items())
+    return f"{_where(of)} ({differs})" if differs else _where(of)
+
+
+def _describe(of: Identity) -> str:
+    """Return all that a cell is matched by, as text."""
+    how = {"threads": of.threads, "seed": of.seed, **of.conditions._asdict()}
+    return f"{_where(of)} ({', '.join(f'{name}={value}' for name, value in how.items())})"
+
+
+def _match(
+    a: Run, b: Run, names: dict[str, str]
+) -> tuple[dict[Identity, tuple[str, str]], list[str]]:
+    """Return the cells of A and of B by their identity, and what has no partner."""
+    of_a, of_b = _identify(a, names), _identify(b, names)
+    unmatched = [f"only in A: {_describe(k)}" for k in of_a if k not in of_b]
+    unmatched += [f"only in B: {_describe(k)}" for k in of_b if k not in of_a]
+    both = {k: (of_a[k], of_b[k]) for k in of_a if k in of_b}
     if not both:
+        first = [next(map(_describe, found), "none") for found in (of_a, of_b)]
         raise UsageError(
             f"{a.folder} and {b.folder} have no cell in common, so nothing can be compared; A has "
-            f"{next(iter(of_a), 'none')}, B has {next(iter(of_b), 'none')}"
+            f"{first[0]}, B has {first[1]}"
         )
     return both, unmatched
 
@@ -121,45 +155,41 @@ def _sampled(run: Run, cell: str) -> bool:
     return bool(ok and (run.samples["cell"] == cell).any())
 
 
-def _fastest_ff(run: Run, cells: list[str]) -> str:
-    """Return the fastest cell of the baseline, the largest batch and width first."""
-    frame = run.cells[
-        run.cells["cell"].isin(cells) & (run.cells["model"] == run.head.sweep.baseline)
-    ]
-    frame = frame.sort_values(["d_in", "batch"], ascending=False)
-    largest = frame[
-        (frame[["d_in", "batch"]] == frame[["d_in", "batch"]].iloc[:1].to_numpy()).all(axis=1)
-    ]
-    times = {c: stats.pass_ns(run.samples, c) for c in largest["cell"] if _sampled(run, c)}
-    return min(times, key=lambda c: times[c]) if times else ""
+def _fastest_ff(run: Run, cells: Sequence[str]) -> str:
+    """Return the fastest cell of the baseline at the largest batch and width, nearest to the default."""
+    ff = run.cells[run.cells["cell"].isin(cells) & (run.cells["model"] == run.head.sweep.baseline)]
+    if ff.empty:
+        return ""
+    for column in ("d_in", "batch"):
+        ff = ff[ff[column] == ff[column].max()]
+    nearest = contrasts.of_frame(ff)[0]
+    ff = ff[(ff[list(COLUMNS)] == list(nearest)).all(axis=1)]
+    times = {c: stats.pass_ns(run.samples, c) for c in ff["cell"]}
+    return str(min(times, key=lambda c: times[c]))
 
 
-def _ceiling(run: Run) -> dict[str, str]:
+def _ceiling(run: Run, names: dict[str, str]) -> dict[str, str]:
     rows = run.cells[run.cells["implementation"] == _REFERENCE]
     return {
-        _provider_name(p): c
-        for c, p in zip(rows["cell"], rows["provider"], strict=True)
-        if _sampled(run, c)
+        names[p]: c for c, p in zip(rows["cell"], rows["provider"], strict=True) if _sampled(run, c)
     }
 
 
-def _references(a: Run, b: Run, both: dict[str, tuple[str, str]], *, same: bool) -> tuple[str, str]:
+def _references(
+    a: Run, b: Run, both: dict[Identity, tuple[str, str]], names: dict[str, str], *, same: bool
+) -> tuple[str, str]:
     """Return the cells of A and B that all others are taken over.
 
     On one machine that is the provider's large product, which is not code under test; without it, and
     across machines, the fastest FF.
     """
-    of_a, of_b = _ceiling(a), _ceiling(b)
+    of_a, of_b = _ceiling(a, names), _ceiling(b, names)
     shared = [p for p in of_a if p in of_b]
     if same and shared:
         return of_a[shared[0]], of_b[shared[0]]
-    pairs = dict(both.values())
-    if not same:
-        found = _fastest_ff(a, list(pairs)), _fastest_ff(b, list(pairs.values()))
-    else:
-        usable = [x for x, y in pairs.items() if _sampled(b, y)]
-        first = _fastest_ff(a, usable)
-        found = first, pairs.get(first, "")
+    usable = {x: y for x, y in both.values() if _sampled(a, x) and _sampled(b, y)}
+    first = _fastest_ff(a, list(usable))
+    found = first, usable.get(first, "") if same else _fastest_ff(b, list(usable.values()))
     if not all(found):
         raise UsageError(
             f"{a.folder} and {b.folder} share neither {_REFERENCE} nor a sampled {a.head.sweep.baseline}: "
@@ -244,13 +274,14 @@ def compare(a: Run, b: Run) -> Comparison:
     Raises UsageError where they share no cell, or no cell that the others can be taken over.
     """
     same = is_same_machine(a, b)
-    both, unmatched = _match(a, b)
-    references = _references(a, b, both, same=same)
+    names = _provider_names(a, b)
+    both, unmatched = _match(a, b, names)
+    references = _references(a, b, both, names, same=same)
     moves = compare_controls.watch(a, b, references, same=same)
     return Comparison(
         a=a, b=b, same_machine=same, references=references, resolution=moves.resolution,
         drift=stats.pass_ns(b.samples, references[1]) / stats.pass_ns(a.samples, references[0]),
-        changes=[_change(a, b, n, pair, references, moves) for n, pair in both.items()
-                 if _either_ok(a, b, pair)],
+        changes=[_change(a, b, _name(identity), pair, references, moves)
+                 for identity, pair in both.items() if _either_ok(a, b, pair)],
         unmatched=unmatched,
     )  # fmt: skip
