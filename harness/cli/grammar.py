@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
-from harness.errors import UsageError
-from harness.problem import axes
+from harness.errors import UnknownNameError, UsageError
+from harness.problem import axes, models
 from harness.problem.axes import Axis
-from harness.problem.models import split
+from harness.problem.models import Model, split
 
+_T = TypeVar("_T")
 LEVELS = (1, 2, 3)
 _NUMBER = r"(\d+)(?:\^(\d+))?"
 
@@ -78,6 +79,26 @@ def parse_levels(text: str) -> list[int]:
     if not levels:
         raise UsageError(f"--levels: need at least one of 1, 2, 3, got {text!r}")
     return sorted(set(levels))
+
+
+def _parse(option: str, parse: Callable[[str], _T], text: str) -> _T:
+    """Return what a parser that knows no options makes of one's text; its mistakes name the option."""
+    try:
+        return parse(text)
+    except UnknownNameError:  # says itself what it is a name of
+        raise
+    except UsageError as error:
+        raise UsageError(f"{option}: {error}") from None
+
+
+def parse_models(text: str) -> list[Model]:
+    """Return the models of a list. Raises UsageError for one that can't be, UnknownNameError."""
+    return _parse("--models", models.parse_models, text)
+
+
+def parse_baseline(text: str) -> str:
+    """Return the name of the FF that ratios are over. Raises UsageError for an FFF, UnknownNameError."""
+    return _parse("--baseline", models.parse_baseline, text)
 
 
 def parse_axes(device: str, asked: Mapping[str, str | None]) -> dict[str, list[str]]:

@@ -12,7 +12,7 @@ from harness.cli.options import require_positive, split_patterns
 from harness.errors import UnknownNameError, UsageError
 from harness.machine import resources
 from harness.paper.published import PAPER_BATCH
-from harness.problem.models import BASELINE, parse_baseline, parse_models
+from harness.problem.models import BASELINE
 from harness.sweep import plan
 from harness.sweep.spec import SweepSpec
 
@@ -47,7 +47,7 @@ def make_spec(
     default_batch = str(plan.QUICK_BATCH if quick else PAPER_BATCH)
     default_budget = plan.QUICK_BUDGET_S if quick else plan.BUDGET_S
     return SweepSpec(
-        levels=grammar.parse_levels(levels), device=device, models=parse_models(models),
+        levels=grammar.parse_levels(levels), device=device, models=grammar.parse_models(models),
         batches=grammar.parse_extents("--batch", batch or default_batch),
         widths=grammar.parse_extents("--width", width), only=split_patterns(only),
         skip=split_patterns(skip),
@@ -57,7 +57,7 @@ def make_spec(
         quick=quick, keep_blas_env=keep_blas_env, out=out, strict=strict,
         plugins=[str(path.resolve()) for path in plugins], timeout_s=timeout or 0.0,
         axes=grammar.parse_axes(device, asked), order=grammar.parse_order(order), isa=check_isa(isa),
-        baseline=parse_baseline(baseline),
+        baseline=grammar.parse_baseline(baseline),
     )  # fmt: skip
 
 
