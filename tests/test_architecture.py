@@ -139,6 +139,17 @@ def test_planning_loads_no_pandas() -> None:
     """What plans and measures loads no pandas: a plan is there in a blink, a process is small."""
     code = (
         "import sys, harness.sweep.plan, harness.measure.worker;"
-        "assert not {'pandas', 'matplotlib', 'typer', 'rich'} & set(sys.modules)"
+        "assert not {'pandas', 'matplotlib', 'scipy', 'typer', 'rich'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("command", ["sweep", "explain"])
+def test_a_printed_plan_loads_nothing_that_analyses(command: str) -> None:
+    """The command line prints a plan without what reads runs, draws, or computes on a device."""
+    code = (
+        f"import sys; from harness.cli import run; run(['{command}', '--dry-run'])\n"
+        "heavy = {'pandas', 'matplotlib', 'scipy', 'torch', 'triton', 'jinja2'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)

@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
 from harness.analysis import compare_controls, compare_interval, contrasts, stats
+from harness.analysis.fastest import find_fastest
+from harness.analysis.index import RunIndex, index_run
 from harness.analysis.stats import Ratio
 from harness.errors import UsageError
-from harness.problem.axes import COLUMNS, changes
+from harness.problem.axes import changes
 from harness.records.identity import Identity, identify
 from harness.records.reader import Run
 
@@ -83,12 +85,12 @@ def _provider_name(label: str) -> str:
     return re.sub(r"\.so(\.\d+)*$", "", label.rsplit("/", 1)[-1])
 
 
-def _provider_names(a: Run, b: Run) -> dict[str, str]:
-    """Return what each provider of two runs is matched by: its label without the version of its file.
+def _provider_names(*runs: RunIndex) -> dict[str, str]:
+    """Return what each provider of some runs is matched by: its label without the version of its file.
 
     The version stays where a run has several versions of one file.
     """
-    labels = [set(run.cells["provider"]) for run in (a, b)]
+    labels = [{cell.provider for cell in run.cells.values()} for run in runs]
     counts = [Counter(map(_provider_name, found)) for found in labels]
     return {
         label: name if all(count[name] <= 1 for count in counts) else label
@@ -97,13 +99,10 @@ def _provider_names(a: Run, b: Run) -> dict[str, str]:
     }
 
 
-def _identify(run: Run, names: dict[str, str]) -> dict[Identity, str]:
+def _identify(run: RunIndex, names: dict[str, str]) -> dict[Identity, str]:
     """Return each layer's cell of a run under the identity that it is matched by."""
-    found = {}
-    for row in run.cells[run.cells["role"] == "layer"].to_dict("records"):
-        identity = identify(row)
-        found[identity._replace(provider=names[identity.provider])] = str(row["cell"])
-    return found
+    cells = run.of_role("layer")
+    return {identify(c)._replace(provider=names[c.provider]): c.cell for c in cells}
 
 
 def _where(of: Identity) -> str:
@@ -124,21 +123,15 @@ def _describe(of: Identity) -> str:
     return f"{_where(of)} ({', '.join(f'{name}={value}' for name, value in how.items())})"
 
 
-def _match(
-    a: Run, b: Run, names: dict[str, str]
-) -> tuple[dict[Identity, tuple[str, str]], list[str]]:
-    """Return the cells of A and of B by their identity, and what has no partner."""
-    of_a, of_b = _identify(a, names), _identify(b, names)
-    unmatched = [f"only in A: {_describe(k)}" for k in of_a if k not in of_b]
-    unmatched += [f"only in B: {_describe(k)}" for k in of_b if k not in of_a]
-    both = {k: (of_a[k], of_b[k]) for k in of_a if k in of_b}
-    if not both:
-        first = [next(map(_describe, found), "none") for found in (of_a, of_b)]
-        raise UsageError(
-            f"{a.folder} and {b.folder} have no cell in common, so nothing can be compared; A has "
-            f"{first[0]}, B has {first[1]}"
-        )
-    return both, unmatched
+def _require_common(a: Run, b: Run, of_a: Iterable[Identity], of_b: Iterable[Identity]) -> None:
+    """Raise UsageError where two runs have no cell in common."""
+    if set(of_a) & set(of_b):
+        return
+    first = [next(map(_describe, found), "none") for found in (iter(of_a), iter(of_b))]
+    raise UsageError(
+        f"{a.folder} and {b.folder} have no cell in common, so nothing can be compared; A has "
+        f"{first[0]}, B has {first[1]}"
+    )
 
 
 def is_same_machine(a: Run, b: Run) -> bool:
@@ -150,52 +143,51 @@ def is_same_machine(a: Run, b: Run) -> bool:
 # ---- references -----------------------------------------------------------------------------------
 
 
-def _sampled(run: Run, cell: str) -> bool:
-    ok = run.cells.loc[run.cells["cell"] == cell, "status"].eq("ok").any()
-    return bool(ok and (run.samples["cell"] == cell).any())
+def _sampled(run: RunIndex, cell: str) -> bool:
+    return run.cells[cell].status == "ok" and cell in run.samples
 
 
-def _fastest_ff(run: Run, cells: Sequence[str]) -> str:
-    """Return the fastest cell of the baseline at the largest batch and width, nearest to the default."""
-    ff = run.cells[run.cells["cell"].isin(cells) & (run.cells["model"] == run.head.sweep.baseline)]
-    if ff.empty:
-        return ""
-    for column in ("d_in", "batch"):
-        ff = ff[ff[column] == ff[column].max()]
-    nearest = contrasts.of_frame(ff)[0]
-    ff = ff[(ff[list(COLUMNS)] == list(nearest)).all(axis=1)]
-    times = {c: stats.pass_ns(run.samples, c) for c in ff["cell"]}
-    return str(min(times, key=lambda c: times[c]))
+def _fastest_ff(run: RunIndex, cells: Iterable[str]) -> str:
+    """Return the fastest FF of the baseline's shape among some cells.
+
+    It is of the largest width and batch, and of the conditions that are nearest to the default.
+    """
+    ff = [run.cells[c] for c in cells if run.cells[c].model == run.head.sweep.baseline]
+    largest = max(((c.d_in, c.batch) for c in ff), default=None)
+    ff = [c for c in ff if (c.d_in, c.batch) == largest]
+    nearest = contrasts.of_cells(ff)[:1]
+    found = find_fastest(
+        (c.cell, stats.pass_ns(run.samples, c.cell)) for c in ff if c.conditions in nearest
+    )
+    return found or ""
 
 
-def _ceiling(run: Run, names: dict[str, str]) -> dict[str, str]:
-    rows = run.cells[run.cells["implementation"] == _REFERENCE]
+def _ceiling(run: RunIndex, names: dict[str, str]) -> dict[str, str]:
+    """Return the sampled product of each provider."""
     return {
-        names[p]: c for c, p in zip(rows["cell"], rows["provider"], strict=True) if _sampled(run, c)
+        names[c.provider]: c.cell
+        for c in run.cells.values()
+        if c.implementation == _REFERENCE and _sampled(run, c.cell)
     }
 
 
 def _references(
-    a: Run, b: Run, both: dict[Identity, tuple[str, str]], names: dict[str, str], *, same: bool
-) -> tuple[str, str]:
-    """Return the cells of A and B that all others are taken over.
+    a: RunIndex, b: RunIndex, pairs: Iterable[tuple[str, str]], *, same: bool
+) -> tuple[str, str] | None:
+    """Return the cells of A and B that all others are taken over, None where there are none.
 
     On one machine that is the provider's large product, which is not code under test; without it, and
     across machines, the fastest FF.
     """
+    names = _provider_names(a, b)
     of_a, of_b = _ceiling(a, names), _ceiling(b, names)
     shared = [p for p in of_a if p in of_b]
     if same and shared:
         return of_a[shared[0]], of_b[shared[0]]
-    usable = {x: y for x, y in both.values() if _sampled(a, x) and _sampled(b, y)}
-    first = _fastest_ff(a, list(usable))
-    found = first, usable.get(first, "") if same else _fastest_ff(b, list(usable.values()))
-    if not all(found):
-        raise UsageError(
-            f"{a.folder} and {b.folder} share neither {_REFERENCE} nor a sampled {a.head.sweep.baseline}: "
-            "there is nothing to take their drift out with"
-        )
-    return found
+    usable = {x: y for x, y in pairs if _sampled(a, x) and _sampled(b, y)}
+    first = _fastest_ff(a, usable)
+    found = first, usable.get(first, "") if same else _fastest_ff(b, usable.values())
+    return found if all(found) else None
 
 
 # ---- verdicts ------------------------------------------------------------------------------------
@@ -214,26 +206,22 @@ def judge(change: Ratio | None, resolution: float) -> Verdict:
     return "ambiguous"
 
 
-def _either_ok(a: Run, b: Run, pair: tuple[str, str]) -> bool:
+def _either_ok(a: RunIndex, b: RunIndex, pair: tuple[str, str]) -> bool:
     """Say whether a pair of cells can be spoken of: what was never measured has not changed."""
-    return _status(a, pair[0]) == "ok" or _status(b, pair[1]) == "ok"
-
-
-def _status(run: Run, cell: str) -> str:
-    return str(run.cells.loc[run.cells["cell"] == cell, "status"].iloc[0])
+    return a.cells[pair[0]].status == "ok" or b.cells[pair[1]].status == "ok"
 
 
 def _judge_cell(
-    a: Run,
-    b: Run,
+    a: RunIndex,
+    b: RunIndex,
     pair: tuple[str, str],
     references: tuple[str, str],
     moves: compare_controls.Moves,
 ) -> tuple[Ratio | None, Verdict, float, str]:
     """Return the change of a pair of right cells, its verdict, its resolution and a remark."""
     found = compare_interval.estimate(
-        compare_interval.levels(a, pair[0], references[0]),
-        compare_interval.levels(b, pair[1], references[1]),
+        compare_interval.levels(a.samples, pair[0], references[0]),
+        compare_interval.levels(b.samples, pair[1], references[1]),
     )
     place = moves.place(pair)
     resolution = max(moves.resolution, moves.of(place))
@@ -248,10 +236,10 @@ def _judge_cell(
     return found, verdict, resolution, reason
 
 
-def _change(a: Run, b: Run, name: str, pair: tuple[str, str], references: tuple[str, str],
-            moves: compare_controls.Moves) -> Change:  # fmt: skip
+def _change(a: RunIndex, b: RunIndex, name: str, pair: tuple[str, str],
+            references: tuple[str, str], moves: compare_controls.Moves) -> Change:  # fmt: skip
     times = stats.pass_ns(a.samples, pair[0]), stats.pass_ns(b.samples, pair[1])
-    states = [_status(a, pair[0]), _status(b, pair[1])]
+    states = [a.cells[pair[0]].status, b.cells[pair[1]].status]
     verdict: Verdict = "ambiguous"
     found, resolution, reason = None, moves.resolution, ""
     if states[0] == "ok" and states[1] in ("wrong", "failed"):
@@ -274,14 +262,23 @@ def compare(a: Run, b: Run) -> Comparison:
     Raises UsageError where they share no cell, or no cell that the others can be taken over.
     """
     same = is_same_machine(a, b)
-    names = _provider_names(a, b)
-    both, unmatched = _match(a, b, names)
-    references = _references(a, b, both, names, same=same)
-    moves = compare_controls.watch(a, b, references, same=same)
+    of_a, of_b = index_run(a), index_run(b)
+    names = _provider_names(of_a, of_b)
+    cells_a, cells_b = _identify(of_a, names), _identify(of_b, names)
+    _require_common(a, b, cells_a, cells_b)
+    both = {k: (cells_a[k], cells_b[k]) for k in cells_a if k in cells_b}
+    references = _references(of_a, of_b, both.values(), same=same)
+    if references is None:
+        raise UsageError(
+            f"{a.folder} and {b.folder} share neither {_REFERENCE} nor a sampled {a.head.sweep.baseline}: "
+            "there is nothing to take their drift out with"
+        )
+    moves = compare_controls.watch(of_a, of_b, references, same=same)
     return Comparison(
         a=a, b=b, same_machine=same, references=references, resolution=moves.resolution,
-        drift=stats.pass_ns(b.samples, references[1]) / stats.pass_ns(a.samples, references[0]),
-        changes=[_change(a, b, _name(identity), pair, references, moves)
-                 for identity, pair in both.items() if _either_ok(a, b, pair)],
-        unmatched=unmatched,
+        drift=stats.pass_ns(of_b.samples, references[1]) / stats.pass_ns(of_a.samples, references[0]),
+        changes=[_change(of_a, of_b, _name(identity), pair, references, moves)
+                 for identity, pair in both.items() if _either_ok(of_a, of_b, pair)],
+        unmatched=[*(f"only in A: {_describe(k)}" for k in cells_a if k not in cells_b),
+                   *(f"only in B: {_describe(k)}" for k in cells_b if k not in cells_a)],
     )  # fmt: skip

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
-
-import pandas as pd
 
 from harness.analysis import stats
+from harness.analysis.index import RunIndex
 from harness.analysis.stats import Ratio
-from harness.problem.axes import COLUMNS, DEFAULTS, Conditions, changes
-from harness.records.identity import Identity, conditions_of, identify
-from harness.records.reader import Run
+from harness.problem.axes import DEFAULTS, Conditions, changes
+from harness.records.identity import Identity, identify
+from harness.records.schema import CellRecord
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,10 +34,10 @@ class Contrast:
     working_set_bytes: int
 
 
-def contrasts(run: Run) -> list[Contrast]:
+def contrasts(run: RunIndex) -> list[Contrast]:
     """Return every layer cell that was measured under more than one set of conditions."""
-    groups: dict[Identity, list[Any]] = {}
-    for cell in run.cells[run.cells["role"] == "layer"].to_dict("records"):
+    groups: dict[Identity, list[CellRecord]] = {}
+    for cell in run.of_role("layer"):
         groups.setdefault(identify(cell)._replace(conditions=DEFAULTS), []).append(cell)
     return [
         _contrast(run, cell, min(group, key=_rank))
@@ -48,25 +47,25 @@ def contrasts(run: Run) -> list[Contrast]:
     ]
 
 
-def _contrast(run: Run, cell: dict[Any, Any], first: dict[Any, Any]) -> Contrast:
-    both = cell["cell"] != first["cell"] and cell["status"] == first["status"] == "ok"
+def _contrast(run: RunIndex, cell: CellRecord, first: CellRecord) -> Contrast:
+    both = cell.cell != first.cell and cell.status == first.status == "ok"
     return Contrast(
-        implementation=cell["implementation"], model=cell["model"], provider=cell["provider"],
-        batch=cell["batch"], width=cell["d_in"], conditions=conditions_of(cell),
-        status=cell["status"], pass_ns=stats.pass_ns(run.samples, cell["cell"]),
-        ratio=stats.ratio(run.samples, cell["cell"], first["cell"]) if both else None,
-        nodes_touched=cell["nodes_touched"],
-        leaf_bits=cell["entropy_bits"][-1] if cell["entropy_bits"] else float("nan"),
-        working_set_bytes=cell["working_set_bytes"],
+        implementation=cell.implementation, model=cell.model, provider=cell.provider,
+        batch=cell.batch, width=cell.d_in, conditions=cell.conditions, status=cell.status,
+        pass_ns=stats.pass_ns(run.samples, cell.cell),
+        ratio=stats.ratio(run.samples, cell.cell, first.cell) if both else None,
+        nodes_touched=cell.nodes_touched,
+        leaf_bits=cell.entropy_bits[-1] if cell.entropy_bits else float("nan"),
+        working_set_bytes=cell.working_set_bytes,
     )  # fmt: skip
 
 
-def _rank(cell: dict[Any, Any]) -> int:
+def _rank(cell: CellRecord) -> int:
     """Return on how many axes a cell differs from the default: a contrast is against the fewest."""
-    return len(changes(conditions_of(cell)))
+    return len(changes(cell.conditions))
 
 
-def of_frame(cells: pd.DataFrame) -> list[Conditions]:
+def of_cells(cells: Iterable[CellRecord]) -> list[Conditions]:
     """Return the distinct conditions of some cells, the nearest to the default first."""
-    distinct = cells[list(COLUMNS)].drop_duplicates().itertuples(index=False, name=None)
-    return sorted((Conditions(*values) for values in distinct), key=lambda how: len(changes(how)))
+    found = {cell.conditions: _rank(cell) for cell in cells}
+    return sorted(found, key=lambda conditions: found[conditions])

@@ -8,12 +8,13 @@ from typing import Any, NamedTuple
 
 from harness.analysis import gpu as analysis_gpu
 from harness.analysis import points as analysis_points
+from harness.analysis.analysis import Analysis, analyse
 from harness.analysis.rows import Point
 from harness.analysis.stats import Ratio
 from harness.errors import UsageError
-from harness.problem.axes import COLUMNS, changes
-from harness.records.identity import conditions_of
+from harness.problem.axes import COLUMNS, Conditions, changes
 from harness.records.reader import Run
+from harness.records.schema import RunHead
 
 Row = dict[Any, Any]  # texts and numbers by name; ratios by (kind, column)
 SAME, BEST = "same", "best"  # kinds: over the FF in the same column, over the fastest FF
@@ -21,9 +22,9 @@ SAME, BEST = "same", "best"  # kinds: over the FF in the same column, over the f
 _WHERE_IT_DIFFERS = ("seed", "isa", "order", *COLUMNS)
 
 
-def label(run: Run) -> str:
+def label(head: RunHead) -> str:
     """Return what a run's machine is called in a table of several."""
-    m = run.head.machine
+    m = head.machine
     device = f"{m.device.name}, " if m.device else ""
     return f"{device}{m.processor}, {m.cores} cores ({m.host})"
 
@@ -72,32 +73,30 @@ class _Figure(NamedTuple):
     ratio: Ratio | None
 
 
-def _figures(run: Run, point: Point) -> list[_Figure]:
-    """Return the figures of the paper's columns: levels under each provider, or those of a GPU."""
-    if analysis_gpu.is_device(run):
-        return [
-            _Figure("", e.model, e.column, f"fff_{analysis_gpu.COLUMNS[e.column]}", e.ratio)
-            for e in analysis_gpu.gpu_entries(run, point)
-        ]
-    levels = analysis_points.COLUMNS
-    return [
+def _figures(point: Point) -> list[_Figure]:
+    """Return the figures of the paper's columns: those of a GPU, or levels under each provider."""
+    levels, columns = analysis_points.COLUMNS, analysis_gpu.COLUMNS
+    of_gpu = [
+        _Figure("", e.model, e.column, f"fff_{columns[e.column]}", e.ratio) for e in point.gpu
+    ]
+    return of_gpu + [
         _Figure(provider, e.model, f"level {e.level}", f"fff_{levels[e.level]}", e.ratio)
         for provider, entries in point.entries.items()
         for e in entries
     ]
 
 
-def _rows(run: Run) -> list[Row]:
+def _rows(run: Analysis) -> list[Row]:
     """Return a row for each shape, conditions, provider and model; ratios stand under (kind, column)."""
     rows: dict[tuple[object, ...], Row] = {}
     sweep = run.head.sweep
-    for point in analysis_points.points(run):
+    for point in run.points:
         best = {(v.model, v.implementation, v.provider): v.ratio for v in point.versus}
-        for of in _figures(run, point):
+        for of in _figures(point):
             row = rows.setdefault(
                 (point.batch, point.width, point.conditions, of.provider, of.model),
                 {
-                    "machine": label(run), "run": run.folder.name, "started": run.head.started_utc,
+                    "machine": label(run.head), "run": run.folder.name, "started": run.head.started_utc,
                     "commit": run.head.machine.commit, "quick": sweep.quick, "provider": of.provider,
                     "batch": point.batch, "width": point.width, "threads": sweep.threads,
                     "model": of.model, "baseline": point.baseline, "seed": sweep.seed,
@@ -108,6 +107,10 @@ def _rows(run: Run) -> list[Row]:
             if ratio := best.get((of.model, of.implementation, of.provider)):
                 row[(BEST, of.column)] = ratio
     return list(rows.values())
+
+
+def _conditions(row: Row) -> Conditions:
+    return Conditions(*(row[name] for name in COLUMNS))
 
 
 def differing(rows: Sequence[Row]) -> list[str]:
@@ -128,9 +131,9 @@ def merged_rows(runs: Sequence[Run]) -> list[Row]:
     Raises UsageError where the runs can't stand in one table.
     """
     check_mix(runs)
-    rows = [row for run in runs for row in _rows(run)]
+    rows = [row for run in runs for row in _rows(analyse(run))]
     models = list(dict.fromkeys(row["model"] for row in rows))
-    conditions = sorted(dict.fromkeys(map(conditions_of, rows)), key=lambda how: len(changes(how)))
+    conditions = sorted(dict.fromkeys(map(_conditions, rows)), key=lambda how: len(changes(how)))
     return sorted(
         rows,
         key=lambda r: (
@@ -138,7 +141,7 @@ def merged_rows(runs: Sequence[Run]) -> list[Row]:
             -r["batch"],
             r["threads"],
             r["quick"],
-            conditions.index(conditions_of(r)),
+            conditions.index(_conditions(r)),
             models.index(r["model"]),
         ),
     )

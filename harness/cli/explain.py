@@ -7,11 +7,12 @@ from typing import Annotated
 
 import typer
 
+from harness.backends import blas
 from harness.cli import options
-from harness.cli.progress import Display
 from harness.cli.runs import print_error
 from harness.cli.sweep import print_plan
 from harness.cli.sweep_options import make_spec
+from harness.machine import facts
 from harness.paper import ladder as paper_ladder
 from harness.paper.published import PAPER_WIDTH
 from harness.records.reader import load_run
@@ -54,10 +55,13 @@ def explain_command(
             quick=quick, out=out,
         )
     )  # fmt: skip
-    made = sweep_ladder.make_ladder(spec)
+    machine = facts.read_machine(device=spec.device, missing_providers=blas.find_missing(spec.blas))
+    made = sweep_ladder.make_ladder(spec, machine)
     if dry_run:
         print_plan(spec, made)
         return 0
+    from harness.cli.progress import Display  # loads what analyses: a plan is printed without it
+
     with Display() as display:
         outcome = sweep_run.run(spec, made, display)
     written = _write_page(outcome.folder)
@@ -71,12 +75,13 @@ def explain_command(
 
 def _write_page(folder: Path) -> bool:
     """Print a ladder's page and write it with its figure; say whether that could be written."""
+    from harness.analysis.analysis import analyse
     from harness.report import ladder as report_ladder
 
-    loaded = load_run(folder)
-    print(report_ladder.format_page(loaded))
+    analysis = analyse(load_run(folder))
+    print(report_ladder.format_page(analysis))
     try:
-        files = report_ladder.write_page(loaded)
+        files = report_ladder.write_page(analysis)
     except OSError as error:
         print_error(f"can't write the page to {folder}: {error.strerror}; `python -m harness explain "
                     f"{folder}` makes it from the samples")  # fmt: skip

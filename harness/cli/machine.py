@@ -18,9 +18,9 @@ from harness.backends.registry import Implementation
 from harness.cli import options
 from harness.errors import UsageError
 from harness.gpu import probe
-from harness.machine import doctor
+from harness.machine import doctor, facts
 from harness.machine.inspection import Inspection
-from harness.measure.process import MeasuringProcess
+from harness.measure.process import MeasuringProcess, ProcessDiedError
 from harness.records.facts import SEVERITIES, Finding
 from harness.records.schema import SCHEMA_VERSION
 from harness.sweep import preflight
@@ -45,7 +45,9 @@ def doctor_command(
     """
     options.require_positive("--threads", threads)
     names = list(dict.fromkeys(options.split_patterns(blas_names)))
-    seen = preflight.inspect(names, threads=threads, keep_blas_env=keep_blas_env or None)
+    missing = {} if names else blas.find_missing(blas.names())
+    here = facts.read_machine(device="cpu", missing_providers=missing)
+    seen = preflight.inspect(names, here, threads=threads, keep_blas_env=keep_blas_env or None)
     findings = doctor.judge(seen)
     if as_json:
         print(format_json(seen, findings))
@@ -58,11 +60,11 @@ def _describe(provider: str) -> tuple[str, str]:
     """Return what a provider says of itself in a process of its own, or why it is unavailable."""
     try:
         process = MeasuringProcess(provider, threads=1, keep_blas_env=False)
-    except UsageError as error:
+    except (UsageError, ProcessDiedError) as error:
         return "", str(error).removeprefix("--blas: ")
-    facts = process.hello["provider"]
+    loaded = process.hello["provider"]
     process.close()
-    parts = (facts["version"], facts["architecture"], f"{facts['int_bits']}-bit", facts["path"])
+    parts = (loaded["version"], loaded["architecture"], f"{loaded['int_bits']}-bit", loaded["path"])
     return ", ".join(p for p in parts if p), ""
 
 
@@ -82,12 +84,14 @@ def list_command(plugins: options.Plugins = None) -> int:
     for i in registry.all():
         level = str(i.level) if i.level else "–"
         table.add_row(i.id, i.layer, level, ", ".join(i.devices), i.summary, _availability(i))
-    console.print(table)
+    # Without markup: `fff-harness[torch]` names an extra, and a plugin's summary may hold brackets.
+    console.print(table, markup=False)
     providers = Table("BLAS provider", "available", "what it is, or why not")
-    for name, _, reason in blas.listing():
-        facts, why = ("", reason) if reason else _describe(name)
-        providers.add_row(name, "no" if why else "yes", why or facts)
-    console.print(providers)
+    missing = blas.find_missing(blas.names())
+    for name in blas.names():
+        text, why = ("", missing[name]) if name in missing else _describe(name)
+        providers.add_row(name, "no" if why else "yes", why or text)
+    console.print(providers, markup=False)
     return 0
 
 

@@ -13,7 +13,6 @@ from harness.errors import UsageError
 from harness.paper.published import PAPER_BATCH
 from harness.problem import axes
 from harness.problem.axes import Axis
-from harness.records.blas_kernels import FORCING
 
 Blas = Annotated[
     list[str] | None,
@@ -39,7 +38,8 @@ KeepBlasEnv = Annotated[
     bool,
     typer.Option(
         "--keep-blas-env",
-        help=f"Keep variables that force a BLAS kernel ({', '.join(FORCING)}).",
+        help="Keep variables that change a library's kernels, precision, threads or memory "
+        "(docs/doctor.md lists them).",
     ),
 ]
 DryRun = Annotated[

@@ -29,7 +29,7 @@ def _format_span(seconds: float) -> str:
 
 def _same_level(cell: CellRecord) -> tuple[object, ...]:
     """Return what a cell shares with the baseline's cell of its own level: all but the layer."""
-    identity = identify(cell.model_dump())
+    identity = identify(cell)
     how = cell.implementation.partition("_")[2]
     return (cell.level, *identity._replace(implementation=how, model=""))
 

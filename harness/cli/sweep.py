@@ -11,11 +11,12 @@ from rich.console import Console
 from rich.table import Table
 
 from harness import plugin
+from harness.backends import blas
 from harness.cli import options
-from harness.cli.progress import Display
 from harness.cli.runs import print_error, write_outputs
 from harness.cli.sweep_options import make_spec
 from harness.errors import UsageError
+from harness.machine import facts
 from harness.paper.published import PAPER_WIDTH
 from harness.problem.models import BASELINE, PAPER_MODELS
 from harness.records.reader import Run, load_run
@@ -177,7 +178,8 @@ def sweep_command(
     )  # fmt: skip
     if resume_run is not None:
         resumed, spec = _take_up(context, resume_run, spec)
-    made = plan.make_plan(spec)
+    machine = facts.read_machine(device=spec.device, missing_providers=blas.find_missing(spec.blas))
+    made = plan.make_plan(spec, machine)
     for notice in made.notices:
         print(notice, file=sys.stderr)
     if dry_run:
@@ -186,6 +188,8 @@ def sweep_command(
     if resumed and resume.has_ended(resumed):
         print(f"{resumed.folder}: nothing is missing", file=sys.stderr)
         return 0 if write_outputs(resumed.folder) else 1
+    from harness.cli.progress import Display  # loads what analyses: a plan is printed without it
+
     with Display(spec.baseline) as display:
         outcome = sweep_run.run(spec, made, display, resumed)
     return _conclude(outcome)

@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from harness import native
 from harness.backends import blas
 from harness.cli import grammar
 from harness.cli.options import require_positive, split_patterns
-from harness.errors import UnknownNameError, UsageError
-from harness.machine import resources
+from harness.errors import UsageError
 from harness.paper.published import PAPER_BATCH
 from harness.problem.models import BASELINE
 from harness.sweep import plan
@@ -32,10 +30,6 @@ def make_spec(
     for option, value in (("--threads", threads), ("--passes", passes), ("--budget", budget),
                           ("--processes", processes), ("--timeout", timeout)):  # fmt: skip
         require_positive(option, value)
-    if threads > resources.cores():
-        raise UsageError(
-            f"--threads: need 1 to {resources.cores()}, the processors here, got {threads}"
-        )
     if device != "cpu" and threads != 1:
         raise UsageError(f"--threads: of the CPU; --device {device} takes none, got {threads}")
     if seed < 0:
@@ -56,7 +50,7 @@ def make_spec(
         processes=min(processes, passes) if passes else processes,
         quick=quick, keep_blas_env=keep_blas_env, out=out, strict=strict,
         plugins=[str(path.resolve()) for path in plugins], timeout_s=timeout or 0.0,
-        axes=grammar.parse_axes(device, asked), order=grammar.parse_order(order), isa=check_isa(isa),
+        axes=grammar.parse_axes(device, asked), order=grammar.parse_order(order), isa=isa,
         baseline=grammar.parse_baseline(baseline),
     )  # fmt: skip
 
@@ -68,13 +62,3 @@ def _parse_blas(device: str, names: list[str] | None) -> list[str]:
     if names:
         raise UsageError(f"--blas: a BLAS library of the CPU; --device {device} uses none")
     return []
-
-
-def check_isa(name: str) -> str:
-    """Return the name of an instruction set of our own code that this processor has; empty for any.
-
-    Raises UnknownNameError listing those that it has.
-    """
-    if name and name not in native.isas():
-        raise UnknownNameError("instruction set of this processor", name, known=native.isas())
-    return name

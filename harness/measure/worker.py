@@ -7,6 +7,7 @@ so that it can't damage an answer.
 from __future__ import annotations
 
 import json
+import os
 import resource
 import sys
 from collections.abc import Callable
@@ -21,13 +22,13 @@ from harness.backends.registry import Context, Implementation, Prepared
 from harness.errors import UnavailableError, UsageError
 from harness.gpu.device import CaptureError, Device
 from harness.machine import environment as machine_environment
-from harness.machine import resources
+from harness.machine import pages
 from harness.measure import clock, faults, gate, process_key, protocol
 from harness.measure.buffers import Placed, Store
 from harness.measure.gpu_clock import make_timer
 from harness.measure.timing import DeviceTiming, HostTiming, Timing
-from harness.problem import oracle, working_set
-from harness.problem.check import Verdict, check
+from harness.problem import working_set
+from harness.problem.check import Expected, Verdict, check
 from harness.problem.problem import Problem
 
 _HEAD_TOKENS = 64
@@ -55,11 +56,11 @@ class Worker:
         # Before the pools are looked at: a library brings its own.
         self.library = registry.library(library).load() if library else None
         self.isa = ""  # of our own vector code, one for all cells of a run; empty for the fastest
-        self.threads, self.caches = 1, resources.caches()
+        self.threads, self.caches = 1, dict[str, int]()
         self.device, self.store = device, Store(device)
         self.timing: Timing = DeviceTiming(device) if device else HostTiming()
         self.nodes: dict[Problem, working_set.Touched] = {}
-        self.truths: dict[object, oracle.Truth] = {}
+        self.truths: dict[object, Expected] = {}
         self.cells: dict[str, list[Piece]] = {}  # by cell, a piece for each slice of the batch
         self.proved: dict[str, list[bool]] = {}  # by cell and slice: its output has been checked
         self.gated: dict[tuple[str, Problem], Verdict] = {}
@@ -73,7 +74,10 @@ class Worker:
             }
             for pool in threadpoolctl.threadpool_info()
         ]
-        shared = {"pools": pools, "flush_to_zero": native.flush_to_zero()}
+        shared = {
+            "pools": pools, "flush_to_zero": native.flush_to_zero(),
+            "cpus_allowed": len(os.sched_getaffinity(0)), "huge_page_share": pages.measure_huge_page_share(),
+        }  # fmt: skip
         if self.library is not None:
             return {
                 "provider": self.library,
@@ -154,7 +158,7 @@ class Worker:
         # The largest workspace is taken first, so that all pieces share it.
         self.store.workspace(implementation.workspace_bytes(problem))
         cell, head_only = request["cell"], request["head_only"]
-        self.isa, self.threads = request["isa"], request["threads"]
+        self.isa, self.threads, self.caches = (request[k] for k in ("isa", "threads", "caches"))
         self.set_math(problem)
         try:
             gated, gate_ns, verdict = self._gate(implementation, problem, request)
@@ -171,7 +175,9 @@ class Worker:
         if request["count_nodes"] and problem.layer != "ceiling" and not head_only:
             answer.update(self.describe_touched(problem))
         if request["weights"] == "flushed":
-            flushed, loops = self.timing.flushed(gated.prepared, request["min_sample_ns"])
+            flushed, loops = self.timing.flushed(
+                gated.prepared, request["min_sample_ns"], self.caches
+            )
             gated = replace(gated, prepared=flushed)
             answer.update(notes=flushed.notes, loops=request["loops"] or loops, slices=1)
         elif not head_only:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from harness.problem.axes import COLUMNS, Conditions
+from harness.problem.axes import Conditions
+from harness.records.schema import CellRecord
 
 
 class Identity(NamedTuple):
@@ -24,12 +24,6 @@ class Identity(NamedTuple):
     conditions: Conditions
 
 
-def conditions_of(cell: Mapping[Any, Any]) -> Conditions:
-    """Return the conditions of a cell from its fields: those of a run's frame, or of a record in a file."""
-    return Conditions(*(cell[column] for column in COLUMNS))
-
-
-def identify(cell: Mapping[Any, Any]) -> Identity:
-    """Return the identity of a cell from its fields."""
-    plain = {name: cell[name] for name in Identity._fields if name != "conditions"}
-    return Identity(**plain, conditions=conditions_of(cell))
+def identify(cell: CellRecord) -> Identity:
+    """Return the identity of a recorded cell."""
+    return Identity(*(getattr(cell, name) for name in Identity._fields))

@@ -6,9 +6,8 @@ import json
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import pandas as pd
 from pydantic import ValidationError
 
 from harness.errors import UsageError
@@ -27,6 +26,14 @@ from harness.records.schema import (
     RunHead,
     SampleRecord,
 )
+from harness.records.text import printable, printable_values
+
+_QUOTED = 200  # characters of a damaged line that its warning may show
+_NAMED = 5  # damaged lines that are named; the others are counted
+_LONGEST = 4 << 20  # characters of one record; a longer line is none of this harness's
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 # A migration takes the head or a line of the version it stands under and returns that of the next one.
 # One stands here for every version below SCHEMA_VERSION, so that older runs stay readable.
@@ -66,7 +73,7 @@ def _read_head(folder: Path) -> tuple[RunHead, int]:
     if not path.is_file():
         raise UsageError(f"{folder} is not a run: it has no {HEAD}")
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = printable_values(json.loads(path.read_text(encoding="utf-8")))
         if not isinstance(data, dict):
             raise UsageError(f"{path} can't be read: need an object, got {type(data).__name__}")
         version = data.get("schema_version")
@@ -78,22 +85,24 @@ def _read_head(folder: Path) -> tuple[RunHead, int]:
                 f"({SCHEMA_VERSION}); install a newer fff-harness"
             )
         return RunHead.model_validate(_migrated(data, version, _HEAD_MIGRATIONS)), version
-    except (UnicodeDecodeError, json.JSONDecodeError, ValidationError) as error:
+    # ValidationError and what JSON can do to a reader (broken, too deep, a number of 5000 digits).
+    except (ValueError, RecursionError) as error:
         raise UsageError(f"{path} can't be read: {_first_line(error)}") from None
     except OSError as error:
         raise UsageError(f"{path} can't be read: {error.strerror}") from None
 
 
 def _first_line(error: Exception) -> str:
+    """Return what is the matter, in one line of visible characters that is not long."""
     if isinstance(error, ValidationError):
         first = error.errors()[0]
-        return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
-    return str(error).splitlines()[0]
+        return printable(f"{'.'.join(map(str, first['loc']))}: {first['msg']}", _QUOTED)
+    return printable(str(error).partition("\n")[0], _QUOTED)
 
 
 def _parse_line(text: str, version: int) -> Line:
     """Return the record in a line. Raises ValueError, whose text says what is the matter with it."""
-    data = json.loads(text)
+    data = printable_values(json.loads(text))
     if not isinstance(data, dict):
         raise ValueError(f"need an object, got {type(data).__name__}")
     # A line may name its own version: only a newer harness would write one into this run.
@@ -115,16 +124,21 @@ def _read_lines(path: Path, version: int, warnings: list[str]) -> Iterator[Line]
     if not path.is_file():
         warnings.append(f"{path.name} is missing: nothing was measured")
         return
+    damaged = 0
     # Only "\n" ends a record: a control character inside of one must not shift the numbers of the lines.
     with path.open(encoding="utf-8", errors="replace", newline="\n") as file:
-        for number, text in enumerate(file, start=1):
+        for number, text in enumerate(iter(lambda: file.readline(_LONGEST), ""), start=1):
             try:
                 yield _parse_line(text, version)
             except (ValueError, RecursionError) as error:
+                damaged += 1
                 cut = "" if text.endswith("\n") else " (the line is cut short)"
-                warnings.append(
-                    f"{path.name}:{number} is damaged and left out{cut}: {_first_line(error)}"
-                )
+                if damaged <= _NAMED:
+                    warnings.append(
+                        f"{path.name}:{number} is damaged and left out{cut}: {_first_line(error)}"
+                    )
+    if damaged > _NAMED:
+        warnings.append(f"{path.name}: {damaged - _NAMED} more lines are damaged and left out")
 
 
 _RANK = {"wrong": 0, "failed": 1, "unavailable": 2, "ok": 3}

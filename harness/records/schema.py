@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
@@ -16,12 +17,15 @@ from pydantic import (
 
 from harness.problem.axes import COLUMNS, DEFAULTS, Conditions, lists
 from harness.records.facts import DeviceFacts, Finding, MachineFacts
+from harness.records.text import printable
 
 SCHEMA_VERSION = 1
 HEAD, LINES, LOCK = "run.json", "records.jsonl", "run.lock"
 Status = Literal["ok", "wrong", "unavailable", "failed"]
 Role = Literal["layer", "ceiling", "aa", "ladder"]
 Order = Literal["interleaved", "blocked"]
+# What an implementation says, an exception's text for one: it ends in tables and on terminals.
+Shown = Annotated[str, AfterValidator(printable)]
 
 
 class _Record(BaseModel):
@@ -59,6 +63,9 @@ class MachineRecord(_Record):
     isa: list[str] = Field(description="vector extensions that the processor reports")
     cores: int = Field(description="processors that this process may run on")
     caches: dict[str, int] = Field(description="L1d, L2, L3 as one core sees them")
+    last_level_caches: int = Field(
+        default=1, description="of the last level, that those processors have between them"
+    )
     memory_bytes: int
     virtual_machine: str
     python: str
@@ -69,7 +76,10 @@ class MachineRecord(_Record):
     harness_version: str
     commit: str
     environment: dict[str, str] = Field(
-        description="variables that can change a BLAS or its threads"
+        description="the sweep's variables that can change a library that is measured"
+    )
+    dropped: list[str] = Field(
+        default=[], description="variables that the measuring processes were started without"
     )
     facts: MachineFacts = Field(
         default_factory=MachineFacts, description="settings, and the state when the run began"
@@ -144,10 +154,16 @@ class ProviderRecord(_Record):
     int_bits: int
     routines: list[str]
     pools: list[dict[str, Any]] = Field(description="every BLAS and OpenMP pool in that process")
-    variables: dict[str, str] = Field(
-        description="BLAS variables that the process was started with"
+    cpus_allowed: int = Field(
+        default=0, description="processors that it may run on with all loaded; 0 if not told"
     )
-    dropped: list[str] = Field(description="variables that force a kernel, taken away")
+    huge_page_share: float | None = Field(
+        default=None, description="of a buffer like the operands, by the kernel; None if not told"
+    )
+    variables: dict[str, str] = Field(
+        description="variables that can change a library, as the process was started with"
+    )
+    dropped: list[str] = Field(description="variables that change a library, taken away")
 
 
 class CellRecord(_Record):
@@ -162,9 +178,9 @@ class CellRecord(_Record):
     model: str
     provider: str
     threads: int
-    batch: int
-    d_in: int
-    d_out: int
+    batch: int = Field(gt=0)
+    d_in: int = Field(gt=0)
+    d_out: int = Field(gt=0)
     hidden: int
     depth: int
     trees: int
@@ -176,13 +192,15 @@ class CellRecord(_Record):
     bytes_moved: int
     process: int
     status: Status
-    reason: str
+    reason: Shown
     loops: int
     gate_ns: int = Field(description="the checked pass, first of its process; not a sample")
     checked_tokens: int
     near_ties: int
     worst_error: float = Field(description="largest error as a share of its tolerance")
-    slices: int = Field(default=1, description="a sample times one of this many parts of the batch")
+    slices: int = Field(
+        default=1, gt=0, description="a sample times one of this many parts of the batch"
+    )
     nodes_touched: int = Field(
         description="distinct weight rows on the paths of all tokens; fff only"
     )
@@ -192,7 +210,7 @@ class CellRecord(_Record):
     working_set_bytes: int = Field(
         default=0, description="weight rows that a pass touches; 0 where not counted"
     )
-    notes: dict[str, str]
+    notes: dict[str, Shown]
 
     @model_validator(mode="before")
     @classmethod
@@ -216,14 +234,17 @@ class SampleRecord(_Record):
     )
     order: int = Field(description="position in the run")
     started_ns: int = Field(description="since the run began")
-    loops: int
-    elapsed_ns: int
+    loops: int = Field(gt=0)
+    elapsed_ns: int = Field(gt=0)
     switches: int = Field(description="involuntary context switches during the sample")
     faults: int = Field(description="page faults during the sample")
     steal_ticks: int = Field(
         description="time the hypervisor took from this machine, in clock ticks"
     )
     call_ns: int = Field(default=0, description="of the call from Python, outside of `elapsed_ns`")
+    cpu_ns: int = Field(
+        default=0, description="processor time of all threads of the process; 0 if not recorded"
+    )
     wall_ns: int = Field(
         default=0, description="on a device, launches and the last wait included; 0 on the CPU"
     )

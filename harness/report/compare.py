@@ -60,7 +60,15 @@ def _frame(comparison: Comparison) -> pd.DataFrame:
 
 def _run_line(name: str, run: Run) -> str:
     code = run.head.machine.commit
-    return f"- {name}: {run.folder}, {code}, {run.head.started_utc}; {format_machine(run)}"
+    return f"- {name}: {run.folder}, {code}, {run.head.started_utc}; {format_machine(run.head.machine)}"
+
+
+def _build_lines(comparison: Comparison) -> list[str]:
+    """Return what differs of the two builds of our own kernels, as far as both tell."""
+    then, now = comparison.a.head.machine.build, comparison.b.head.machine.build
+    differing = [name for name in then if name in now and then[name] != now[name]]
+    told = "; ".join(f"{name} {then[name]} in A, {now[name]} in B" for name in differing)
+    return [f"- Our own kernels were built otherwise: {told}"] if told else []
 
 
 def _reference_line(comparison: Comparison) -> str:
@@ -81,6 +89,7 @@ def _reference_line(comparison: Comparison) -> str:
 def format_comparison(comparison: Comparison) -> str:
     """Return a comparison as Markdown."""
     lines = ["# B compared with A", "", _run_line("A", comparison.a), _run_line("B", comparison.b)]
+    lines += _build_lines(comparison)
     lines.append(_reference_line(comparison))
     for name, run in (("A", comparison.a), ("B", comparison.b)):
         lines += [f"- **Record of {name} damaged**: {w}" for w in run.warnings]

@@ -7,12 +7,11 @@ from typing import Any
 
 import pandas as pd
 
-from harness.analysis import points as analysis_points
+from harness.analysis.analysis import Analysis
 from harness.analysis.rows import Point
 from harness.analysis.stats import Ratio
 from harness.paper.published import PublishedCell
 from harness.problem.models import speedup_limit
-from harness.records.reader import Run
 
 
 def _number(value: float | None) -> float | None:
@@ -32,10 +31,10 @@ def _csv_row(point: Point, ratio: Ratio | None, cell: PublishedCell | None, **na
     }  # fmt: skip
 
 
-def csv_frame(run: Run) -> pd.DataFrame:
+def csv_frame(analysis: Analysis) -> pd.DataFrame:
     """Return every speedup as a row of plain numbers, for other programs."""
     rows: list[Any] = []
-    for point in analysis_points.points(run):
+    for point in analysis.points:
         for provider, entries in point.entries.items():
             rows += [
                 _csv_row(
@@ -56,11 +55,9 @@ def csv_frame(run: Run) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def speeds_csv_frame(run: Run) -> pd.DataFrame:
+def speeds_csv_frame(analysis: Analysis) -> pd.DataFrame:
     """Return every cell's absolute figures as plain numbers, ceilings included."""
-    speeds = [
-        s for point in analysis_points.points(run) for s in point.speeds
-    ] + analysis_points.ceilings(run)
+    speeds = [*(s for point in analysis.points for s in point.speeds), *analysis.ceiling_speeds]
     names = ("cell", "implementation", "model", "provider", "status", "pass_ns", "token_ns", "gflops",
              "share", "of_ceiling", "of_floor", "place", "gbs", "samples", "note", "wall_ns")  # fmt: skip
     return pd.DataFrame([{n: getattr(s, n) for n in names} for s in speeds])

@@ -8,13 +8,12 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from harness.analysis import points as analysis_points
+from harness.analysis.analysis import Analysis
 from harness.analysis.rows import Point
 from harness.analysis.stats import Ratio
 from harness.problem import axes
 from harness.problem.axes import Conditions
 from harness.problem.models import speedup_limit, title
-from harness.records.reader import Run
 from harness.report.figure_style import COLOURS, MARKERS, new_figure, set_title
 
 _SHARE_TICKS = (1, 2, 5, 10, 20, 50, 100, 200)  # percent
@@ -31,15 +30,14 @@ class _Series:
     shares: dict[int, float] = field(default_factory=dict)
 
 
-def _points(run: Run) -> list[Point]:
+def _points(analysis: Analysis) -> list[Point]:
     """Return the points of the run's widest layers."""
-    points = analysis_points.points(run)
-    return [p for p in points if p.width == points[0].width]
+    return [p for p in analysis.points if p.width == analysis.points[0].width]
 
 
-def is_drawable(run: Run) -> bool:
+def is_drawable(analysis: Analysis) -> bool:
     """Say whether a run has several batches of one width in which an FFF was sampled."""
-    return len({p.batch for p in _points(run) if p.versus}) > 1
+    return len({p.batch for p in _points(analysis) if p.versus}) > 1
 
 
 def _collect(points: list[Point]) -> list[_Series]:
@@ -99,12 +97,12 @@ def _draw_shares(axes: Any, rows: list[_Series]) -> None:
     axes.set_ylabel("share of the floor")
 
 
-def draw(run: Run) -> Figure:
+def draw(analysis: Analysis) -> Figure:
     """Draw, over the batch, each FFF's speedup with its interval above its share of the floor; log axes.
 
     Without a ceiling in the run there is no floor, and the lower part is left out.
     """
-    points = _points(run)
+    points = _points(analysis)
     rows = _collect(points)
     figure = new_figure(11, 7)
     if any(series.shares for series in rows):
@@ -118,11 +116,11 @@ def draw(run: Run) -> Figure:
         panel.set_xticks(batches, [str(b) for b in batches])
         panel.minorticks_off()
         panel.grid(**_GRID)
-    _draw_speedups(panels[0], rows, run.head.sweep.baseline)
+    _draw_speedups(panels[0], rows, analysis.head.sweep.baseline)
     if panels[1:]:
         _draw_shares(panels[1], rows)
     panels[-1].set_xlabel("batch (tokens)")
     figure.legend(*panels[0].get_legend_handles_labels(), fontsize=8, loc="outside lower center",
                   ncols=2, frameon=False)  # fmt: skip
-    set_title(figure, run, f"Conditional over dense by batch, width {points[0].width}")
+    set_title(figure, analysis.head, f"Conditional over dense by batch, width {points[0].width}")
     return figure

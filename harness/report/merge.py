@@ -77,13 +77,10 @@ def _separate(rows: list[Row]) -> list[str]:
 def _reading_line(rows: list[Row]) -> str:
     """Say what the columns of ratios are over."""
     names = [name for kind, name in merge.columns(rows) if kind == merge.SAME]
-    if all(name.startswith("level ") for name in names):
-        same, best = "level: over the baseline at the same BLAS level", "under any provider"
-    else:
-        same, best = (
-            f"{', '.join(names)}: over the baseline in the same column",
-            "of any implementation",
-        )
+    same, best = "level: over the baseline at the same BLAS level", "under any provider"
+    if not all(name.startswith("level ") for name in names):
+        same = f"{', '.join(names)}: over the baseline in the same column"
+        best = "of any implementation"
     return (
         f"- {same} on the same machine; over the fastest FF: of that machine, {best}. "
         "Times of different machines are not compared."
@@ -118,7 +115,7 @@ def format_merged(runs: Sequence[Run], rows: list[Row]) -> str:
         m = run.head.machine
         damaged = f"; **{len(run.warnings)} damaged lines left out**" if run.warnings else ""
         cut = "" if run.end and run.end.reason == "complete" else "; ended early"
-        lines.append(f"- {run.folder.name}: {merge.label(run)}, {m.system}, {m.commit}, "
+        lines.append(f"- {run.folder.name}: {merge.label(run.head)}, {m.system}, {m.commit}, "
                      f"{run.head.started_utc}{cut}{damaged}")  # fmt: skip
     return "\n".join(lines) + "\n"
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from harness.backends import blas, registry
+from harness.backends import blas
 from harness.backends.registry import Implementation
 from harness.errors import UsageError
 from harness.measure import clock, process_key
@@ -36,6 +36,7 @@ class Cell:
     place: the part of the memory that a ceiling's set fits (`L2`, `memory`), empty for all others.
     conditions: its value on each axis; those of the problem are the problem's own. sets: of weights, where
     they are rotated. on_device: not on the CPU.
+    compiles, token_block: what its implementation says of itself (registry.Implementation).
     """
 
     id: str
@@ -51,6 +52,8 @@ class Cell:
     conditions: Conditions = DEFAULTS
     sets: int = 1
     on_device: bool = False
+    compiles: bool = False
+    token_block: int = 0
     unwritten: bool = False  # role ladder only: the buffers are zero pages that nothing ever wrote
 
     @property
@@ -75,7 +78,7 @@ class Cell:
 
     def compile_s(self, *, kept: bool = False) -> float:
         """Return a guess of how long it compiles, in seconds; kept: one before left the result on disk."""
-        if not registry.get(self.implementation).costly_prepare:
+        if not self.compiles:
             return 0.0
         return (KEPT if kept else 1.0) * COMPILE_S
 
@@ -83,8 +86,8 @@ class Cell:
         """Return into how many slices a sample of the predicted pass would be cut."""
         if self.weights != "hot" or self.launch == "graph":
             return 1
-        block = registry.get(self.implementation).token_block
-        return clock.count_slices(self.problem.batch, block, int(1e9 * self.predicted_s()))
+        pass_ns = int(1e9 * self.predicted_s())
+        return clock.count_slices(self.problem.batch, self.token_block, pass_ns)
 
     def predicted_s(self) -> float:
         """Return a guess of one pass's time, in seconds."""
@@ -164,14 +167,10 @@ def make_cell(
         implementation=implementation.id, level=implementation.level, model=model,
         provider=label(bound) if bound else "", problem=problem, workspace_bytes=size,
         runs_in=runs_in, place=place, conditions=conditions, sets=sets, on_device=not provider,
+        compiles=implementation.costly_prepare, token_block=implementation.token_block,
     )  # fmt: skip
 
 
 def make_twin(cell: Cell) -> Cell:
     """Return the same cell under a second name: their ratio says what the machine resolves now."""
-    return Cell(
-        id=f"{cell.id}/again", role="aa", implementation=cell.implementation, level=cell.level,
-        model=cell.model, provider=cell.provider, runs_in=cell.runs_in, problem=cell.problem,
-        workspace_bytes=cell.workspace_bytes, conditions=cell.conditions, sets=cell.sets,
-        on_device=cell.on_device,
-    )  # fmt: skip
+    return replace(cell, id=f"{cell.id}/again", role="aa")

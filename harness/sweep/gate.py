@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 
 from harness.errors import UsageError
@@ -20,11 +21,13 @@ _QUICK_MIN_SAMPLE_NS = 10_000_000
 class Gate:
     """Take cells through their gate, and remember what that told of them.
 
-    paces: of each cell that passed. gated: the cells that passed in any process.
+    caches: of the machine, by which kernels cut their work, and which are flushed. paces: of each cell
+    that passed. gated: the cells that passed in any process.
     """
 
     journal: Journal
     crew: Crew
+    caches: Mapping[str, int]
     paces: dict[str, Pace] = field(default_factory=dict)
     gated: set[str] = field(default_factory=set)
 
@@ -41,7 +44,7 @@ class Gate:
                 loops=pace.loops, slices=pace.slices, count_nodes=cell.id not in self.gated,
                 head_only=self._by_head(cell), weights=cell.weights, sets=cell.sets,
                 min_sample_ns=least_ns, isa=journal.spec.isa, threads=journal.spec.threads,
-                launch=cell.launch,
+                launch=cell.launch, caches=dict(self.caches),
             )  # fmt: skip
         # A fresh process that refuses what an earlier one accepted costs the cells that run in it.
         except (ProcessDiedError, RequestFailedError, UsageError) as error:

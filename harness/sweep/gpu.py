@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from harness.backends.registry import Implementation
 from harness.errors import UsageError
-from harness.gpu import probe
+from harness.machine.facts import Machine
 from harness.measure import locality
 from harness.problem import ceilings
 from harness.problem.axes import DEVICES, Conditions
@@ -24,7 +24,7 @@ _CONTEXT_BYTES = 1 << 30
 _USABLE = 0.95  # the allocator rounds up
 
 
-def find(device: str) -> DeviceFacts | None:
+def find(device: str, machine: Machine) -> DeviceFacts | None:
     """Return what a device is, None for the CPU. Raises UsageError that says what is missing."""
     if device not in DEVICES:
         raise UsageError(
@@ -33,10 +33,9 @@ def find(device: str) -> DeviceFacts | None:
         )
     if device == "cpu":
         return None
-    found = probe.find_cuda()
-    if found.facts is None:
-        raise UsageError(f"--device {device}: {found.reason}")
-    return found.facts
+    if machine.gpu.facts is None:
+        raise UsageError(f"--device {device}: {machine.gpu.reason}")
+    return machine.gpu.facts
 
 
 def ways(

@@ -8,10 +8,10 @@ from fnmatch import fnmatchcase
 from itertools import product
 from typing import Any
 
-from harness.backends import blas, registry
+from harness.backends import registry
 from harness.backends.registry import Implementation
-from harness.errors import UnavailableError, UnknownNameError, UsageError
-from harness.machine import resources
+from harness.errors import UnknownNameError, UsageError
+from harness.machine.facts import Machine
 from harness.measure import locality
 from harness.problem import recipes, routing
 from harness.problem.axes import AXES, Conditions
@@ -36,8 +36,9 @@ PUBLISHED_SAMPLE_S = 0.3
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """Hold the cells that will be measured, those that can't be, and what the caller should be told."""
+    """Hold what will be measured on a machine, what can't be, and what the caller should be told."""
 
+    machine: Machine
     cells: Sequence[Cell]
     unavailable: Sequence[tuple[Cell, str]] = ()
     notices: Sequence[str] = field(default=())
@@ -99,7 +100,7 @@ class Plan:
             # x is steered through the first set of weights, drawn for it.
             total += max((r.weight_bytes() // 2 for p in problems if (r := p.router())), default=0)
             if any(cell.weights == "flushed" for cell in cells):
-                total += locality.eviction_bytes(resources.last_level_bytes())
+                total += locality.eviction_bytes(self.machine.last_level_bytes())
             total += max(p.item_bytes * p.batch * p.d_out for p in problems)
             total += max(cell.workspace_bytes for cell in cells)
         return total
@@ -150,12 +151,20 @@ def _with_baseline(spec: SweepSpec, layers: set[str]) -> tuple[list[Model], list
     return [parse_model(spec.baseline), *models], [notice]
 
 
-def _check_providers(spec: SweepSpec) -> None:
+def _check_machine(spec: SweepSpec, machine: Machine) -> None:
+    """Refuse what a machine does not have. Raises UsageError that names the option."""
+    if spec.threads > machine.cores:
+        raise UsageError(
+            f"--threads: need 1 to {machine.cores}, the processors here, got {spec.threads}"
+        )
+    if spec.isa and spec.isa not in machine.isas:
+        raise UnknownNameError("instruction set of this processor", spec.isa, known=machine.isas)
     for name in spec.blas:
-        try:
-            blas.locate(name)
-        except UnavailableError as error:
-            raise UsageError(f"--blas: {error}") from None
+        if reason := machine.missing_providers.get(name):
+            raise UsageError(f"--blas: {reason}")
+
+
+def _check_labels(spec: SweepSpec) -> None:
     called: dict[str, str] = {}
     for name in spec.blas:
         other = called.setdefault(label(name), name)
@@ -207,19 +216,20 @@ def _layer_cells(
     return list(cells.values()), refused
 
 
-def make_plan(spec: SweepSpec) -> Plan:
-    """Return the plan of a sweep; nothing is run or loaded.
+def make_plan(spec: SweepSpec, machine: Machine) -> Plan:
+    """Return the plan of a sweep on a machine; nothing is run, loaded or asked.
 
-    Raises UsageError where nothing is left to measure, a provider or device is not there, or the operands
-    would not fit into memory.
+    Raises UsageError where nothing is left to measure, the machine lacks what was asked for, or the
+    operands would not fit into its memory.
     """
-    facts = sweep_gpu.find(spec.device)
-    _check_providers(spec)
+    facts = sweep_gpu.find(spec.device, machine)
+    _check_machine(spec, machine)
+    _check_labels(spec)
     chosen = _choose(spec)
     models, notices = _with_baseline(spec, {i.layer for i in chosen})
     _, left_out = combine(spec, spec.axes["dtype"])
     notices += left_out
-    cache_bytes = facts.l2_bytes if facts else resources.last_level_bytes()
+    cache_bytes = facts.l2_bytes if facts else machine.last_level_bytes()
     cells, refused = _layer_cells(spec, chosen, models, cache_bytes)
     reasons = {c.id: c_reason for c in cells if (c_reason := find_reason(spec, c, refused, facts))}
     usable = [c for c in cells if c.id not in reasons]
@@ -238,9 +248,10 @@ def make_plan(spec: SweepSpec) -> Plan:
     ceiling_cells, remarks = (
         sweep_gpu.ceiling_cells(spec, facts, chosen)
         if facts
-        else sweep_ceilings.ceiling_cells(spec, chosen)
+        else sweep_ceilings.ceiling_cells(spec, chosen, machine)
     )
     plan = Plan(
+        machine=machine,
         cells=[*usable, *ceiling_cells],
         unavailable=[(c, reasons[c.id]) for c in cells if c.id in reasons],
         notices=[*notices, *remarks],
@@ -251,12 +262,19 @@ def make_plan(spec: SweepSpec) -> Plan:
     return plan
 
 
+def describe_available(machine: Machine) -> str:
+    """Return what memory can be had, and the limit that this process was given."""
+    limit = machine.memory_limit_bytes
+    given = "" if limit is None else f" of the {limit / 2**30:.1f} GiB that the cgroup allows"
+    return f"{machine.available_bytes / 2**30:.1f} GiB{given} are available"
+
+
 def _check_memory(plan: Plan) -> None:
-    needed, available = plan.memory_bytes(), resources.available_memory_bytes()
-    if needed > 0.9 * available:
+    needed, machine = plan.memory_bytes(), plan.machine
+    if needed > 0.9 * machine.available_bytes:
         largest = max(plan.cells, key=lambda c: c.weight_bytes() + c.workspace_bytes)
         raise UsageError(
-            f"the operands need {needed / 2**30:.1f} GiB and {available / 2**30:.1f} GiB are available "
+            f"the operands need {needed / 2**30:.1f} GiB and {describe_available(machine)} "
             f"(the largest cell is {largest.id}: weights {largest.weight_bytes() / 2**30:.1f} GiB, "
             f"workspace {largest.workspace_bytes / 2**30:.1f} GiB); "
             "take a smaller --batch or --width, a smaller depth, or fewer --blas"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from harness.backends import blas
@@ -10,7 +11,9 @@ from harness.errors import UsageError
 from harness.machine import doctor
 from harness.machine import environment as machine_environment
 from harness.machine import record as machine_record
+from harness.machine.facts import Machine
 from harness.machine.inspection import Inspection, LoadedProvider
+from harness.measure import process_key
 from harness.measure.process import MeasuringProcess, ProcessDiedError
 from harness.records.reader import Run
 from harness.records.schema import MachineRecord
@@ -22,14 +25,17 @@ from harness.sweep.spec import SweepSpec
 # ---- inspecting ---------------------------------------------------------------------------------
 
 
-def describe_provider(hello: Mapping[str, Any], *, asked_for: bool) -> LoadedProvider:
-    """Return what a measuring process said of its BLAS when it started."""
-    facts = hello["provider"]
-    return LoadedProvider(
-        name=facts["name"], asked_for=asked_for, path=facts["path"], version=facts["version"],
-        architecture=facts["architecture"], flush_to_zero=hello["flush_to_zero"],
-        pools=[(pool["filepath"], pool["num_threads"]) for pool in hello["pools"]],
-    )  # fmt: skip
+def describe_provider(name: str, hello: Mapping[str, Any], *, asked_for: bool) -> LoadedProvider:
+    """Return what a measuring process said when it started. name: what it serves, as it was started with."""
+    facts, plugin = hello["provider"], Path(process_key.split(name).plugin).name
+    told: dict[str, Any] = {
+        k: hello[k] for k in ("flush_to_zero", "cpus_allowed", "huge_page_share")
+    }
+    told["pools"] = [(pool["filepath"], pool["num_threads"]) for pool in hello["pools"]]
+    if plugin or facts is None:  # the BLAS of a plugin's process is judged in its own
+        return LoadedProvider(name=plugin or "harness", asked_for=asked_for, has_blas=False, **told)
+    told |= {k: facts[k] for k in ("name", "path", "version", "architecture", "threads")}
+    return LoadedProvider(asked_for=asked_for, **told)
 
 
 def _ask(name: str, *, asked_for: bool, threads: int, keep_blas_env: bool) -> LoadedProvider:
@@ -42,42 +48,49 @@ def _ask(name: str, *, asked_for: bool, threads: int, keep_blas_env: bool) -> Lo
         reason = str(error).removeprefix("--blas: ")
         return LoadedProvider(name=name, asked_for=asked_for, reason=reason)
     process.close()
-    return describe_provider(process.hello, asked_for=asked_for)
+    return describe_provider(name, process.hello, asked_for=asked_for)
 
 
-def inspect(names: Sequence[str], *, threads: int, keep_blas_env: bool | None) -> Inspection:
-    """Look at this machine and its providers; without `names`, at every provider that is here.
+def inspect(
+    names: Sequence[str], machine: Machine, *, threads: int, keep_blas_env: bool | None
+) -> Inspection:
+    """Look at a machine and its providers; without `names`, at every known one that it does not lack.
 
     Raises UsageError where a provider of `names` can't be used.
     """
     asked = list(names) or [blas.DEFAULT]
-    here = [name for name, _, reason in blas.listing() if not reason]
+    here = [name for name in blas.names() if name not in machine.missing_providers]
     providers = [
         _ask(name, asked_for=name in asked, threads=threads, keep_blas_env=bool(keep_blas_env))
         for name in (asked if names else here)
     ]
     return Inspection(
-        machine=machine_record.make_record(), providers=providers, threads=threads,
+        machine=machine_record.make_record(machine), providers=providers, threads=threads,
         keep_blas_env=keep_blas_env, overridden=machine_environment.overridden_variables(threads),
     )  # fmt: skip
 
 
 def examine_sweep(
-    record: MachineRecord, hellos: Sequence[Mapping[str, Any]], *, threads: int, keep_blas_env: bool
+    record: MachineRecord,
+    hellos: Mapping[str, Mapping[str, Any]],
+    *,
+    threads: int,
+    keep_blas_env: bool,
 ) -> MachineRecord:
-    """Return the machine record of a sweep with the findings in it; `hellos` are of its processes."""
-    providers = [describe_provider(h, asked_for=True) for h in hellos if h["provider"] is not None]
+    """Return the machine record of a sweep with the findings in it; hellos: of its processes, by name."""
+    providers = [describe_provider(name, hello, asked_for=True) for name, hello in hellos.items()]
     seen = Inspection(
         machine=record, providers=providers, threads=threads, keep_blas_env=keep_blas_env,
         overridden=machine_environment.overridden_variables(threads),
     )  # fmt: skip
-    return record.model_copy(update={"findings": doctor.judge(seen)})
+    _, dropped = machine_environment.worker_environment(threads, keep_blas_env=keep_blas_env)
+    return record.model_copy(update={"findings": doctor.judge(seen), "dropped": dropped})
 
 
-def check_resumed(spec: SweepSpec, crew: Crew, resumed: Run) -> None:
+def check_resumed(spec: SweepSpec, machine: Machine, crew: Crew, resumed: Run) -> None:
     """Refuse to mix what another machine, code or provider measured into a run."""
-    now = machine_record.make_record()
-    device = sweep_gpu.find(spec.device)
+    now = machine_record.make_record(machine)
+    device = sweep_gpu.find(spec.device, machine)
     resume.check_machine(resumed, now.model_copy(update={"device": device}))
     for process in crew.running.values():
         record = crew.describe(process)
@@ -85,12 +98,12 @@ def check_resumed(spec: SweepSpec, crew: Crew, resumed: Run) -> None:
             resume.check_provider(resumed, record)
 
 
-def examine(spec: SweepSpec, crew: Crew) -> MachineRecord:
+def examine(spec: SweepSpec, machine: Machine, crew: Crew) -> MachineRecord:
     """Return the machine record with what is wrong for measuring; refuse what is serious, if so asked."""
     examined = examine_sweep(
-        machine_record.make_record(), [p.hello for p in crew.running.values()],
+        machine_record.make_record(machine), {n: p.hello for n, p in crew.running.items()},
         threads=spec.threads, keep_blas_env=spec.keep_blas_env,
     )  # fmt: skip
     if spec.strict:
         doctor.refuse_serious(examined.findings)
-    return examined.model_copy(update={"device": sweep_gpu.find(spec.device)})
+    return examined.model_copy(update={"device": sweep_gpu.find(spec.device, machine)})

@@ -56,6 +56,8 @@ class Crew:
             return None
         return ProviderRecord(
             process=self.journal.process, pools=process.hello["pools"],
+            cpus_allowed=process.hello["cpus_allowed"],
+            huge_page_share=process.hello["huge_page_share"],
             variables=process.hello["variables"], dropped=process.dropped, **facts,
         )  # fmt: skip
 

@@ -21,8 +21,8 @@ _SAME_MEMORY = 0.01  # what a kernel keeps for itself changes the total a little
 # What makes two invocations one measurement. The host's name may differ: a container gets a new one each
 # time it starts, on the very same hardware.
 _MACHINE = (
-    "processor", "microarchitecture", "isa", "cores", "caches", "memory_bytes", "virtual_machine",
-    "system",
+    "processor", "microarchitecture", "isa", "cores", "caches", "last_level_caches", "memory_bytes",
+    "virtual_machine", "system",
 )  # fmt: skip
 _CODE = ("harness_version", "commit", "build", "python")
 _PROVIDER = (

@@ -72,7 +72,7 @@ class _Sweep:
         self.spec, self.plan = spec, plan
         self.journal = Journal(spec=spec, monitor=monitor, predicted_s=plan.predicted_s(spec))
         self.crew = Crew(journal=self.journal)
-        self.gate = Gate(journal=self.journal, crew=self.crew)
+        self.gate = Gate(journal=self.journal, crew=self.crew, caches=plan.machine.caches)
         self.sampling = Sampling(
             journal=self.journal, crew=self.crew, gate=self.gate, tally=Tally(spec.passes),
             cells=sorted(plan.cells, key=lambda c: -c.workspace_bytes),
@@ -214,12 +214,13 @@ def _open(sweep: _Sweep, resumed: Run | None) -> Path:
     if resumed is None:
         head = RunHead(
             schema_version=SCHEMA_VERSION, started_utc=_utc(),
-            machine=preflight.examine(sweep.spec, sweep.crew), sweep=sweep.spec.record(),
+            machine=preflight.examine(sweep.spec, sweep.plan.machine, sweep.crew),
+            sweep=sweep.spec.record(),
         )  # fmt: skip
         folder = run_folder(sweep.spec)
         sweep.journal.writer = Writer(folder, head)
         return folder
-    preflight.examine(sweep.spec, sweep.crew)
+    preflight.examine(sweep.spec, sweep.plan.machine, sweep.crew)
     sweep.journal.writer = Writer(resumed.folder, None)
     return resumed.folder
 
@@ -241,7 +242,7 @@ def run(spec: SweepSpec, plan: Plan, monitor: Monitor, resumed: Run | None = Non
             with suppress(ProcessDiedError):  # shows in its cells, which try again
                 sweep.crew.start(provider)
         if resumed is not None:
-            preflight.check_resumed(sweep.spec, sweep.crew, resumed)
+            preflight.check_resumed(spec, plan.machine, sweep.crew, resumed)
         folder = _open(sweep, resumed)
         trouble = ""
         try:

@@ -105,6 +105,19 @@ def test_host_name_alone_is_the_same_machine():
     assert compare_fakes(Fake(), Fake(seed=1, machine={"host": "again"})).same_machine
 
 
+def test_builds_of_other_sources_are_named():
+    """Two builds that differ in what both record are told apart, though the commit is the same."""
+    build = {"isa": "avx2", "compiler": "gcc 14", "digest": "aaaa"}
+    one, other = {"build": build}, {"build": {**build, "digest": "bbbb"}}
+    text = report_compare.format_comparison(
+        compare_fakes(Fake(machine=one), Fake(seed=1, machine=other))
+    )
+    assert "our own kernels were built otherwise: digest aaaa in a, bbbb in b" in text.lower()
+    for same in (one, {}):  # a run of an older harness tells no digest
+        comparison = compare_fakes(Fake(machine=one), Fake(seed=1, machine=same))
+        assert "built otherwise" not in report_compare.format_comparison(comparison)
+
+
 def test_what_is_wrong_now_is_broken():
     """A cell that was right in A and is wrong in B is broken, and fails every limit."""
     comparison = compare_fakes(Fake(), Fake(wrong=("fff_l1_blas/ultrafastbert-1x11",)))

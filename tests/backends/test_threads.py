@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from harness import native
-from harness.machine import resources
 from harness.measure import clock
 from harness.measure.worker import Worker
 from harness.problem.check import check, poison
@@ -115,7 +114,7 @@ def test_threads_beyond_what_can_be_had_are_refused() -> None:
 def test_a_measuring_process_hands_on_its_threads_and_caches(
     threads: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What a cell is prepared with holds the threads that the sweep asked for and this machine's caches.
+    """What a cell is prepared with holds the threads that the sweep asked for and the caches it was told.
 
     Several threads are at rest before the answer: a pool's would take processors from the next cell.
     """
@@ -127,10 +126,10 @@ def test_a_measuring_process_hands_on_its_threads_and_caches(
             "op": "prepare", "cell": "c", "implementation": "fff_cpu_grouped", "loops": 1, "slices": 1,
             "problem": asdict(replace(LARGE, batch=8)), "isa": "", "threads": threads,
             "head_only": False, "weights": "hot", "launch": "eager", "sets": 1, "count_nodes": False,
-            "min_sample_ns": 1,
+            "min_sample_ns": 1, "caches": SMALL_CACHES,
         }
     )  # fmt: skip
     assert answer["verdict"]["ok"]
     assert worker.context().threads == threads
-    assert worker.context().caches == resources.caches()
+    assert worker.context().caches == SMALL_CACHES
     assert rests == (["rest"] if threads > 1 else [])

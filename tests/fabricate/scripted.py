@@ -41,7 +41,8 @@ class ScriptedProcess:
                 "architecture": "Test", "threads": 1, "threading_layer": "", "int_bits": 32,
                 "routines": ["sdot"],
             },
-            "pools": [], "variables": {}, "flush_to_zero": [],
+            "pools": [], "variables": {}, "flush_to_zero": [], "cpus_allowed": 1,
+            "huge_page_share": None,
         }  # fmt: skip
 
     def _time(self, implementation: str, protocol: str) -> tuple[dict[str, Any], int]:

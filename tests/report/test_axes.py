@@ -9,8 +9,8 @@ import pandas as pd
 import pytest
 from fabricated_runs import DEVICE, Fake
 
-from harness.analysis import compare, contrasts, merge
-from harness.analysis import points as analysis_points
+from harness.analysis import compare, merge
+from harness.analysis.analysis import Analysis, analyse
 from harness.problem import axes
 from harness.problem.axes import AXES, DEFAULTS, Axis
 from harness.records.reader import Run, load_run
@@ -58,6 +58,17 @@ def make_run(name: str, device: str, more_batches: tuple[int, ...] = ()) -> Run:
     return make(axes.find(name), device, more_batches=more_batches).run()
 
 
+@cache
+def analyse_run(name: str, device: str, more_batches: tuple[int, ...]) -> Analysis:
+    """Return what the run of `make` for an axis says."""
+    return analyse(make_run(name, device, more_batches))
+
+
+def analysed(axis: Axis, device: str = "cpu", more_batches: tuple[int, ...] = ()) -> Analysis:
+    """Return what the run of `make` for an axis says."""
+    return analyse_run(axis.name, device, more_batches)
+
+
 @pytest.fixture(params=AXES, ids=lambda axis: axis.name)
 def axis(request: pytest.FixtureRequest) -> Axis:
     """Return each axis of the table."""
@@ -87,19 +98,23 @@ def test_records_hold_two(axis: Axis) -> None:
 
 def test_sections_and_captions_are_two(axis: Axis) -> None:
     """The report has a section and a LaTeX caption for each value, and names what is not the default."""
-    run = make_run(axis.name, "cpu")
     differs = f"{axis.name} {other(axis)}"
-    assert headings(table.format_markdown(run)) == [
+    assert headings(table.format_markdown(analysed(axis))) == [
         f"## Batch 64, width 32{how}" for how in ("", f", {differs}")
     ]
-    captions = [x for x in latex.format_latex(run).splitlines() if x.startswith(r"\caption")]
+    captions = [
+        x for x in latex.format_latex(analysed(axis)).splitlines() if x.startswith(r"\caption")
+    ]
     assert len(captions) == len(set(captions)) == 4
 
 
 def test_csv_rows_are_two(axis: Axis) -> None:
     """The rows of table.csv and speeds.csv are told apart, and table.csv has the axis's column."""
     run = make_run(axis.name, "cpu")
-    speedups, speeds = report_csv.csv_frame(run), report_csv.speeds_csv_frame(run)
+    speedups, speeds = (
+        report_csv.csv_frame(analysed(axis)),
+        report_csv.speeds_csv_frame(analysed(axis)),
+    )
     names = ["batch", "width", "provider", "model", "column", *axes.COLUMNS]
     assert not speedups.duplicated(names).any()
     assert speedups.groupby(axis.name).size().nunique() == 1
@@ -110,17 +125,16 @@ def test_csv_rows_are_two(axis: Axis) -> None:
 
 def test_contrasts_hold_two(axis: Axis) -> None:
     """Each cell stands in the contrasts once under each value, against the default's."""
-    run = make_run(axis.name, "cpu")
-    frame = frames.contrast_frame(run)
+    frame = frames.contrast_frame(analysed(axis).contrasts)
     assert frame["conditions"].tolist() == ["default", f"{axis.name} {other(axis)}"] * 2
     assert not frame.duplicated(["implementation", "model", "provider", "conditions"]).any()
-    ratios = [c.ratio.value for c in contrasts.contrasts(run) if c.ratio is not None]
+    ratios = [c.ratio.value for c in analysed(axis).contrasts if c.ratio is not None]
     assert ratios == pytest.approx([1.5, 1.5], rel=0.01)
 
 
 def test_legends_name_two(axis: Axis) -> None:
     """The figures over the batch have a line for each cell, and their labels tell the lines apart."""
-    run = make_run(axis.name, "cpu", (128,))
+    run = analysed(axis, more_batches=(128,))
     differs = f"; {axis.name} {other(axis)}"
     (panel,) = figures.time_figure(run).axes
     labels = [text.get_text() for text in panel.get_legend().get_texts()]
@@ -134,14 +148,15 @@ def test_legends_name_two(axis: Axis) -> None:
 
 def test_bars_name_two(axis: Axis) -> None:
     """The bars of a run with one batch are as many as its cells, and their labels tell them apart."""
-    (panel,) = figures.time_figure(make_run(axis.name, "cpu")).axes
+    (panel,) = figures.time_figure(analysed(axis)).axes
     labels = [text.get_text() for text in panel.get_yticklabels()]
     assert len(panel.patches) == len(labels) == len(set(labels)) == 4
 
 
 def test_single_figures_say_what_they_are_of(axis: Axis) -> None:
     """A figure that shows one section names its conditions where they are not the default."""
-    run = make(axis, "cpu", conditions=(DEFAULTS._replace(**{axis.name: other(axis)}),)).run()
+    several = (DEFAULTS._replace(**{axis.name: other(axis)}),)
+    run = analyse(make(axis, "cpu", conditions=several).run())
     for draw in (figures.speedup_figure, figures.ceilings_figure):
         assert f"{axis.name} {other(axis)}" in draw(run).get_suptitle()
 
@@ -150,7 +165,7 @@ def test_impossible_figures_say_where(axis: Axis, monkeypatch: pytest.MonkeyPatc
     """Lines of two sections on figures that can't be are told apart."""
     judge = "harness.analysis.above_limit.judge_speedup"
     monkeypatch.setattr(judge, lambda *_: ("too fast", True))
-    lines = table.impossible(analysis_points.points(make_run(axis.name, "cpu")))
+    lines = table.impossible(analyse(make_run(axis.name, "cpu")).points)
     assert len(lines) == len(set(lines)) > 2
 
 
@@ -165,8 +180,8 @@ def test_two_files_of_one_name_stay_two(tmp_path: Path) -> None:
     several = tuple(DEFAULTS._replace(routing=text) for text in texts)
     run = make(axis, "cpu", conditions=several, more_batches=(128,)).run()
     assert run.cells["cell"].is_unique
-    assert len(figures.time_figure(run).axes[0].get_lines()) == 4
-    (legend,) = figure_by_batch.draw(run).legends
+    assert len(figures.time_figure(analyse(run)).axes[0].get_lines()) == 4
+    (legend,) = figure_by_batch.draw(analyse(run)).legends
     assert len(legend.get_texts()) == 2
     assert len(compare.compare(run, run).changes) == 8
     rows = merge.merged_rows([run])
@@ -207,7 +222,7 @@ def test_merge_tells_two_apart(axis: Axis, device: str) -> None:
     loaded = [run._replace(folder=Path(str(i))) for i, run in enumerate(loaded)]
     rows = merge.merged_rows(loaded)
     frame = report_merge.merged_frame(rows)
-    assert len(frame) == 2 * 2 * len(analysis_points.models(loaded[0]))
+    assert len(frame) == 2 * 2 * len(analyse(loaded[0]).models)
     assert not frame.duplicated(["run", "provider", "batch", "width", "model", axis.name]).any()
     assert frame[axis.name].tolist() == sorted(frame[axis.name], key=lambda v: v != axis.default)
     text = report_merge.format_merged(loaded, rows)
@@ -240,8 +255,7 @@ def test_merge_refuses_other_values(axis: Axis) -> None:
 
 def test_best_against_best_on_a_device_keeps_two(axis: Axis) -> None:
     """On a device cells that differ in a way to compute the same share a table; others have one each."""
-    run = make_run(axis.name, "cuda")
-    text = "\n".join(report_gpu.contest_lines(run))
+    text = "\n".join(report_gpu.contest_lines(analysed(axis, "cuda")))
     found = headings(text, "### Batch")
     assert len(found) == len(set(found)) == (1 if axis.is_way else 2)
     rows = [line for line in text.splitlines() if line.startswith("| fff_")]
@@ -267,4 +281,4 @@ def test_old_records_read_as_the_default(axis: Axis, tmp_path: Path) -> None:
     assert old.warnings == []
     assert old.head == whole.head
     assert old.cells.equals(whole.cells)
-    assert header.head_lines(old) == header.head_lines(whole)
+    assert header.head_lines(analyse(old)) == header.head_lines(analyse(whole))

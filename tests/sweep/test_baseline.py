@@ -8,13 +8,14 @@ from pathlib import Path
 import pytest
 
 from harness import cli
-from harness.analysis import ledger, merge
-from harness.analysis import points as analysis_points
+from harness.analysis import merge
+from harness.analysis.analysis import analyse
 from harness.cli import grammar
 from harness.errors import UsageError
 from harness.problem.models import parse_model, speedup_limit
 from harness.problem.problem import Problem
 from harness.records.reader import Run, load_run
+from harness.report import csv as report_csv
 from harness.report import figure_by_batch, frames, table
 
 SWEEP = ["sweep", "--width", "24", "--levels", "1,3", "--models", "1x3", "--processes", "1", "--passes", "2",
@@ -43,28 +44,28 @@ def test_limit_of_gpt3s_shape() -> None:
 def test_baseline_is_measured_and_every_ratio_is_over_it(run: Run) -> None:
     """The named FF is added to the models, and tables, ratios and limits are over it."""
     assert run.head.sweep.baseline == "ff-64"
-    assert analysis_points.models(run) == ["ff-64", "ultrafastbert-1x3"]
+    assert analyse(run).models == ["ff-64", "ultrafastbert-1x3"]
     assert "bert-base-4095" not in set(run.cells["model"])
     assert set(run.cells.loc[run.cells["role"] == "aa", "model"]) == {"ff-64"}
-    for point in analysis_points.points(run):
+    for point in analyse(run).points:
         assert point.fastest.split("/")[1] == "ff-64"
         assert all(v.ratio is not None for v in point.versus)
-    text = table.format_markdown(run)
+    text = table.format_markdown(analyse(run))
     assert "Speedup over FF-64 at the same BLAS level, provider scipy:" in text
     assert "| UltraFastBERT-1x3 | 16.00x" in text
-    frame = table.csv_frame(run)
+    frame = report_csv.csv_frame(analyse(run))
     assert set(frame["limit"]) == {1.0, 16.0}
     assert set(frame.loc[frame["column"] == "level 1", "baseline"]) == {"ff-64"}
-    labels = [t.get_text() for t in figure_by_batch.draw(run).axes[0].texts]
+    labels = [t.get_text() for t in figure_by_batch.draw(analyse(run)).axes[0].texts]
     assert labels == ["limit of UltraFastBERT-1x3: 16.00x"]
 
 
 def test_published_ratios_are_over_the_papers_baseline_alone(run: Run) -> None:
     """Beside ratios over another FF no published one stands, and the ledger says why."""
-    for point in analysis_points.points(run):
+    for point in analyse(run).points:
         assert all(e.published is None for entries in point.entries.values() for e in entries)
         assert all(v.published is None for v in point.versus)
-    assert all(e.finding != "reproduced" for e in ledger.make_ledger(run) if e.device == "cpu")
+    assert all(e.finding != "reproduced" for e in analyse(run).ledger if e.device == "cpu")
 
 
 def test_ledger_takes_no_ratio_over_another_baseline(golden_run: Path) -> None:
@@ -73,11 +74,11 @@ def test_ledger_takes_no_ratio_over_another_baseline(golden_run: Path) -> None:
     text = path.read_text(encoding="utf-8").replace('"batch":64', '"batch":16384')
     path.write_text(text.replace('"batch": 64', '"batch": 16384'), encoding="utf-8")
     own = load_run(golden_run)
-    measured = [e for e in ledger.make_ledger(own) if e.measured is not None]
+    measured = [e for e in analyse(own).ledger if e.measured is not None]
     assert measured
     sweep = own.head.sweep.model_copy(update={"baseline": "bert-base-3072"})
     other = own._replace(head=own.head.model_copy(update={"sweep": sweep}))
-    for entry in ledger.make_ledger(other):
+    for entry in analyse(other).ledger:
         if entry.measured is not None:
             assert entry.finding == "not comparable here"
             assert entry.reason == "its ratios are over BERT-base-3072"

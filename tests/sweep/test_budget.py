@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import scripted
 from kill import Silent
+from made_machines import SMALL
 
 from harness.backends import registry
 from harness.sweep.budget import Budget
@@ -26,12 +27,12 @@ def make_budget(out: Path, spent_s: float, passes: int = 0) -> tuple[Budget, Pla
     spec = replace(
         scripted.make_spec(out), passes=passes, budget_s=100.0, processes=5, skip=["*torch*"]
     )
-    made = make_plan(spec)
+    made = make_plan(spec, SMALL)
     journal = Journal(
         spec=spec, monitor=Silent(), predicted_s=0.0, began=time.monotonic() - spent_s
     )
     crew = Crew(journal=journal)
-    gate = Gate(journal=journal, crew=crew)
+    gate = Gate(journal=journal, crew=crew, caches=SMALL.caches)
     cells = list(made.cells)
     sampling = Sampling(
         journal=journal, crew=crew, gate=gate, cells=cells, tally=Tally(spec.passes)
@@ -110,8 +111,8 @@ def test_quick_leaves_out_what_compiles(tmp_path: Path, monkeypatch: pytest.Monk
     costly = replace(registry.get("fff_cpu_fused"), costly_prepare=True)
     monkeypatch.setitem(registry._known, costly.id, costly)
     spec = replace(scripted.make_spec(tmp_path), passes=0, budget_s=46.0, quick=True)
-    reasons = {c.implementation: why for c, why in make_plan(spec).unavailable}
+    reasons = {c.implementation: why for c, why in make_plan(spec, SMALL).unavailable}
     assert "compiles, which --quick has no time for" in reasons["fff_cpu_fused"]
     for other in (replace(spec, quick=False), replace(spec, only=["ff_l3_*", "fff_cpu_fused"])):
-        made = make_plan(other)
+        made = make_plan(other, SMALL)
         assert "fff_cpu_fused" in {c.implementation for c in made.cells}

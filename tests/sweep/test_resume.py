@@ -15,6 +15,7 @@ from pathlib import Path
 import kill
 import pytest
 from fabricated_runs import Fake, make_cell, make_machine, make_provider
+from made_machines import SMALL
 
 from harness import cli
 from harness.errors import UsageError
@@ -245,7 +246,7 @@ def test_a_run_cut_before_its_decision_has_no_goal(tmp_path):
     progress = resume.find_progress(load_run(folder))
     assert progress.tally.goal == 0
     assert (progress.rounds, progress.block) == (1, 0)
-    assert progress.missing(make_plan(kill.make_spec(folder))) is None
+    assert progress.missing(make_plan(kill.make_spec(folder), SMALL)) is None
 
 
 def test_wrong_and_failed_cells_stay_out(tmp_path):
@@ -567,7 +568,7 @@ def test_resumed_spec_is_the_runs_own(tmp_path):
     found = resume.find_spec(run._replace(head=head, folder=tmp_path / "run"))
     assert found.record() == spec.record()
     assert (found.models, found.out) == (spec.models, spec.out)
-    assert len(make_plan(spec).cells) == 2
+    assert len(make_plan(spec, SMALL).cells) == 2
     assert sweep_run.run_folder(spec) == tmp_path / "run"
 
 
