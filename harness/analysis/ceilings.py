@@ -73,7 +73,7 @@ class Ceilings:
 
 def precision(cell: CellRecord) -> str:
     """Return what a cell's products are computed in: `float32`, `tf32` or `bfloat16`."""
-    return "tf32" if cell.math == "tf32" else cell.dtype
+    return "tf32" if cell.conditions.math == "tf32" else cell.conditions.dtype
 
 
 def capacities(machine: MachineRecord, threads: int = 1) -> dict[str, int]:

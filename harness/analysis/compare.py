@@ -8,14 +8,18 @@ whole machine cancels.
 from __future__ import annotations
 
 import re
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
-from harness.analysis import compare_controls, compare_interval, stats
+from harness.analysis import compare_controls, compare_interval, contrasts, stats
 from harness.analysis.fastest import find_fastest
 from harness.analysis.index import RunIndex, index_run
 from harness.analysis.stats import Ratio
 from harness.errors import UsageError
+from harness.problem.axes import changes
+from harness.records.identity import Identity, identify
 from harness.records.reader import Run
 
 TOLERANCE = 0.02  # an interval wholly within 1 -+ this is "same"
@@ -23,8 +27,6 @@ _REFERENCE = "ceiling_sgemm"  # the provider's product: no code of ours, in ever
 
 Verdict = Literal["faster", "slower", "same", "ambiguous", "reference", "broken"]
 
-# What tells two cells apart beside implementation, model and provider, where a run records it.
-_CONDITIONS = ("threads", "dtype", "data", "rows", "routing", "weights")
 # The same hardware and system, in all that bears on a time; the host's name does not.
 _MACHINE = ("processor", "microarchitecture", "cores", "caches", "virtual_machine")
 
@@ -83,30 +85,53 @@ def _provider_name(label: str) -> str:
     return re.sub(r"\.so(\.\d+)*$", "", label.rsplit("/", 1)[-1])
 
 
-def _keys(run: Run) -> dict[str, str]:
-    """Return each layer's cell of a run under the key that it is matched by."""
-    found = {}
-    for row in run.cells[run.cells["role"] == "layer"].to_dict("records"):
-        parts = [row["implementation"], row["model"], f"b{row['batch']}", f"w{row['d_in']}"]
-        if row["provider"]:
-            parts.append(_provider_name(row["provider"]))
-        conditions = [f"{c}={row[c]}" for c in _CONDITIONS if c in row]
-        found[f"{'/'.join(map(str, parts))} ({', '.join(conditions)})"] = str(row["cell"])
-    return found
+def _provider_names(*runs: RunIndex) -> dict[str, str]:
+    """Return what each provider of some runs is matched by: its label without the version of its file.
+
+    The version stays where a run has several versions of one file.
+    """
+    labels = [{cell.provider for cell in run.cells.values()} for run in runs]
+    counts = [Counter(map(_provider_name, found)) for found in labels]
+    return {
+        label: name if all(count[name] <= 1 for count in counts) else label
+        for label in set.union(*labels)
+        for name in [_provider_name(label)]
+    }
 
 
-def _match(a: Run, b: Run) -> tuple[dict[str, tuple[str, str]], list[str]]:
-    """Return the cells of A and B by what is printed of them, and what has no partner."""
-    of_a, of_b = _keys(a), _keys(b)
-    unmatched = [f"only in A: {k}" for k in of_a if k not in of_b]
-    unmatched += [f"only in B: {k}" for k in of_b if k not in of_a]
-    both = {k.partition(" (")[0]: (of_a[k], of_b[k]) for k in of_a if k in of_b}
-    if not both:
-        raise UsageError(
-            f"{a.folder} and {b.folder} have no cell in common, so nothing can be compared; A has "
-            f"{next(iter(of_a), 'none')}, B has {next(iter(of_b), 'none')}"
-        )
-    return both, unmatched
+def _identify(run: RunIndex, names: dict[str, str]) -> dict[Identity, str]:
+    """Return each layer's cell of a run under the identity that it is matched by."""
+    cells = run.of_role("layer")
+    return {identify(c)._replace(provider=names[c.provider]): c.cell for c in cells}
+
+
+def _where(of: Identity) -> str:
+    return "/".join(
+        filter(None, (of.implementation, of.model, f"b{of.batch}", f"w{of.d_in}", of.provider))
+    )
+
+
+def _name(of: Identity) -> str:
+    """Return what is printed of a cell: where it stands, and its conditions that are not the default."""
+    differs = ", ".join(f"{name} {value}" for name, value in changes(of.conditions).items())
+    return f"{_where(of)} ({differs})" if differs else _where(of)
+
+
+def _describe(of: Identity) -> str:
+    """Return all that a cell is matched by, as text."""
+    how = {"threads": of.threads, "seed": of.seed, **of.conditions._asdict()}
+    return f"{_where(of)} ({', '.join(f'{name}={value}' for name, value in how.items())})"
+
+
+def _require_common(a: Run, b: Run, of_a: Iterable[Identity], of_b: Iterable[Identity]) -> None:
+    """Raise UsageError where two runs have no cell in common."""
+    if set(of_a) & set(of_b):
+        return
+    first = [next(map(_describe, found), "none") for found in (iter(of_a), iter(of_b))]
+    raise UsageError(
+        f"{a.folder} and {b.folder} have no cell in common, so nothing can be compared; A has "
+        f"{first[0]}, B has {first[1]}"
+    )
 
 
 def is_same_machine(a: Run, b: Run) -> bool:
@@ -122,46 +147,46 @@ def _sampled(run: RunIndex, cell: str) -> bool:
     return run.cells[cell].status == "ok" and cell in run.samples
 
 
-def _fastest_ff(run: RunIndex, cells: list[str]) -> str:
-    """Return the fastest FF of the baseline's shape at the largest width and batch among some cells."""
+def _fastest_ff(run: RunIndex, cells: Iterable[str]) -> str:
+    """Return the fastest FF of the baseline's shape among some cells.
+
+    It is of the largest width and batch, and of the conditions that are nearest to the default.
+    """
     ff = [run.cells[c] for c in cells if run.cells[c].model == run.head.sweep.baseline]
     largest = max(((c.d_in, c.batch) for c in ff), default=None)
+    ff = [c for c in ff if (c.d_in, c.batch) == largest]
+    nearest = contrasts.of_cells(ff)[:1]
     found = find_fastest(
-        (c.cell, stats.pass_ns(run.samples, c.cell))
-        for c in ff
-        if (c.d_in, c.batch) == largest and _sampled(run, c.cell)
+        (c.cell, stats.pass_ns(run.samples, c.cell)) for c in ff if c.conditions in nearest
     )
     return found or ""
 
 
-def _ceiling(run: RunIndex) -> dict[str, str]:
+def _ceiling(run: RunIndex, names: dict[str, str]) -> dict[str, str]:
     """Return the sampled product of each provider."""
     return {
-        _provider_name(c.provider): c.cell
+        names[c.provider]: c.cell
         for c in run.cells.values()
         if c.implementation == _REFERENCE and _sampled(run, c.cell)
     }
 
 
 def _references(
-    a: RunIndex, b: RunIndex, both: dict[str, tuple[str, str]], *, same: bool
+    a: RunIndex, b: RunIndex, pairs: Iterable[tuple[str, str]], *, same: bool
 ) -> tuple[str, str] | None:
     """Return the cells of A and B that all others are taken over, None where there are none.
 
     On one machine that is the provider's large product, which is not code under test; without it, and
     across machines, the fastest FF.
     """
-    of_a, of_b = _ceiling(a), _ceiling(b)
+    names = _provider_names(a, b)
+    of_a, of_b = _ceiling(a, names), _ceiling(b, names)
     shared = [p for p in of_a if p in of_b]
     if same and shared:
         return of_a[shared[0]], of_b[shared[0]]
-    pairs = dict(both.values())
-    if not same:
-        found = _fastest_ff(a, list(pairs)), _fastest_ff(b, list(pairs.values()))
-    else:
-        usable = [x for x, y in pairs.items() if _sampled(b, y)]
-        first = _fastest_ff(a, usable)
-        found = first, pairs.get(first, "")
+    usable = {x: y for x, y in pairs if _sampled(a, x) and _sampled(b, y)}
+    first = _fastest_ff(a, usable)
+    found = first, usable.get(first, "") if same else _fastest_ff(b, usable.values())
     return found if all(found) else None
 
 
@@ -237,9 +262,12 @@ def compare(a: Run, b: Run) -> Comparison:
     Raises UsageError where they share no cell, or no cell that the others can be taken over.
     """
     same = is_same_machine(a, b)
-    both, unmatched = _match(a, b)
     of_a, of_b = index_run(a), index_run(b)
-    references = _references(of_a, of_b, both, same=same)
+    names = _provider_names(of_a, of_b)
+    cells_a, cells_b = _identify(of_a, names), _identify(of_b, names)
+    _require_common(a, b, cells_a, cells_b)
+    both = {k: (cells_a[k], cells_b[k]) for k in cells_a if k in cells_b}
+    references = _references(of_a, of_b, both.values(), same=same)
     if references is None:
         raise UsageError(
             f"{a.folder} and {b.folder} share neither {_REFERENCE} nor a sampled {a.head.sweep.baseline}: "
@@ -249,7 +277,8 @@ def compare(a: Run, b: Run) -> Comparison:
     return Comparison(
         a=a, b=b, same_machine=same, references=references, resolution=moves.resolution,
         drift=stats.pass_ns(of_b.samples, references[1]) / stats.pass_ns(of_a.samples, references[0]),
-        changes=[_change(of_a, of_b, n, pair, references, moves) for n, pair in both.items()
-                 if _either_ok(of_a, of_b, pair)],
-        unmatched=unmatched,
+        changes=[_change(of_a, of_b, _name(identity), pair, references, moves)
+                 for identity, pair in both.items() if _either_ok(of_a, of_b, pair)],
+        unmatched=[*(f"only in A: {_describe(k)}" for k in cells_a if k not in cells_b),
+                   *(f"only in B: {_describe(k)}" for k in cells_b if k not in cells_a)],
     )  # fmt: skip

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from harness.analysis import contrasts, stats
+from harness.analysis import stats
 from harness.analysis.ceilings import precision
 from harness.analysis.fastest import find_fastest
 from harness.analysis.index import RunIndex
 from harness.analysis.rows import Contest, Contests, GpuEntry, Point, Rival
 from harness.paper.published import find
-from harness.problem import axes
+from harness.problem.axes import WAYS, without_ways
 from harness.records.schema import CellRecord, RunHead
 
 # The implementation behind each GPU column of the paper's table.
@@ -18,9 +18,6 @@ COLUMNS = {"native fused": "torch_native", "pytorch bmm": "torch_bmm", "naive cu
 PRECISIONS = {
     "float32": "float32, TF32 off", "tf32": "TF32 on tensor cores", "bfloat16": "bfloat16",
 }  # fmt: skip
-# Ways to compute the same, which compete. Where the weights stand as a pass begins is another question: hot
-# is never set against cold.
-_WAYS = ("dtype", "math", "launch")
 
 
 def is_device(head: RunHead) -> bool:
@@ -54,12 +51,6 @@ def gpu_entries(
     return found
 
 
-def _alike(conditions: Iterable[str]) -> dict[str, str]:
-    """Return the conditions that have to be the same for two cells to compete."""
-    named = zip(axes.COLUMNS, conditions, strict=True)
-    return {name: value for name, value in named if name not in _WAYS}
-
-
 def _rivals(run: RunIndex, cells: Sequence[CellRecord]) -> list[Rival]:
     """Return the fastest FF of the baseline's shape in each precision that was measured."""
     ff = [
@@ -71,7 +62,7 @@ def _rivals(run: RunIndex, cells: Sequence[CellRecord]) -> list[Rival]:
         found.append(
             Rival(
                 precision=name, cell=cell.cell, implementation=cell.implementation,
-                launch=cell.launch, pass_ns=stats.pass_ns(run.samples, cell.cell),
+                launch=cell.conditions.launch, pass_ns=stats.pass_ns(run.samples, cell.cell),
             )
             if cell
             else Rival(precision=name)
@@ -82,7 +73,7 @@ def _rivals(run: RunIndex, cells: Sequence[CellRecord]) -> list[Rival]:
 def _contest(run: RunIndex, cell: CellRecord, rivals: list[Rival]) -> Contest:
     return Contest(
         implementation=cell.implementation, model=cell.model, precision=precision(cell),
-        launch=cell.launch,
+        launch=cell.conditions.launch,
         ratios={
             r.precision: stats.ratio(run.samples, r.cell, cell.cell) if r.cell else None
             for r in rivals
@@ -91,17 +82,21 @@ def _contest(run: RunIndex, cell: CellRecord, rivals: list[Rival]) -> Contest:
 
 
 def _contests(run: RunIndex, point: Point) -> Contests:
-    """Return every FFF of a point's data and weights, in any precision and launch, against each rival."""
+    """Return every FFF of a point's data and weights, in any precision and launch, against each rival.
+
+    These are ways to compute the same; where the weights stand as a pass begins is another question, and
+    hot is never set against cold.
+    """
+    alike = without_ways(point.conditions)
     cells = [
         c
         for c in run.right("layer")
-        if (c.batch, c.d_in) == (point.batch, point.width)
-        and _alike(contrasts.of_cell(c)) == _alike(point.conditions)
+        if (c.batch, c.d_in) == (point.batch, point.width) and without_ways(c.conditions) == alike
     ]
     against = _rivals(run, cells)
     rows = sorted(
         (c for c in cells if c.layer == "fff"),
-        key=lambda c: (c.model, c.implementation, c.dtype, c.math, c.launch),
+        key=lambda c: (c.model, c.implementation, *(getattr(c.conditions, name) for name in WAYS)),
     )
     return Contests(point=point, rivals=against, rows=[_contest(run, c, against) for c in rows])
 
@@ -112,6 +107,6 @@ def contests(run: RunIndex, points: Iterable[Point]) -> list[Contests]:
         return []
     first: dict[tuple[object, ...], Point] = {}
     for point in points:
-        key = (point.batch, point.width, *_alike(point.conditions).values())
+        key = (point.batch, point.width, without_ways(point.conditions))
         first.setdefault(key, point)
     return [_contests(run, point) for point in first.values()]

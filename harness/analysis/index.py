@@ -10,6 +10,7 @@ import pandas as pd
 
 from harness.analysis import samples as analysis_samples
 from harness.analysis.samples import Samples
+from harness.problem.axes import COLUMNS, Conditions
 from harness.records.reader import Run
 from harness.records.schema import CellRecord, Role, RunHead
 
@@ -33,8 +34,9 @@ class RunIndex:
 
 def _record(row: Mapping[Any, Any]) -> CellRecord:
     """Return the record behind a row of a run's cells, in whose frame no level is NaN."""
-    level = row["level"]
-    return CellRecord.model_construct(**{**row, "level": None if pd.isna(level) else int(level)})
+    level = None if pd.isna(row["level"]) else int(row["level"])
+    conditions = Conditions(*(row[column] for column in COLUMNS))
+    return CellRecord.model_construct(**{**row, "level": level, "conditions": conditions})
 
 
 def index_run(run: Run) -> RunIndex:

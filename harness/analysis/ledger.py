@@ -85,7 +85,7 @@ def _paper_point(points: Sequence[Point]) -> Point | None:
     found = [
         p
         for p in points
-        if (p.batch, p.width, p.conditions[0]) == (PAPER_BATCH, PAPER_WIDTH, "float32")
+        if (p.batch, p.width, p.conditions.dtype) == (PAPER_BATCH, PAPER_WIDTH, "float32")
     ]
     return found[0] if found else None
 

@@ -19,6 +19,7 @@ from harness.analysis.rows import Entry, Point, Speed, Versus
 from harness.analysis.stats import Ratio
 from harness.paper.published import FASTEST_FF, find
 from harness.problem import axes
+from harness.problem.axes import Conditions
 from harness.problem.models import BASELINE, parse_model, speedup_limit
 from harness.records.schema import CellRecord
 
@@ -197,13 +198,13 @@ def _fastest_ff(run: RunIndex, cells: Iterable[CellRecord]) -> CellRecord | None
     )
 
 
-def _under(cells: Iterable[CellRecord], conditions: tuple[str, ...]) -> list[CellRecord]:
+def _under(cells: Iterable[CellRecord], conditions: Conditions) -> list[CellRecord]:
     """Return the cells under one set of conditions."""
-    return [c for c in cells if contrasts.of_cell(c) == conditions]
+    return [c for c in cells if c.conditions == conditions]
 
 
 def _point(
-    run: RunIndex, known: Ceilings, at: Sequence[CellRecord], conditions: tuple[str, ...]
+    run: RunIndex, known: Ceilings, at: Sequence[CellRecord], conditions: Conditions
 ) -> Point:
     """Return what is said of the cells of one batch and width under one set of conditions."""
     here = _under(at, conditions)

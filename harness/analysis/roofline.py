@@ -17,7 +17,7 @@ SLACK = 1.05
 
 def row_bytes(cell: CellRecord) -> int:
     """Return the bytes of a row of w_in and one of w_out; as many as one of x and one of y."""
-    return ITEM_BYTES[cell.dtype] * (cell.d_in + cell.d_out)
+    return ITEM_BYTES[cell.conditions.dtype] * (cell.d_in + cell.d_out)
 
 
 def touched_bytes(cell: CellRecord) -> int:
@@ -76,6 +76,6 @@ def summed_floor_ns(ceilings: Ceilings, cell: CellRecord) -> float:
     peak = ceilings.peak_of(cell)
     compute = cell.flops / (ceilings.flops if math.isnan(peak) else peak)
     size = compulsory_bytes(cell)
-    cold = cell.weights != "hot"
+    cold = cell.conditions.weights != "hot"
     traffic = size / ceilings.bandwidth_at(MEMORY) if cold else traffic_ns(ceilings, size)
     return float(compute + traffic) / ceilings.grants(cell)

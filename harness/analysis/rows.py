@@ -8,6 +8,7 @@ import numpy as np
 
 from harness.analysis.stats import Ratio
 from harness.paper.published import PublishedCell
+from harness.problem.axes import Conditions
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,7 +114,7 @@ class Contest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Point:
-    """Hold all that is said of one batch and width under one set of conditions (axes.COLUMNS).
+    """Hold all that is said of one batch and width under one set of conditions.
 
     baseline: the model that the ratios are over.
     fastest: the cell that the speedups of `versus` are over. stand_in: whether it is of float32 because no
@@ -125,7 +126,7 @@ class Point:
     batch: int
     width: int
     baseline: str
-    conditions: tuple[str, ...]
+    conditions: Conditions
     entries: dict[str, list[Entry]]  # by provider
     gpu: list[GpuEntry]
     fastest: str

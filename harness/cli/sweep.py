@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -87,6 +88,7 @@ def _print_missing(run: Run, made: Plan) -> None:
     print(f"{run.folder}: {text} are missing; they would be measured in fresh processes.")
 
 
+@partial(options.take_axes, behind="processes")
 def sweep_command(
     context: typer.Context,
     levels: Annotated[
@@ -125,48 +127,6 @@ def sweep_command(
         float | None, options.budget(defaults.BUDGET_S, defaults.QUICK_BUDGET_S)
     ] = None,
     processes: options.Processes = defaults.PROCESSES,
-    data: Annotated[
-        str, typer.Option(help="What x and the weights hold: a list of random, zeros (all 0).")
-    ] = "random",
-    dtype: Annotated[
-        str | None,
-        typer.Option(
-            help="What x, the weights and y are stored in: a list of float32, bfloat16. Sums are float32. "
-            "[default: float32; on cuda both]"
-        ),
-    ] = None,
-    math: Annotated[
-        str | None,
-        typer.Option(
-            help="Products of float32 on cuda: a list of ieee, tf32 (rounded to 10 bits, on tensor cores). "
-            "[default: both on cuda]"
-        ),
-    ] = None,
-    launch: Annotated[
-        str | None,
-        typer.Option(
-            help="How passes start on cuda: a list of eager, graph (replayed from a CUDA graph). "
-            "[default: both on cuda]"
-        ),
-    ] = None,
-    rows: Annotated[
-        str, typer.Option(help="Tokens: a list of distinct, same (every token is one row).")
-    ] = "distinct",
-    routing: Annotated[
-        str,
-        typer.Option(
-            help="Paths of the tokens through the FFF: a list of uniform (left to random data), zipf (leaves "
-            "by Zipf's law, exponent 1), single (one path, distinct rows), trace:FILE (leaves from a file)."
-        ),
-    ] = "uniform",
-    weights: Annotated[
-        str | None,
-        typer.Option(
-            help="Where the weights stand as a pass begins: a list of hot (as the last pass left them), "
-            "rotated (several sets in turn, twice the last-level cache), flushed (caches evicted). "
-            "[default: hot; on cuda hot,flushed]"
-        ),
-    ] = None,
     isa: Annotated[
         str,
         typer.Option(
@@ -203,6 +163,7 @@ def sweep_command(
             "options are those of the run.",
         ),
     ] = None,
+    **asked: str | None,
 ) -> int:
     """Measure the paper's Table 2 here, the CPU half or with --device cuda the GPU half.
 
@@ -216,9 +177,8 @@ def sweep_command(
         levels=levels, device=device, models=models, batch=batch, width=width, only=only,
         skip=skip, blas_names=blas_names, threads=threads, seed=seed, passes=passes,
         budget=budget, processes=processes, quick=quick, keep_blas_env=keep_blas_env, out=out,
-        plugins=plugins or [], timeout=timeout, strict=strict,
-        data=data, rows=rows, routing=routing, weights=weights, order=order,
-        dtype=dtype, isa=isa, baseline=baseline, math=math, launch=launch,
+        plugins=plugins or [], timeout=timeout, strict=strict, order=order, isa=isa,
+        baseline=baseline, **asked,
     )  # fmt: skip
     if resume_run is not None:
         resumed, spec = _take_up(context, resume_run, spec)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 from pydantic import Field, TypeAdapter, ValidationError
 
 from harness.errors import UsageError
+from harness.problem.axes import COLUMNS
 from harness.records.schema import (
     HEAD,
     KINDS,
@@ -172,7 +173,12 @@ def _cell_frame(cells: list[CellRecord]) -> pd.DataFrame:
         known = rows.setdefault(cell.cell, cell.model_dump(exclude={"kind"}))
         if _RANK[cell.status] < _RANK[known["status"]]:
             known.update(status=cell.status, reason=cell.reason)
-    columns = [name for name in CellRecord.model_fields if name != "kind"]
+    columns = [
+        column
+        for name in CellRecord.model_fields
+        if name != "kind"
+        for column in (COLUMNS if name == "conditions" else (name,))
+    ]
     return pd.DataFrame(list(rows.values()), columns=columns)
 
 

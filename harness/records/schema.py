@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 
+from harness.problem.axes import COLUMNS, DEFAULTS, Conditions, lists
 from harness.records.facts import DeviceFacts, Finding, MachineFacts
 from harness.records.text import printable
 
@@ -21,6 +31,26 @@ Shown = Annotated[str, AfterValidator(printable)]
 class _Record(BaseModel):
     # JSON has no infinity; without the setting one would be written as null and refused on reading.
     model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="constants")
+
+
+# In a file each axis is a field of its own, in a record all of them are one value. An axis that there was not
+# yet when a run was written is missing in its records: they read as the axis's default.
+
+
+def _gather(data: Any, name: str, default: Mapping[str, Any]) -> Any:
+    """Return a record's fields as they stand in a file with those of the axes put together under one name."""
+    if not isinstance(data, dict) or name in data:
+        return data
+    rest = {key: value for key, value in data.items() if key not in COLUMNS}
+    return rest | {name: {axis: data.get(axis, default[axis]) for axis in COLUMNS}}
+
+
+def _spread(fields: dict[str, Any], name: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a record's fields as they stand in a file, those of the axes in the place of the one name."""
+    spread: dict[str, Any] = {}
+    for key, value in fields.items():
+        spread |= values if key == name else {key: value}
+    return spread
 
 
 class MachineRecord(_Record):
@@ -82,18 +112,23 @@ class SweepRecord(_Record):
     keep_blas_env: bool
     plugins: list[str] = Field(default=[], description="files of plugins that were loaded")
     timeout_s: float = Field(default=0.0, description="patience with a request, 0 for derived")
-    data: list[str] = ["random"]
-    rows: list[str] = ["distinct"]
-    routing: list[str] = ["uniform"]
-    weights: list[str] = ["hot"]
+    axes: dict[str, list[str]] = Field(
+        default_factory=lists, description="values on each axis; in the file a field for each"
+    )
     order: Order = "interleaved"
-    dtype: list[str] = ["float32"]
     isa: str = Field(
         default="", description="instruction set that was forced, empty for the fastest"
     )
     baseline: str = Field(default="bert-base-4095", description="model that ratios are over")
-    math: list[str] = ["ieee"]
-    launch: list[str] = ["eager"]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _gather_axes(cls, data: Any) -> Any:
+        return _gather(data, "axes", lists())
+
+    @model_serializer(mode="wrap")
+    def _spread_axes(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return _spread(handler(self), "axes", self.axes)
 
 
 class RunHead(_Record):
@@ -149,14 +184,8 @@ class CellRecord(_Record):
     hidden: int
     depth: int
     trees: int
-    dtype: str
-    math: str = Field("ieee", description="of float32 products: ieee, or tf32 on tensor cores")
-    launch: str = Field("eager", description="eager, or graph: passes replayed from a CUDA graph")
-    data: str
-    rows: str = "distinct"
-    routing: str = "uniform"
-    weights: str = Field(
-        "hot", description="where they stand as a pass begins; see measure/locality.py"
+    conditions: Conditions = Field(
+        default=DEFAULTS, description="value on each axis; in the file a field for each"
     )
     seed: int
     flops: int
@@ -182,6 +211,15 @@ class CellRecord(_Record):
         default=0, description="weight rows that a pass touches; 0 where not counted"
     )
     notes: dict[str, Shown]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _gather_conditions(cls, data: Any) -> Any:
+        return _gather(data, "conditions", DEFAULTS._asdict())
+
+    @model_serializer(mode="wrap")
+    def _spread_conditions(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return _spread(handler(self), "conditions", self.conditions._asdict())
 
 
 class SampleRecord(_Record):

@@ -10,7 +10,6 @@ from harness.analysis.analysis import Analysis
 from harness.analysis.rows import Point
 from harness.analysis.stats import Ratio
 from harness.paper.published import PublishedCell
-from harness.problem import axes
 from harness.problem.models import speedup_limit
 from harness.report.formats import plain_ratio
 
@@ -22,7 +21,7 @@ def _csv_row(point: Point, ratio: Ratio | None, cell: PublishedCell | None, **na
         "blocks": ratio.blocks if ratio else 0,
         "published": cell.speedup if cell else None,
         "provenance": cell.provenance if cell else None,
-        **dict(zip(axes.COLUMNS, point.conditions, strict=True)),
+        **point.conditions._asdict(),
     }  # fmt: skip
 
 

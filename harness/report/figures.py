@@ -13,6 +13,7 @@ from harness.analysis.analysis import Analysis
 from harness.analysis.rows import Point, Speed
 from harness.analysis.stats import Ratio
 from harness.problem import axes
+from harness.problem.axes import Conditions
 from harness.problem.models import speedup_limit, title
 from harness.records.schema import RunHead
 from harness.report.figure_style import COLOURS, MARKERS, new_figure, set_title
@@ -20,6 +21,8 @@ from harness.report.formats import format_ratio, format_source, format_time
 from harness.report.table import format_place
 
 _PAPER = "#999999"
+# A label may be another's too (two traces whose files have one name); with the conditions it is one cell's.
+_Series = tuple[str, Conditions]
 _LABEL = {"facecolor": "white", "edgecolor": "none", "pad": 0.6}
 
 
@@ -101,7 +104,7 @@ def time_figure(analysis: Analysis) -> Figure:
     """Draw time per token: lines over the batch, or bars where the run has one batch only."""
     widest = analysis.points[0].width
     points = [p for p in analysis.points if p.width == widest]
-    rows: dict[str, dict[int, float]] = {}
+    rows: dict[_Series, dict[int, float]] = {}
     for point in points:
         for s in point.speeds:
             if np.isfinite(s.token_ns):
@@ -109,17 +112,17 @@ def time_figure(analysis: Analysis) -> Figure:
                 how = axes.title(point.conditions)
                 differs = f"; {how}" if how else ""
                 name = f"{s.implementation} ({title(s.model)}{provider}{differs})"
-                rows.setdefault(name, {})[point.batch] = s.token_ns
+                rows.setdefault((name, point.conditions), {})[point.batch] = s.token_ns
     text = f"Time per token, width {widest}"
     if len({p.batch for p in points}) > 1:
         return _time_lines(analysis.head, rows, text)
     return _time_bars(analysis.head, rows, f"{text}, batch {points[0].batch}", points[0].batch)
 
 
-def _time_lines(head: RunHead, rows: dict[str, dict[int, float]], text: str) -> Figure:
+def _time_lines(head: RunHead, rows: dict[_Series, dict[int, float]], text: str) -> Figure:
     figure = new_figure(10.5, 6)
     axes = figure.subplots()
-    for i, (name, times) in enumerate(rows.items()):
+    for i, ((name, _), times) in enumerate(rows.items()):
         batches = sorted(times)
         dashed = "--" if name.startswith("ff_") else "-"
         axes.plot(batches, [times[b] for b in batches], dashed, color=COLOURS[i % 8],
@@ -135,17 +138,19 @@ def _time_lines(head: RunHead, rows: dict[str, dict[int, float]], text: str) -> 
     return figure
 
 
-def _time_bars(head: RunHead, rows: dict[str, dict[int, float]], text: str, batch: int) -> Figure:
+def _time_bars(
+    head: RunHead, rows: dict[_Series, dict[int, float]], text: str, batch: int
+) -> Figure:
     figure = new_figure(9.5, 1.4 + 0.36 * max(1, len(rows)))
     axes = figure.subplots()
-    ordered = sorted(rows, key=lambda name: -rows[name][batch])
-    for i, name in enumerate(ordered):
-        time = rows[name][batch]
+    ordered = sorted(rows, key=lambda series: -rows[series][batch])
+    for i, (name, conditions) in enumerate(ordered):
+        time = rows[name, conditions][batch]
         axes.barh(i, time, color=COLOURS[1] if name.startswith("ff_") else COLOURS[0])
         axes.text(time * 1.05, i, format_time(time), va="center", fontsize=8)
-    axes.set_yticks(range(len(ordered)), ordered, fontsize=8)
+    axes.set_yticks(range(len(ordered)), [name for name, _ in ordered], fontsize=8)
     axes.set_xscale("log")
-    times = [rows[name][batch] for name in ordered] or [1.0]
+    times = [rows[series][batch] for series in ordered] or [1.0]
     axes.set_xlim(min(times) / 3, max(times) * 3)
     axes.xaxis.set_major_formatter(lambda ns, _: format_time(ns))
     axes.set_xlabel("time per token (log)")
@@ -179,7 +184,7 @@ def ceilings_figure(analysis: Analysis) -> Figure:
     right.set_xlim(0, max([115.0, *(115 * s.of_ceiling for s in speeds)]))
     right.set_xlabel("least time that the ceilings allow, % of the measured time")
     what = "Ceilings of this machine and the layers below them"
-    set_title(figure, analysis.head, f"{what}, batch {point.batch}, width {point.width}")
+    set_title(figure, analysis.head, f"{what}, {format_place(point).lower()}")
     return figure
 
 

@@ -112,13 +112,7 @@ def contest_lines(analysis: Analysis) -> list[str]:
             continue
         point = contests.point
         where = f"Batch {point.batch}, width {point.width}"
-        kept = tuple(
-            default if name in ("dtype", "math", "launch") else value
-            for name, value, default in zip(
-                axes.COLUMNS, point.conditions, axes.DEFAULTS, strict=True
-            )
-        )
-        differs = axes.title(kept)
+        differs = axes.title(axes.without_ways(point.conditions))
         lines += ["", f"### {where}{', ' + differs if differs else ''}", "", "The fastest FF:", ""]
         lines += [_rival_line(r) for r in contests.rivals]
         lines += ["", format_markdown_table(contest_frame(contests))]

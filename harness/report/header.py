@@ -112,7 +112,7 @@ def head_lines(analysis: Analysis) -> list[str]:
         and not f.id.startswith(("blas-", "forced-"))  # those stand above
     ]
     lines.append(
-        f"- {', '.join(sweep.dtype)}, {sweep.threads} thread{'s' if sweep.threads != 1 else ''}, "
+        f"- {', '.join(sweep.axes['dtype'])}, {sweep.threads} thread{'s' if sweep.threads != 1 else ''}, "
         f"seed {sweep.seed}; started {analysis.head.started_utc}; fff-harness {machine.harness_version}, "
         f"{machine.commit}; {_format_isa(analysis.head)} kernels, {machine.build['compiler']}"
     )

@@ -48,7 +48,7 @@ def impossible(points: Sequence[Point]) -> list[str]:
     """Return a line for each figure that passes its limit or ceiling without an explanation."""
     lines = []
     for point in points:
-        at = f"batch {point.batch}, width {point.width}"
+        at = format_place(point).lower()
         for provider, entries in point.entries.items():
             lines += [
                 f"{title(e.model)} at level {e.level}, {provider}, {at}: {e.remark}"
@@ -116,7 +116,7 @@ def _best_line(analysis: Analysis, point: Point) -> str:
     named = f"{speed.implementation} ({format_source(speed.implementation, speed.provider)})"
     if point.stand_in:
         return (
-            f"Best against best: no FF of {point.conditions[0]} was measured "
+            f"Best against best: no FF of {point.conditions.dtype} was measured "
             f"({_why_no_ff(point)}), so the speedups are over the fastest float32 "
             f"FF, which moves twice the bytes: {named}, "
             f"{format_time(speed.pass_ns)} a pass."

@@ -10,6 +10,7 @@ from harness.backends.registry import Implementation
 from harness.errors import UsageError
 from harness.measure import clock, process_key
 from harness.problem import axes, ceilings
+from harness.problem.axes import DEFAULTS, Conditions
 from harness.problem.problem import Problem
 from harness.records.schema import Role
 from harness.sweep import estimate
@@ -33,8 +34,8 @@ class Cell:
 
     workspace_bytes: what it is given, and what its passes allocate beside.
     place: the part of the memory that a ceiling's set fits (`L2`, `memory`), empty for all others.
-    weights: where they stand as a pass begins (locality.py); sets: of weights, where they are rotated.
-    launch: `eager`, or `graph` where passes are replayed from a CUDA graph. on_device: not on the CPU.
+    conditions: its value on each axis; those of the problem are the problem's own. sets: of weights, where
+    they are rotated. on_device: not on the CPU.
     compiles, token_block: what its implementation says of itself (registry.Implementation).
     """
 
@@ -48,13 +49,22 @@ class Cell:
     problem: Problem
     workspace_bytes: int
     place: str = ""
-    weights: str = "hot"
+    conditions: Conditions = DEFAULTS
     sets: int = 1
-    launch: str = "eager"
     on_device: bool = False
     compiles: bool = False
     token_block: int = 0
     unwritten: bool = False  # role ladder only: the buffers are zero pages that nothing ever wrote
+
+    @property
+    def weights(self) -> str:
+        """Return where the weights stand as a pass begins (locality.py)."""
+        return self.conditions.weights
+
+    @property
+    def launch(self) -> str:
+        """Return how a pass is started: `eager`, or `graph` where it is replayed from a CUDA graph."""
+        return self.conditions.launch
 
     def work(self) -> tuple[int, int]:
         """Return the flops of one pass and the bytes that it has to move."""
@@ -126,9 +136,11 @@ def _workspace_bytes(implementation: Implementation, problem: Problem) -> int:
 
 def make_cell(
     implementation: Implementation, problem: Problem, model: str, provider: str, *,
-    place: str = "", weights: str = "hot", sets: int = 1, launch: str = "eager",
+    place: str = "", sets: int = 1, **protocol: str,
 ) -> Cell:  # fmt: skip
     """Return the cell of an implementation on a problem, under a provider where it needs one.
+
+    protocol: values on the axes that are not the problem's, the default of those that are not given.
 
     Raises UsageError where a plugin's declaration raises.
     """
@@ -142,7 +154,8 @@ def make_cell(
     ]
     if bound:
         parts.append(label(provider))
-    parts += axes.suffix(problem, weights, launch)
+    conditions = problem.conditions(**protocol)
+    parts += axes.suffix(conditions)
     # A kernel that can't run here can't be asked for its workspace either.
     barred = implementation.unavailable() or problem.dtype not in implementation.dtypes
     size = 0 if barred else _workspace_bytes(implementation, problem)
@@ -153,8 +166,7 @@ def make_cell(
         id="/".join(parts), role="ceiling" if problem.layer == "ceiling" else "layer",
         implementation=implementation.id, level=implementation.level, model=model,
         provider=label(bound) if bound else "", problem=problem, workspace_bytes=size,
-        runs_in=runs_in, place=place, weights=weights,
-        sets=sets, launch=launch, on_device=not provider,
+        runs_in=runs_in, place=place, conditions=conditions, sets=sets, on_device=not provider,
         compiles=implementation.costly_prepare, token_block=implementation.token_block,
     )  # fmt: skip
 

@@ -180,11 +180,16 @@ def check_provider(run: Run, now: ProviderRecord) -> None:
         return
 
 
+def _option(spec: SweepSpec, name: str) -> Any:
+    """Return what a sweep was asked for on an axis or in another field."""
+    return spec.axes[name] if name in spec.axes else getattr(spec, name)
+
+
 def check_options(run: Run, given: dict[str, tuple[str, Any]], asked: SweepSpec) -> None:
     """Refuse options of the command line that say other than the run. given: field -> option name."""
     spec = find_spec(run)
     for name, (option, text) in given.items():
-        then, now = getattr(spec, name), getattr(asked, name)
+        then, now = _option(spec, name), _option(asked, name)
         if list(then) != list(now) if isinstance(then, list) else then != now:
             shown = [m.name for m in then] if name == "models" else then
             raise UsageError(

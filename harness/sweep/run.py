@@ -107,18 +107,7 @@ class _Sweep:
 
     def conditions(self, cell: Cell) -> tuple[object, ...]:
         """Return what two cells must share to be compared."""
-        p = cell.problem
-        return (
-            p.batch,
-            p.d_in,
-            p.dtype,
-            p.math,
-            p.data,
-            p.rows,
-            p.routing,
-            cell.weights,
-            cell.launch,
-        )
+        return (cell.problem.batch, cell.problem.d_in, *cell.conditions)
 
     def add_twins(self) -> None:
         """Add the fastest FF of each baseline problem a second time, as the A/A pair."""

@@ -25,6 +25,7 @@ from hypothesis import strategies as st
 
 from harness.analysis import roofline, rows
 from harness.analysis.analysis import analyse
+from harness.problem.axes import DEFAULTS
 from harness.report import frames, table
 
 
@@ -128,7 +129,7 @@ def test_the_summed_floor_adds_work_and_traffic() -> None:
     hot = work + roofline.traffic_ns(LIMITS, moved)
     assert roofline.summed_floor_ns(LIMITS, cell) == pytest.approx(hot)
     assert hot > roofline.floor_ns(LIMITS, cell)
-    cell = cell.model_copy(update={"weights": "flushed"})
+    cell = cell.model_copy(update={"conditions": DEFAULTS._replace(weights="flushed")})
     assert roofline.summed_floor_ns(LIMITS, cell) == pytest.approx(work + moved / 10.0)
     cell = cell.model_copy(update={"threads": 2})
     assert roofline.summed_floor_ns(LIMITS, cell) == pytest.approx((work + moved / 10.0) / 2)
@@ -140,7 +141,7 @@ def test_bfloat16_is_bound_by_its_bytes_alone() -> None:
     """The peak of float32 bounds no bfloat16: the bound is of half the bytes; the aim counts work too."""
     cell = fff_record("fff")
     moved = roofline.compulsory_bytes(cell)
-    cell = cell.model_copy(update={"dtype": "bfloat16"})
+    cell = cell.model_copy(update={"conditions": DEFAULTS._replace(dtype="bfloat16")})
     assert roofline.compulsory_bytes(cell) == moved // 2
     traffic = roofline.traffic_ns(LIMITS, moved // 2)
     assert roofline.floor_ns(LIMITS, cell) == pytest.approx(traffic)

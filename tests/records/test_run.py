@@ -298,9 +298,13 @@ def test_records_are_strict(golden_run: Path) -> None:
 
 def test_a_sweep_and_its_record_have_the_same_options() -> None:
     """Each recorded option is one of the sweep's, with its default: an older run is resumed as it ran."""
-    options = {field.name: field.default for field in fields(SweepSpec)}
+    options = {field.name: field for field in fields(SweepSpec)}
     for name, field in SweepRecord.model_fields.items():
-        if not field.is_required():
+        if field.default_factory is not None:
+            assert options[name].default_factory is field.default_factory
+        elif not field.is_required():
             default = field.default
-            assert options[name] == (tuple(default) if isinstance(default, list) else default)
+            assert options[name].default == (
+                tuple(default) if isinstance(default, list) else default
+            )
     assert options.keys() - SweepRecord.model_fields.keys() == {"out", "strict"}

@@ -13,8 +13,10 @@ from made_machines import MACHINES, SMALL
 from harness import cli
 from harness.analysis import contrasts
 from harness.analysis.analysis import analyse
+from harness.analysis.index import index_run
 from harness.errors import UsageError
 from harness.problem import axes
+from harness.problem.axes import lists
 from harness.problem.models import parse_models
 from harness.problem.problem import Problem
 from harness.records.reader import load_run
@@ -61,19 +63,17 @@ def test_default_ids_stay() -> None:
     assert list(cells) == [""]
     assert cells[""].id == "fff_l1_blas/ultrafastbert-1x3/b20/w24/scipy"
     assert cells[""].problem == Problem(layer="fff", batch=20, d_in=24, d_out=24, depth=3, trees=1)
-    problem = cells[""].problem
-    found = (
-        problem.dtype, problem.math, problem.data, problem.rows, problem.routing, cells[""].weights,
-        cells[""].launch,
-    )  # fmt: skip
-    assert found == axes.DEFAULTS
+    assert cells[""].conditions == axes.DEFAULTS
 
 
 def test_lists_become_cells() -> None:
     """Every combination that makes sense is a cell with a suffix where it differs; the rest is told."""
     spec = replace(
-        SPEC, data=["random", "zeros"], rows=["distinct", "same"], routing=["uniform", "zipf"],
-        weights=["hot", "flushed"],
+        SPEC,
+        axes=lists(
+            data=["random", "zeros"], rows=["distinct", "same"], routing=["uniform", "zipf"],
+            weights=["hot", "flushed"],
+        ),
     )  # fmt: skip
     cells = own_cells(spec)
     assert set(cells) == {
@@ -89,7 +89,10 @@ def test_lists_become_cells() -> None:
 def test_ff_and_fff_share_their_input() -> None:
     """Under each condition the FF's cells have the input of the FFF's."""
     spec = replace(
-        SPEC, data=["random", "zeros"], rows=["distinct", "same"], routing=["uniform", "zipf"]
+        SPEC,
+        axes=lists(
+            data=["random", "zeros"], rows=["distinct", "same"], routing=["uniform", "zipf"]
+        ),
     )
     keys: dict[str, set[object]] = {}
     for cell in plan.make_plan(spec, SMALL).cells:
@@ -101,7 +104,7 @@ def test_ff_and_fff_share_their_input() -> None:
 
 def test_twins_keep_their_conditions() -> None:
     """The second name of a cell is measured under the first's conditions."""
-    cell = own_cells(replace(SPEC, weights=["flushed"]))["/flushed"]
+    cell = own_cells(replace(SPEC, axes=lists(weights=["flushed"])))["/flushed"]
     twin = make_twin(cell)
     assert (twin.id, twin.role) == (f"{cell.id}/again", "aa")
     assert replace(twin, id=cell.id, role=cell.role) == cell
@@ -109,12 +112,14 @@ def test_twins_keep_their_conditions() -> None:
 
 def test_rotation_counts_in_time_and_memory() -> None:
     """A plan that rotates predicts its further sets of weights, and more time for their gates."""
-    hot, rotated = (plan.make_plan(replace(SPEC, weights=[w]), SMALL) for w in ("hot", "rotated"))
+    hot, rotated = (
+        plan.make_plan(replace(SPEC, axes=lists(weights=[w])), SMALL) for w in ("hot", "rotated")
+    )
     further = sum((c.sets - 1) * c.problem.weight_bytes() for c in rotated.cells)
     assert min(c.sets for c in rotated.cells) >= 2
     assert rotated.memory_bytes() - hot.memory_bytes() == further
     assert rotated.gate_s(0) > hot.gate_s(0)
-    flushed = plan.make_plan(replace(SPEC, weights=["flushed"]), SMALL)
+    flushed = plan.make_plan(replace(SPEC, axes=lists(weights=["flushed"])), SMALL)
     assert flushed.memory_bytes() - hot.memory_bytes() == 2 * SMALL.last_level_bytes()
     assert flushed.block_s() > hot.block_s()
 
@@ -123,7 +128,7 @@ def test_too_little_touched_is_unavailable() -> None:
     """Where an FFF touches too little to rotate past the cache its cell is unavailable; the FF's is not."""
     spec = replace(SPEC, models=parse_models("ff-4000,1x9"), widths=[256], batches=[1])
     large = MACHINES["L3 of 480 MiB"]
-    made = plan.make_plan(replace(spec, weights=["hot", "rotated"]), large)
+    made = plan.make_plan(replace(spec, axes=lists(weights=["hot", "rotated"])), large)
     assert [c.problem.layer for c, _ in made.unavailable] == ["fff"]
     assert "--weights flushed" in made.unavailable[0][1]
 
@@ -174,11 +179,10 @@ def test_bad_trace_is_one_line(tmp_path: Path, content: str, text: str) -> None:
 
 def test_old_records_still_read() -> None:
     """Records that were written before there were conditions read as the defaults."""
-    assert CellRecord.model_fields["weights"].default == "hot"
-    old = SPEC.record().model_dump(exclude={"data", "rows", "routing", "weights", "order", "dtype"})
+    newer = {"order", *axes.COLUMNS}
+    old = {k: v for k, v in SPEC.record().model_dump().items() if k not in newer}
     read = SweepRecord.model_validate(old)
-    assert (read.data, read.rows, read.routing) == (["random"], ["distinct"], ["uniform"])
-    assert (read.weights, read.order, read.dtype) == (["hot"], "interleaved", ["float32"])
+    assert (read.axes, read.order) == (lists(), "interleaved")
 
 
 @pytest.fixture(scope="module")
@@ -188,9 +192,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     trace = base / "tokens.txt"
     np.savetxt(trace, np.arange(20) % 8, fmt="%d")
     spec = replace(
-        SPEC, models=parse_models("bert-base-4095,1x3"), data=["random", "zeros"],
-        routing=["uniform", "single", f"trace:{trace}"], weights=["hot", "flushed"],
-        order="blocked", out=base / "run",
+        SPEC, models=parse_models("bert-base-4095,1x3"), order="blocked", out=base / "run",
+        axes=lists(
+            data=["random", "zeros"], routing=["uniform", "single", f"trace:{trace}"],
+            weights=["hot", "flushed"],
+        ),
     )  # fmt: skip
     outcome = sweep_run.run(spec, plan.make_plan(spec, SMALL), Silent())
     assert (outcome.reason, outcome.wrong, outcome.failed) == ("complete", 0, 0)
@@ -202,7 +208,7 @@ def test_every_condition_passes_its_gate_and_is_sampled(folder: Path) -> None:
     run = load_run(folder)
     assert set(run.cells["status"]) == {"ok"}
     assert set(run.cells["layer"]) == {"ff", "fff"}
-    assert len(contrasts.of_cells(run.cells.itertuples())) == 8
+    assert len(contrasts.of_cells(index_run(run).cells.values())) == 8
     assert (run.samples.groupby("cell")["block"].nunique() == 2).all()
 
 
@@ -267,7 +273,8 @@ def test_flushed_cells_say_how(folder: Path) -> None:
 def test_rotated_sweep(tmp_path: Path) -> None:
     """A sweep over rotated weights is right, its samples are whole rounds, and the record says so."""
     models = parse_models("bert-base-4095,1x3")
-    spec = replace(SPEC, models=models, weights=["rotated"], passes=1, out=tmp_path / "run")
+    rotated = lists(weights=["rotated"])
+    spec = replace(SPEC, models=models, axes=rotated, passes=1, out=tmp_path / "run")
     made = plan.make_plan(spec, SMALL)
     sets = {c.id: c.sets for c in made.cells}
     assert min(sets.values()) >= 2

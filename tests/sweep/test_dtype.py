@@ -18,6 +18,7 @@ from harness.cli import grammar
 from harness.errors import UsageError
 from harness.measure import locality
 from harness.problem import check, working_set
+from harness.problem.axes import lists
 from harness.problem.models import parse_models
 from harness.problem.operands import Operands, make_aligned, make_operands, make_weights
 from harness.problem.oracle import Truth
@@ -248,7 +249,7 @@ def _spec(*dtypes: str, only: list[str]) -> spec.SweepSpec:
     return spec.SweepSpec(
         levels=[1, 2, 3], device="cpu", models=parse_models("bert-base-4095"), batches=[8],
         widths=[24], only=only, skip=[], blas=["scipy"], threads=1, seed=0, passes=1, budget_s=10.0,
-        processes=1, quick=False, keep_blas_env=False, out=None, dtype=dtypes,
+        processes=1, quick=False, keep_blas_env=False, out=None, axes=lists(dtype=dtypes),
     )  # fmt: skip
 
 
@@ -263,4 +264,4 @@ def test_dtype_that_nothing_takes() -> None:
 def test_unknown_dtype() -> None:
     """An unknown dtype is refused with the known ones."""
     with pytest.raises(UsageError, match="--dtype: unknown value 'half'; known: float32, bfloat16"):
-        grammar.parse_dtypes("half")
+        grammar.parse_axes("cpu", {"dtype": "half"})

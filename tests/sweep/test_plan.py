@@ -14,6 +14,7 @@ from harness.errors import UnknownNameError, UsageError
 from harness.machine.facts import Machine
 from harness.measure import process_key
 from harness.paper.published import PAPER_BATCH, PAPER_WIDTH
+from harness.problem.axes import lists
 from harness.problem.models import BASELINE, FAMILY, PAPER_MODELS, parse_model, parse_models
 from harness.problem.problem import MAX_DEPTH
 from harness.sweep import plan
@@ -139,7 +140,8 @@ def test_every_machine_gets_the_same_layers(machine: Machine) -> None:
 @pytest.mark.parametrize("machine", MACHINES.values(), ids=MACHINES)
 def test_every_machine_can_flush_and_rotate(machine: Machine) -> None:
     """Cold weights are planned on every machine: what can't be rotated past a cache keeps its reason."""
-    made = make_plan(_spec(weights=["hot", "rotated", "flushed"], widths=[PAPER_WIDTH]), machine)
+    weights = lists(weights=["hot", "rotated", "flushed"])
+    made = make_plan(_spec(axes=weights, widths=[PAPER_WIDTH]), machine)
     assert {cell.weights for cell in _layer_cells(made)} == {"hot", "rotated", "flushed"}
     assert all("--weights flushed" in reason for cell, reason in made.unavailable
                if cell.weights == "rotated" and "torch" not in cell.implementation)  # fmt: skip
