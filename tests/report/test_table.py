@@ -97,7 +97,7 @@ def test_format_time(ns: float, text: str) -> None:
 def test_format_limit() -> None:
     """Limits print as the paper prints them."""
     names = ("bert-base-4095", "bert-base-3072", "ultrafastbert-1x11")
-    assert [frames.format_limit(name) for name in names] == ["1.00x", "1.33x", "341.25x"]
+    assert [formats.format_limit(name) for name in names] == ["1.00x", "1.33x", "341.25x"]
 
 
 def test_golden_markdown(golden_run: Path, data_folder: Path) -> None:

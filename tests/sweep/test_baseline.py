@@ -18,7 +18,7 @@ from harness.problem.models import parse_baseline, parse_model, speedup_limit
 from harness.problem.problem import Problem
 from harness.records.reader import Run, load_run
 from harness.report import csv as report_csv
-from harness.report import figure_by_batch, frames, table
+from harness.report import figure_by_batch, formats, table
 
 SWEEP = ["sweep", "--width", "24", "--levels", "1,3", "--models", "1x3", "--processes", "1", "--passes", "2",
          "--skip", "ceiling_*,*torch*"]  # fmt: skip
@@ -36,7 +36,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
 def test_limit_of_gpt3s_shape() -> None:
     """49152 neurons against a tree of depth 15, of whose 65535 nodes 16 are used: 3072 times fewer."""
     assert speedup_limit("1x15", "ff-49152") == 3072
-    assert frames.format_limit("ultrafastbert-1x15", "ff-49152") == "3072.00x"
+    assert formats.format_limit("ultrafastbert-1x15", "ff-49152") == "3072.00x"
     tree = parse_model("1x15").problem(batch=1, width=12288, seed=0)
     assert (tree.n_nodes, tree.used_neurons) == (65535, 16)
     dense = parse_model("ff-49152").problem(batch=1, width=12288, seed=0)
