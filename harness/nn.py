@@ -25,6 +25,13 @@ def _uniform(shape: tuple[int, ...], bound: float, **options: Any) -> torch.nn.P
     return torch.nn.Parameter(torch.empty(shape, **options).uniform_(-bound, bound))
 
 
+def _lower(tensor: torch.Tensor, dtype: Any) -> torch.Tensor:
+    """Return a tensor in autocast's dtype; float64 and integers stay, as in torch's own layers."""
+    if tensor.is_floating_point() and tensor.dtype != torch.float64:
+        return tensor.to(dtype)
+    return tensor
+
+
 class _Layer(torch.nn.Module):
     """Hold a layer's weights and its implementation, and take any leading dimensions."""
 
@@ -37,15 +44,20 @@ class _Layer(torch.nn.Module):
         self.d_in, self.d_out = w_in.shape[-1] - bias, w_out.shape[-1]
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Return ``y (..., d_out)`` of ``x (..., d_in)``. Raises ValueError for another width."""
-        if x.shape[-1] != self.d_in:
-            raise ValueError(
-                f"x: need d_in {self.d_in} along the last dimension, got {x.shape[-1]}"
-            )
+        """Return ``y (..., d_out)`` of ``x (..., d_in)``, in x's dtype; under torch.autocast in its.
+
+        Raises ValueError for another width, and where x and the weights differ in dtype or device.
+        """
+        if x.ndim == 0 or x.shape[-1] != self.d_in:
+            came = x.shape[-1] if x.ndim else "no dimension"
+            raise ValueError(f"x: need d_in {self.d_in} along the last dimension, got {came}")
+        w_in, w_out = self.w_in, self.w_out
+        if (dtype := torch_operator.autocast_dtype(x.device.type)) is not None:
+            x, w_in, w_out = (_lower(tensor, dtype) for tensor in (x, w_in, w_out))
         flat = x.reshape(-1, self.d_in)
         if self.bias:
             flat = torch.cat([flat, flat.new_ones(flat.shape[0], 1)], 1)
-        y = torch_operator.layer(flat, self.w_in, self.w_out, self.implementation)
+        y = torch_operator.layer(flat, w_in, w_out, self.implementation)
         return y.reshape(*x.shape[:-1], self.d_out)
 
 

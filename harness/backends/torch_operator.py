@@ -5,6 +5,7 @@ torch is imported here as this module is: only `harness.nn` imports it.
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 from typing import Any
 
@@ -72,6 +73,66 @@ def _dtype(tensor: torch.Tensor) -> str:
     return str(tensor.dtype).removeprefix("torch.")
 
 
+# ---- what is taken ------------------------------------------------------------------------------
+
+
+def _check_kinds(x: torch.Tensor, w_in: torch.Tensor, w_out: torch.Tensor) -> None:
+    """Refuse operands of several dtypes or devices: a kernel would read one's memory as the other."""
+    if w_in.dtype != w_out.dtype:
+        raise ValueError(f"w_in is {_dtype(w_in)}, w_out is {_dtype(w_out)}: need one dtype")
+    if x.dtype != w_in.dtype:
+        raise ValueError(
+            f"weights are {_dtype(w_in)}, x is {_dtype(x)}: convert one of them, or run under torch.autocast"
+        )
+    if not x.is_floating_point():
+        raise ValueError(f"x and the weights: need a floating dtype, got {_dtype(x)}")
+    if w_in.device != w_out.device:
+        raise ValueError(f"w_in is on {w_in.device}, w_out is on {w_out.device}: need one device")
+    if x.device != w_in.device:
+        raise ValueError(f"weights are on {w_in.device}, x is on {x.device}: move one of them")
+
+
+def _check_shapes(x: torch.Tensor, w_in: torch.Tensor, w_out: torch.Tensor) -> None:
+    """Refuse shapes that are no layer's."""
+    if x.ndim != 2:
+        raise ValueError(f"x: need 2 dimensions, got {x.ndim}")
+    if w_in.ndim not in (2, 3):
+        raise ValueError(f"w_in: need 2 dimensions (FF) or 3 (FFF), got {w_in.ndim}")
+    if w_in.shape[:-1] != w_out.shape[:-1]:
+        raise ValueError(
+            f"w_out: need the neurons of w_in, {tuple(w_in.shape[:-1])}, got {tuple(w_out.shape[:-1])}"
+        )
+    if w_in.shape[-1] != x.shape[1]:
+        raise ValueError(f"w_in: need the d_in of x, {x.shape[1]}, got {w_in.shape[-1]}")
+    if w_in.ndim == 3 and (w_in.shape[1] & (w_in.shape[1] + 1) or not w_in.shape[1]):
+        raise ValueError(
+            f"w_in: a tree has 2**(depth + 1) - 1 nodes (1, 3, 7, ...), got {w_in.shape[1]}"
+        )
+
+
+def _check(x: torch.Tensor, w_in: torch.Tensor, w_out: torch.Tensor) -> None:
+    _check_kinds(x, w_in, w_out)
+    _check_shapes(x, w_in, w_out)
+
+
+def autocast_dtype(device: str) -> Any:
+    """Return the dtype that torch.autocast lowers to on a type of device, None where it is not on."""
+    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
+        return torch.get_autocast_dtype(device)
+    return None
+
+
+def _without_autocast(device: str) -> AbstractContextManager[Any]:
+    """Return a context in which torch lowers no operation: autocast would, also within an operator."""
+    switched: AbstractContextManager[Any] = nullcontext()
+    if autocast_dtype(device) is not None:
+        switched = torch.autocast(device, enabled=False)
+    return switched
+
+
+# ---- the way to an implementation ---------------------------------------------------------------
+
+
 def _make_problem(x: torch.Tensor, w_in: torch.Tensor, w_out: torch.Tensor) -> Problem:
     extents = {"batch": x.shape[0], "d_in": x.shape[1], "d_out": w_out.shape[-1]}
     dtype = _dtype(x)
@@ -136,13 +197,14 @@ def _descend(x: torch.Tensor, w_in: torch.Tensor) -> tuple[list[torch.Tensor], l
 def reference(x: torch.Tensor, w_in: torch.Tensor, w_out: torch.Tensor) -> torch.Tensor:
     """Return the layer's output by plain operations of torch, in any dtype and on any device."""
     gelu = torch.nn.functional.gelu
-    if w_in.ndim == 2:
-        return (gelu(_wide(x) @ _wide(w_in).T) @ _wide(w_out)).to(x.dtype)
-    which = torch.arange(w_in.shape[0], device=x.device)
-    y = _wide(x).new_zeros(x.shape[0], w_out.shape[2])
-    for node, z in zip(*_descend(x, w_in), strict=True):
-        y = y + (gelu(z)[:, :, None] * _wide(w_out[which, node])).sum(1)
-    return y.to(x.dtype)
+    with _without_autocast(x.device.type):
+        if w_in.ndim == 2:
+            return (gelu(_wide(x) @ _wide(w_in).T) @ _wide(w_out)).to(x.dtype)
+        which = torch.arange(w_in.shape[0], device=x.device)
+        y = _wide(x).new_zeros(x.shape[0], w_out.shape[2])
+        for node, z in zip(*_descend(x, w_in), strict=True):
+            y = y + (gelu(z)[:, :, None] * _wide(w_out[which, node])).sum(1)
+        return y.to(x.dtype)
 
 
 # ---- the operator -------------------------------------------------------------------------------
@@ -155,7 +217,10 @@ def layer(
     """Return ``y (batch, d_out)`` of an FF (w_in of 2 dimensions) or an FFF (of 3).
 
     implementation: an id of the registry, `reference`, or empty for the fastest that is here.
+
+    Raises ValueError for operands of several dtypes or devices, and for shapes that are no layer's.
     """
+    _check(x, w_in, w_out)
     name = implementation or choose(
         "ff" if w_in.ndim == 2 else "fff", x.device.type, _dtype(x), few=x.shape[0] < FEW
     )
@@ -171,6 +236,7 @@ def layer(
 def _fake(
     x: torch.Tensor, w_in: torch.Tensor, w_out: torch.Tensor, implementation: str
 ) -> torch.Tensor:
+    _check(x, w_in, w_out)
     return x.new_empty(x.shape[0], w_out.shape[-1])
 
 
@@ -181,7 +247,8 @@ def _keep(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
 def _backward(ctx: Any, grad: torch.Tensor) -> tuple[Any, ...]:
     x, w_in, w_out = ctx.saved_tensors
     parts = _backward_ff if w_in.ndim == 2 else _backward_fff
-    found = parts(*map(_wide, (x, w_in, w_out, grad)))
+    with _without_autocast(x.device.type):
+        found = parts(*map(_wide, (x, w_in, w_out, grad)))
     return (*(g.to(t.dtype) for g, t in zip(found, (x, w_in, w_out), strict=True)), None)
 
 
