@@ -426,6 +426,15 @@ def test_published_weights(trees: int, depth: int, bias: bool, implementation: s
     torch.testing.assert_close(made(x), _masked_dense(state, x, trees, depth), rtol=1e-4, atol=1e-5)
 
 
+def test_published_weights_of_any_strides() -> None:
+    """Weights that are views of others, not contiguous, load as their copies do."""
+    state, x = _published(3, 2), torch.randn(20, D_IN)
+    strided = {k: torch.stack([v, v], -1)[..., 0] for k, v in state.items()}
+    assert not any(v.is_contiguous() for v in strided.values())
+    expected = nn.load_published(state, trees=3)(x)
+    assert torch.equal(nn.load_published(strided, trees=3)(x), expected)
+
+
 def test_published_bias_turns_paths() -> None:
     """The biases decide turns: without them other neurons are on the path."""
     state, x = _published(1, 4), torch.randn(200, D_IN)
@@ -454,9 +463,44 @@ def test_foreign_layouts_are_refused() -> None:
     state = _published(1, 2)
     with pytest.raises(ValueError, match=r"linear_in.weight: 7 neurons are not 2 trees"):
         nn.load_published(state, trees=2)
+    with pytest.raises(ValueError, match=r"trees: need at least 1, got 0"):
+        nn.load_published(state, trees=0)
+    with pytest.raises(ValueError, match=r"linear_in.weight: need 2 dimensions, got \(7, 3, 3\)"):
+        nn.load_published({**state, "linear_in.weight": torch.zeros(7, 3, 3)})
+    with pytest.raises(ValueError, match=r"linear_in.bias: need \(7,\), got \(6,\)"):
+        nn.load_published({**state, "linear_in.bias": torch.zeros(6)})
     with pytest.raises(ValueError, match=r"linear_out.weight: need 7 columns, got 6"):
         nn.load_published({**state, "linear_out.weight": torch.zeros(D_OUT, 6)})
     with pytest.raises(ValueError, match=r"adds no bias to its output"):
         nn.load_published({**state, "linear_out.bias": torch.zeros(D_OUT)})
-    with pytest.raises(KeyError, match="linear_in"):
-        nn.load_published({})
+
+
+@pytest.mark.parametrize("prefix", ["", "ffn."])
+def test_a_missing_name_says_what_is_read_and_what_came(prefix: str) -> None:
+    """Weights in another layout are refused with the layout that is read and the names that came."""
+    weight = torch.zeros(7, D_IN)
+    foreign = {"node_weights": weight, "node_biases": weight[:, 0], "w1s": weight}
+    said = (
+        rf"no '{prefix}linear_in.weight'.*"
+        rf"'{prefix}linear_in.weight' \(trees \* n_nodes, d_in\).*"
+        rf"'{prefix}linear_out.weight' \(d_out, trees \* n_nodes\).*"
+        r"the state has node_weights \(7, 9\), node_biases \(7,\), w1s \(7, 9\)"
+    )
+    with pytest.raises(KeyError, match=said):
+        nn.load_published(foreign, prefix=prefix)
+    with pytest.raises(KeyError, match=r"the state has model \(dict\), epoch \(int\)"):
+        nn.load_published({"model": {}, "epoch": 3}, prefix=prefix)  # a checkpoint, not its weights
+    with pytest.raises(KeyError, match="the state is empty"):
+        nn.load_published({}, prefix=prefix)
+    state = {f"{prefix}{k}": v for k, v in _published(1, 2).items()}
+    del state[f"{prefix}linear_out.weight"]
+    with pytest.raises(KeyError, match=rf"no '{prefix}linear_out.weight'"):
+        nn.load_published(state, prefix=prefix)
+
+
+def test_a_prefix_that_is_wrong_is_seen_in_the_names() -> None:
+    """Where the names stand behind another prefix the error shows them, a few of many, in one line."""
+    state = {f"layer.{i}.{k}": v for i in range(12) for k, v in _published(1, 2).items()}
+    with pytest.raises(KeyError, match=r"layer\.0\.linear_in\.weight .*and 24 more") as caught:
+        nn.load_published(state, prefix="layer.")
+    assert len(str(caught.value).splitlines()) == 1
