@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from harness.backends import registry, torch_operator
+from harness.backends import registry, torch_operator, torch_reference
 from harness.errors import UnknownNameError
 
 __all__ = ["FF", "FFF", "load_published"]
@@ -52,7 +52,7 @@ class _Layer(torch.nn.Module):
             came = x.shape[-1] if x.ndim else "no dimension"
             raise ValueError(f"x: need d_in {self.d_in} along the last dimension, got {came}")
         w_in, w_out = self.w_in, self.w_out
-        if (dtype := torch_operator.autocast_dtype(x.device.type)) is not None:
+        if (dtype := torch_reference.autocast_dtype(x.device.type)) is not None:
             x, w_in, w_out = (_lower(tensor, dtype) for tensor in (x, w_in, w_out))
         flat = x.reshape(-1, self.d_in)
         if self.bias:
