@@ -21,6 +21,7 @@ from harness.gpu import probe
 from harness.machine import doctor
 from harness.machine.inspection import Inspection
 from harness.measure.process import MeasuringProcess
+from harness.measure.process_key import ProcessKey
 from harness.records.facts import SEVERITIES, Finding
 from harness.records.schema import SCHEMA_VERSION
 from harness.sweep import preflight
@@ -57,7 +58,7 @@ def doctor_command(
 def _describe(provider: str) -> tuple[str, str]:
     """Return what a provider says of itself in a process of its own, or why it is unavailable."""
     try:
-        process = MeasuringProcess(provider, threads=1, keep_blas_env=False)
+        process = MeasuringProcess(ProcessKey(provider=provider), threads=1, keep_blas_env=False)
     except UsageError as error:
         return "", str(error).removeprefix("--blas: ")
     facts = process.hello["provider"]

@@ -13,7 +13,7 @@ from typing import Any
 
 from harness.errors import UsageError
 from harness.machine import environment as machine_environment
-from harness.measure import process_key
+from harness.measure.process_key import ProcessKey
 
 _START_TIMEOUT_S = 120.0
 
@@ -27,24 +27,24 @@ class RequestFailedError(RuntimeError):
 
 
 class MeasuringProcess:
-    """Run `harness.measure.worker` for one provider and exchange JSON lines with it."""
+    """Run `harness.measure.worker` for one process key and exchange JSON lines with it."""
 
     def __init__(
-        self, provider: str, *, threads: int, keep_blas_env: bool, device: str = "cpu"
+        self, key: ProcessKey, *, threads: int, keep_blas_env: bool, device: str = "cpu"
     ) -> None:
-        """Start the process. provider: its name, or the seat of a plugin. device: where its passes run.
+        """Start the process. key: what it serves. device: where its passes run.
 
         Raises UsageError where it refuses the provider or the plugin, ProcessDiedError where it ends.
         """
         environment, self.dropped = machine_environment.worker_environment(
             threads, keep_blas_env=keep_blas_env
         )
-        self.provider = provider
+        self.key = key
         # Open as long as the process lives; released with it.
         self._errors = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115
         # A group of its own: Ctrl-C is the sweep's to handle, not the measuring process's.
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "harness.measure.worker", provider, device],
+            [sys.executable, "-m", "harness.measure.worker", key.encode(), device],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors,
             env=environment, process_group=0, bufsize=0,
         )  # fmt: skip
@@ -61,8 +61,7 @@ class MeasuringProcess:
             raise
         if "refused" in self.hello:
             self.kill()
-            served = process_key.split(provider)
-            option = "" if served.plugin or served.library else "--blas: "
+            option = "" if key.plugin or key.library else "--blas: "
             raise UsageError(f"{option}{self.hello['refused']}")
 
     def _read_line(self, timeout_s: float) -> bytes:

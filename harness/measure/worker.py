@@ -277,7 +277,7 @@ def main() -> None:
     """Serve requests from standard input until it ends."""
     send = protocol.open_channel()
     try:
-        served = process_key.split(sys.argv[1])
+        served = process_key.decode(sys.argv[1])
         if served.plugin:
             plugin.load(served.plugin)
         worker = Worker(served.provider, served.library, device=open_device(sys.argv[2]))

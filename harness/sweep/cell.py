@@ -9,6 +9,7 @@ from harness.backends import blas, registry
 from harness.backends.registry import Implementation
 from harness.errors import UsageError
 from harness.measure import clock, process_key
+from harness.measure.process_key import ProcessKey
 from harness.problem import axes, ceilings
 from harness.problem.problem import Problem
 from harness.records.schema import Role
@@ -43,7 +44,7 @@ class Cell:
     level: int | None
     model: str
     provider: str
-    runs_in: str
+    runs_in: ProcessKey
     problem: Problem
     workspace_bytes: int
     place: str = ""
@@ -144,13 +145,11 @@ def make_cell(
     barred = implementation.unavailable() or problem.dtype not in implementation.dtypes
     size = 0 if barred else _workspace_bytes(implementation, problem)
     size += implementation.allocates_bytes(problem)
-    # Without a provider the cells are a device's: one process holds it.
-    runs_in = process_key.find(bound, implementation.id, apart=bool(provider)) or provider
     return Cell(
         id="/".join(parts), role="ceiling" if problem.layer == "ceiling" else "layer",
         implementation=implementation.id, level=implementation.level, model=model,
         provider=label(bound) if bound else "", problem=problem, workspace_bytes=size,
-        runs_in=runs_in, place=place, weights=weights,
+        runs_in=process_key.find(implementation, provider), place=place, weights=weights,
         sets=sets, launch=launch, on_device=not provider,
     )  # fmt: skip
 

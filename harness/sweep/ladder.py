@@ -9,6 +9,7 @@ from harness import native
 from harness.errors import UsageError
 from harness.machine import resources
 from harness.measure.process import ProcessDiedError, RequestFailedError
+from harness.measure.process_key import ProcessKey
 from harness.paper.ladder import FFF_MODEL, LEVELS, STEPS, Source
 from harness.problem.models import BASELINE, parse_model
 from harness.problem.problem import Problem
@@ -37,7 +38,7 @@ def _published_cell(source: Source, problem: Problem, model: str, spec: SweepSpe
     return Cell(
         id=f"{source.kernel}/{model}/b{problem.batch}/w{problem.d_in}/{label}/published/{how}",
         role="ladder", implementation=source.kernel, level=kernel.level, model=model,
-        provider=label, runs_in=provider, problem=problem,
+        provider=label, runs_in=ProcessKey(provider=provider), problem=problem,
         workspace_bytes=native.workspace_bytes(source.kernel, problem), unwritten=source.unwritten,
     )  # fmt: skip
 

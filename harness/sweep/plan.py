@@ -13,6 +13,7 @@ from harness.backends.registry import Implementation
 from harness.errors import UnavailableError, UnknownNameError, UsageError
 from harness.machine import resources
 from harness.measure import locality
+from harness.measure.process_key import ProcessKey
 from harness.problem import recipes, routing
 from harness.problem.models import Model, parse_model
 from harness.problem.problem import Problem
@@ -53,7 +54,7 @@ class Plan:
         fit = round(self.published_sample_s / cell.predicted_s())
         return max(1, min(PUBLISHED_PASSES, fit))
 
-    def providers(self) -> list[str]:
+    def process_keys(self) -> list[ProcessKey]:
         """Return the measuring processes that the cells need, in order."""
         return list(dict.fromkeys(cell.runs_in for cell in self.cells))
 
@@ -67,7 +68,7 @@ class Plan:
 
     def starts_s(self) -> float:
         """Return the predicted time of starting one set of measuring processes."""
-        return sum(estimate.start_s(provider) for provider in self.providers())
+        return sum(estimate.start_s(key) for key in self.process_keys())
 
     def processes(self, spec: SweepSpec) -> int:
         """Return the predicted number of sets of fresh processes: those asked for that get a block."""
@@ -87,14 +88,14 @@ class Plan:
     def memory_bytes(self) -> int:
         """Return the predicted resident memory of all measuring processes together."""
         total = 0
-        for provider in self.providers():
-            cells = [cell for cell in self.cells if cell.runs_in == provider]
+        for key in self.process_keys():
+            cells = [cell for cell in self.cells if cell.runs_in == key]
             problems = [cell.problem for cell in cells]
             weights = locality.weight_bytes((cell.problem, cell.sets) for cell in cells)
             inputs = {p.input_key(): 0 for p in problems}
             for p in problems:
                 inputs[p.input_key()] = max(inputs[p.input_key()], p.item_bytes * p.batch * p.d_in)
-            total += estimate.resident_bytes(provider) + weights + sum(inputs.values())
+            total += estimate.resident_bytes(key) + weights + sum(inputs.values())
             # x is steered through the first set of weights, drawn for it.
             total += max((r.weight_bytes() // 2 for p in problems if (r := p.router())), default=0)
             if any(cell.weights == "flushed" for cell in cells):

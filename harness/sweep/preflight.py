@@ -12,6 +12,7 @@ from harness.machine import environment as machine_environment
 from harness.machine import record as machine_record
 from harness.machine.inspection import Inspection, LoadedProvider
 from harness.measure.process import MeasuringProcess, ProcessDiedError
+from harness.measure.process_key import ProcessKey
 from harness.records.reader import Run
 from harness.records.schema import MachineRecord
 from harness.sweep import gpu as sweep_gpu
@@ -35,7 +36,9 @@ def describe_provider(hello: Mapping[str, Any], *, asked_for: bool) -> LoadedPro
 def _ask(name: str, *, asked_for: bool, threads: int, keep_blas_env: bool) -> LoadedProvider:
     """Load a provider in a process of its own, as a sweep would, and return what it says."""
     try:
-        process = MeasuringProcess(name, threads=threads, keep_blas_env=keep_blas_env)
+        process = MeasuringProcess(
+            ProcessKey(provider=name), threads=threads, keep_blas_env=keep_blas_env
+        )
     except (UsageError, ProcessDiedError) as error:
         if asked_for and isinstance(error, UsageError):
             raise

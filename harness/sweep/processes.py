@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from harness.measure.process import MeasuringProcess
+from harness.measure.process_key import ProcessKey
 from harness.records.schema import ProviderRecord
 from harness.sweep.cell import Cell
 from harness.sweep.journal import Journal
@@ -36,17 +37,17 @@ class Crew:
     """
 
     journal: Journal
-    running: dict[str, MeasuringProcess] = field(default_factory=dict)
-    ready: dict[str, str] = field(default_factory=dict)
+    running: dict[ProcessKey, MeasuringProcess] = field(default_factory=dict)
+    ready: dict[str, ProcessKey] = field(default_factory=dict)
     peak_bytes: int = 0
 
-    def start(self, provider: str) -> MeasuringProcess:
-        """Start a provider's process. Raises UsageError or ProcessDiedError as MeasuringProcess does."""
+    def start(self, key: ProcessKey) -> MeasuringProcess:
+        """Start a process. Raises UsageError or ProcessDiedError as MeasuringProcess does."""
         spec = self.journal.spec
         process = MeasuringProcess(
-            provider, threads=spec.threads, keep_blas_env=spec.keep_blas_env, device=spec.device
+            key, threads=spec.threads, keep_blas_env=spec.keep_blas_env, device=spec.device
         )
-        self.running[provider] = process
+        self.running[key] = process
         return process
 
     def describe(self, process: MeasuringProcess) -> ProviderRecord | None:
@@ -70,14 +71,14 @@ class Crew:
         process = self.running.get(cell.runs_in)
         return cell.id in self.ready and process is not None and process.alive()
 
-    def serving(self, provider: str) -> MeasuringProcess:
-        """Return the running process of a provider, a fresh one where it died."""
-        process = self.running.get(provider)
+    def serving(self, key: ProcessKey) -> MeasuringProcess:
+        """Return the running process of a key, a fresh one where it died."""
+        process = self.running.get(key)
         if process is None or not process.alive():
-            self.ready = {c: home for c, home in self.ready.items() if home != provider}
+            self.ready = {c: home for c, home in self.ready.items() if home != key}
             if process is not None:
                 process.kill()  # dead already: this releases what is held of it
-            process = self.start(provider)
+            process = self.start(key)
             self.record(process)
         return process
 

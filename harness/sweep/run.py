@@ -139,11 +139,11 @@ class _Sweep:
     def open_processes(self) -> None:
         """Start what processes the live cells need, record their providers, gate every cell in them."""
         needed = {cell.runs_in for cell in self.sampling.live()}
-        for provider in self.plan.providers():
+        for key in self.plan.process_keys():
             # One that can't be started shows in its cells, which try again.
             with suppress(ProcessDiedError, UsageError):
-                if provider in needed:
-                    self.crew.record(self.crew.running.get(provider) or self.crew.start(provider))
+                if key in needed:
+                    self.crew.record(self.crew.running.get(key) or self.crew.start(key))
         run_published(self.plan, self.journal, self.crew)
         for cell in self.sampling.live():
             reason = self.budget.leave_out(cell)
@@ -248,9 +248,9 @@ def run(spec: SweepSpec, plan: Plan, monitor: Monitor, resumed: Run | None = Non
     reason: EndReason = "failed"
     try:
         monitor.stage("starting the measuring processes")
-        for provider in plan.providers():
+        for key in plan.process_keys():
             with suppress(ProcessDiedError):  # shows in its cells, which try again
-                sweep.crew.start(provider)
+                sweep.crew.start(key)
         if resumed is not None:
             preflight.check_resumed(sweep.spec, sweep.crew, resumed)
         folder = _open(sweep, resumed)

@@ -11,6 +11,7 @@ import pytest
 
 from harness.cli.progress import Display
 from harness.cli.sweep_options import make_spec as ask
+from harness.measure.process_key import ProcessKey
 from harness.paper.published import PAPER_BATCH, PAPER_WIDTH
 from harness.records.reader import Run, load_run
 from harness.sweep import processes
@@ -30,9 +31,10 @@ class ScriptedProcess:
 
     script: Script
 
-    def __init__(self, provider: str, **_options: Any) -> None:
-        """Begin; what a real process was asked for beside the provider is of no meaning here."""
-        self.provider, self.dropped = provider, []
+    def __init__(self, key: ProcessKey, **_options: Any) -> None:
+        """Begin; what a real process was asked for beside its key is of no meaning here."""
+        provider = key.provider or key.library
+        self.dropped: list[str] = []
         self.cells: dict[str, str] = {}
         self.rng = np.random.default_rng(len(provider))
         self.hello = {

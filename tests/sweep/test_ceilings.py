@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from harness.analysis import ceilings as analysis_ceilings
 from harness.analysis import points as analysis_points
 from harness.machine import resources
+from harness.measure.process_key import ProcessKey
 from harness.problem import ceilings
 from harness.records import reader, schema
 from harness.sweep import ceilings as sweep_ceilings
@@ -121,7 +122,7 @@ def test_the_plan_holds_each_ceiling_once_by_place() -> None:
     own = [c for c in made.cells if c.role == "ceiling" and not c.provider]
     assert {c.implementation for c in own} == set(OWN)
     assert len({c.id for c in own}) == len(own)
-    assert {c.runs_in for c in own} == {"scipy"}
+    assert {c.runs_in for c in own} == {ProcessKey(provider="scipy")}
     assert all(c.place in c.id.split("/") for c in own if c.place)
     assert any(c.id.startswith("ceiling_read/memory/") for c in own)
 

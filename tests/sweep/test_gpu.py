@@ -11,6 +11,7 @@ from harness.backends import registry
 from harness.cli.sweep_options import make_spec
 from harness.errors import UsageError
 from harness.gpu import probe
+from harness.measure.process_key import ProcessKey
 from harness.records.facts import DeviceFacts
 from harness.sweep import gpu as sweep_gpu
 from harness.sweep import plan
@@ -69,7 +70,7 @@ def test_the_cpus_implementations_stay_out() -> None:
     """A plan for the device holds no cell of a CPU kernel, and needs no BLAS provider."""
     made = plan.make_plan(_spec())
     assert all("cuda" in registry.get(c.implementation).devices for c in made.cells)
-    assert made.providers() == [""]
+    assert made.process_keys() == [ProcessKey()]
 
 
 def test_memory_counts_what_is_shared_once() -> None:

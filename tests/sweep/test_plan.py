@@ -10,7 +10,7 @@ import pytest
 
 from harness.backends import registry
 from harness.errors import UnknownNameError, UsageError
-from harness.measure import process_key
+from harness.measure.process_key import ProcessKey
 from harness.paper.published import PAPER_BATCH, PAPER_WIDTH
 from harness.problem.models import BASELINE, FAMILY, PAPER_MODELS, parse_model, parse_models
 from harness.problem.problem import MAX_DEPTH
@@ -158,10 +158,8 @@ def test_a_provider_by_path_is_called_by_its_file(tmp_path: Path) -> None:
     library = tmp_path / "libmine.so"
     library.write_text("", encoding="utf-8")
     made = make_plan(_spec(blas=["scipy", str(library)]))
-    assert [p for p in made.providers() if not process_key.split(p).library] == [
-        "scipy",
-        str(library),
-    ]
+    own = [key for key in made.process_keys() if not key.library]
+    assert own == [ProcessKey(provider="scipy"), ProcessKey(provider=str(library))]
     assert {c.provider for c in made.cells if c.provider} == {"scipy", "libmine.so"}
     assert all(str(tmp_path) not in c.id for c in made.cells)
 
