@@ -20,7 +20,7 @@ from harness.errors import UsageError
 from harness.gpu import probe
 from harness.machine import doctor
 from harness.machine.inspection import Inspection
-from harness.measure.process import MeasuringProcess
+from harness.measure.process import MeasuringProcess, ProcessError
 from harness.measure.process_key import ProcessKey
 from harness.records.facts import SEVERITIES, Finding
 from harness.records.schema import SCHEMA_VERSION
@@ -59,11 +59,12 @@ def _describe(provider: str) -> tuple[str, str]:
     """Return what a provider says of itself in a process of its own, or why it is unavailable."""
     try:
         process = MeasuringProcess(ProcessKey(provider=provider), threads=1, keep_blas_env=False)
-    except UsageError as error:
+    except (UsageError, ProcessError) as error:
         return "", str(error).removeprefix("--blas: ")
-    facts = process.hello["provider"]
+    facts = process.hello.provider
     process.close()
-    parts = (facts["version"], facts["architecture"], f"{facts['int_bits']}-bit", facts["path"])
+    assert facts is not None  # its key names one
+    parts = (facts.version, facts.architecture, f"{facts.int_bits}-bit", facts.path)
     return ", ".join(p for p in parts if p), ""
 
 

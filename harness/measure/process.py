@@ -2,39 +2,60 @@
 
 from __future__ import annotations
 
-import json
 import selectors
 import signal
 import subprocess
 import sys
 import tempfile
 import time
-from typing import Any
+from typing import cast
 
 from harness.errors import UsageError
 from harness.machine import environment as machine_environment
+from harness.measure import protocol
 from harness.measure.process_key import ProcessKey
+from harness.measure.protocol import (
+    Answer,
+    AnswerT,
+    Failure,
+    ForeignLineError,
+    Hello,
+    MemoryRequest,
+    Refusal,
+    Request,
+)
 
 _START_TIMEOUT_S = 120.0
+_MEMORY_TIMEOUT_S = 60.0
+_END_TIMEOUT_S = 30.0
+_LONGEST_LINE = 1 << 24  # bytes; an answer has some kB
 
 
-class ProcessDiedError(RuntimeError):
+class ProcessError(RuntimeError):
+    """Say why a measuring process has no answer to a request."""
+
+
+class ProcessDiedError(ProcessError):
     """Say how a measuring process ended, and the last that it wrote."""
 
 
-class RequestFailedError(RuntimeError):
-    """Say what an implementation raised."""
+class ForeignAnswerError(ProcessError):
+    """Say what came in place of an answer; nothing that follows can be trusted, so the process was ended."""
+
+
+class RequestFailedError(ProcessError):
+    """Say what an implementation raised; its process goes on."""
 
 
 class MeasuringProcess:
-    """Run `harness.measure.worker` for one process key and exchange JSON lines with it."""
+    """Run `harness.measure.worker` for one process key and exchange messages with it."""
 
     def __init__(
         self, key: ProcessKey, *, threads: int, keep_blas_env: bool, device: str = "cpu"
     ) -> None:
         """Start the process. key: what it serves. device: where its passes run.
 
-        Raises UsageError where it refuses the provider or the plugin, ProcessDiedError where it ends.
+        Raises UsageError where it refuses the provider or the plugin, ProcessError where it does not begin.
         """
         environment, self.dropped = machine_environment.worker_environment(
             threads, keep_blas_env=keep_blas_env
@@ -54,15 +75,27 @@ class MeasuringProcess:
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._from, selectors.EVENT_READ)
         self._unread = b""
+        self._serial = 0
         try:
-            self.hello = self._read(_START_TIMEOUT_S)
-        except ProcessDiedError:
+            self.hello = self._begin()
+        except BaseException:
             self.kill()
             raise
-        if "refused" in self.hello:
-            self.kill()
-            option = "" if key.plugin or key.library else "--blas: "
-            raise UsageError(f"{option}{self.hello['refused']}")
+
+    def _begin(self) -> Hello:
+        """Return what the process says when it has loaded what its key names."""
+        first = self._read(_START_TIMEOUT_S)
+        if isinstance(first, Refusal):
+            option = "" if self.key.plugin or self.key.library else "--blas: "
+            raise UsageError(f"{option}{first.reason}")
+        if not isinstance(first, Hello):
+            raise ForeignAnswerError(f"the measuring process began with {first.kind!r}")
+        if first.version != protocol.VERSION:
+            raise UsageError(
+                f"the measuring process speaks version {first.version} of the messages, this sweep "
+                f"{protocol.VERSION}: they are of two installations of harness"
+            )
+        return first
 
     def _read_line(self, timeout_s: float) -> bytes:
         deadline = time.monotonic() + timeout_s
@@ -74,11 +107,22 @@ class MeasuringProcess:
             if not chunk:
                 raise ProcessDiedError(self._how_it_ended())
             self._unread += chunk
+            if len(self._unread) > _LONGEST_LINE:
+                raise ForeignLineError(f"no line end within {_LONGEST_LINE >> 20} MiB")
         line, _, self._unread = self._unread.partition(b"\n")
         return line
 
-    def _read(self, timeout_s: float) -> dict[str, Any]:
-        answer: dict[str, Any] = json.loads(self._read_line(timeout_s))
+    def _read(self, timeout_s: float) -> Answer:
+        """Return the answer to the last request, ending the process where something else comes."""
+        try:
+            serial, answer = protocol.decode_answer(self._read_line(timeout_s))
+            if serial != self._serial:
+                raise ForeignLineError(f"answers {serial}, asked was {self._serial}")
+        except ForeignLineError as error:
+            self.kill()
+            raise ForeignAnswerError(
+                f"the measuring process sent what is no answer ({error}); it was ended"
+            ) from None
         return answer
 
     def _how_it_ended(self) -> str:
@@ -89,20 +133,27 @@ class MeasuringProcess:
         last = lines[-1] if code > 0 and lines else ""
         return f"the measuring process ended with {how}" + (f": {last}" if last else "")
 
-    def ask(self, op: str, timeout_s: float, **fields: Any) -> dict[str, Any]:
+    def ask(self, request: Request[AnswerT], timeout_s: float) -> AnswerT:
         """Return the answer to a request.
 
-        Raises ProcessDiedError where the process ended or did not answer in time, RequestFailedError where
-        the implementation raised.
+        Raises ProcessDiedError where the process ended or did not answer in time, ForeignAnswerError where
+        what came is no answer to it, RequestFailedError where the implementation raised.
         """
+        self._serial += 1
+        line = protocol.encode_request(self._serial, cast("protocol.AnyRequest", request))
         try:
-            self._to.write(json.dumps({"op": op, **fields}).encode() + b"\n")
+            self._to.write(line)
         except BrokenPipeError:
             raise ProcessDiedError(self._how_it_ended()) from None
         answer = self._read(timeout_s)
-        if "failed" in answer:
-            raise RequestFailedError(answer["failed"])
-        return answer
+        if isinstance(answer, Failure):
+            raise RequestFailedError(answer.reason)
+        if not isinstance(answer, request.answers):
+            self.kill()
+            raise ForeignAnswerError(
+                f"the measuring process answered with {answer.kind!r}; it was ended"
+            )
+        return cast("AnswerT", answer)
 
     def alive(self) -> bool:
         """Say whether the process still runs."""
@@ -113,15 +164,15 @@ class MeasuringProcess:
         if not self.alive():
             return 0
         try:
-            return int(self.ask("resident", 60.0)["peak_resident_bytes"])
-        except ProcessDiedError:
+            return self.ask(MemoryRequest(), _MEMORY_TIMEOUT_S).peak_resident_bytes
+        except ProcessError:
             return 0
 
     def close(self) -> None:
         """Let the process end by closing its input."""
         self._to.close()
         try:
-            self._process.wait(timeout=30)
+            self._process.wait(timeout=_END_TIMEOUT_S)
         except subprocess.TimeoutExpired:
             self.kill()
         self._release()

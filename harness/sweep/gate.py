@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 
 from harness.errors import UsageError
 from harness.measure import clock
-from harness.measure.process import ProcessDiedError, RequestFailedError
+from harness.measure.process import ProcessError
+from harness.measure.protocol import GateRequest, Unavailable
 from harness.sweep.cell import Cell
 from harness.sweep.estimate import LONG_PASS_S
 from harness.sweep.journal import Journal
@@ -35,29 +36,33 @@ class Gate:
         pace = self.paces.get(cell.id, Pace())
         least_ns = _QUICK_MIN_SAMPLE_NS if journal.spec.quick else clock.MIN_SAMPLE_NS
         try:
-            answer = self.crew.ask(
-                "prepare", cell, cell.predicted_s() + cell.compile_s(),
-                cell=cell.id, implementation=cell.implementation, problem=asdict(cell.problem),
+            request = GateRequest(
+                cell=cell.id, implementation=cell.implementation, problem=cell.problem,
                 loops=pace.loops, slices=pace.slices, count_nodes=cell.id not in self.gated,
                 head_only=self._by_head(cell), weights=cell.weights, sets=cell.sets,
                 min_sample_ns=least_ns, isa=journal.spec.isa, threads=journal.spec.threads,
                 launch=cell.launch,
             )  # fmt: skip
+            answer = self.crew.ask(cell, request, cell.predicted_s() + cell.compile_s())
         # A fresh process that refuses what an earlier one accepted costs the cells that run in it.
-        except (ProcessDiedError, RequestFailedError, UsageError) as error:
-            journal.record_cell(cell, "failed", str(error), {})
+        except (ProcessError, UsageError) as error:
+            journal.record_cell(cell, "failed", str(error))
             return
-        if "unavailable" in answer:
-            journal.record_cell(cell, "unavailable", answer["unavailable"], {})
+        if isinstance(answer, Unavailable):
+            journal.record_cell(cell, "unavailable", answer.reason)
             return
-        verdict = answer["verdict"]
-        journal.record_cell(cell, "ok" if verdict["ok"] else "wrong", verdict["reason"], answer)
-        if verdict["ok"]:
+        verdict = answer.verdict
+        journal.record_cell(
+            cell, "ok" if verdict.ok else "wrong", verdict.reason, verdict=verdict,
+            loops=answer.loops, slices=answer.slices or 1, gate_ns=answer.gate_ns,
+            touched=answer.touched, notes=answer.notes,
+        )  # fmt: skip
+        if verdict.ok:
             self.crew.ready[cell.id] = cell.runs_in
             self.gated.add(cell.id)
-            pace.loops = pace.loops or answer["loops"]
-            pace.slices = pace.slices or answer["slices"]
-            pace.pass_s = pace.pass_s or answer["gate_ns"] / 1e9
+            pace.loops = pace.loops or answer.loops
+            pace.slices = pace.slices or answer.slices
+            pace.pass_s = pace.pass_s or answer.gate_ns / 1e9
             self.paces[cell.id] = pace
         journal.progress()
 

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Protocol
 
+from harness.measure.clock import Sample
+from harness.problem.check import Verdict
+from harness.problem.working_set import Touched
 from harness.records.schema import CellRecord, Line, SampleRecord, Status
 from harness.records.writer import Writer
 from harness.sweep.cell import Cell
 from harness.sweep.spec import SweepSpec
+
+_NO_VERDICT = Verdict(ok=False, reason="", worst=0.0, tokens=0, near_ties=0, unwritten=0)
+_NOT_COUNTED = Touched(nodes=0, entropy_bits=[], working_set_bytes=0)
 
 
 class Monitor(Protocol):
@@ -61,9 +68,14 @@ class Journal:
             raise RuntimeError("a record before the run's folder exists")
         self.writer.append(line)
 
-    def record_cell(self, cell: Cell, status: Status, reason: str, answer: dict[str, Any]) -> None:
-        """Write the outcome of a cell's gate, from a measuring process's answer; not `ok` puts it out."""
-        verdict = answer.get("verdict", {})
+    def record_cell(
+        self, cell: Cell, status: Status, reason: str = "", *, verdict: Verdict | None = None,
+        loops: int = 0, slices: int = 1, gate_ns: int = 0, touched: Touched | None = None,
+        notes: Mapping[str, str] | None = None,
+    ) -> None:  # fmt: skip
+        """Write the outcome of a cell's gate, as far as it is known; not `ok` puts the cell out."""
+        verdict = verdict or _NO_VERDICT
+        touched = touched or _NOT_COUNTED
         p = cell.problem
         flops, bytes_moved = cell.work()
         place = {"place": cell.place} if cell.place else {}
@@ -74,26 +86,22 @@ class Journal:
             trees=p.trees, dtype=p.dtype, math=p.math, data=p.data, rows=p.rows,
             routing=p.routing, weights=cell.weights, launch=cell.launch, seed=p.seed, flops=flops,
             bytes_moved=bytes_moved, process=self.process, status=status, reason=reason,
-            loops=answer.get("loops", 0), slices=answer.get("slices", 1) or 1,
-            gate_ns=answer.get("gate_ns", 0),
-            checked_tokens=verdict.get("tokens", 0), near_ties=verdict.get("near_ties", 0),
-            worst_error=verdict.get("worst", 0.0), nodes_touched=answer.get("nodes_touched", 0),
-            entropy_bits=answer.get("entropy_bits", []),
-            working_set_bytes=answer.get("working_set_bytes", 0),
-            notes={**answer.get("notes", {}), **place},
+            loops=loops, slices=slices, gate_ns=gate_ns,
+            checked_tokens=verdict.tokens, near_ties=verdict.near_ties, worst_error=verdict.worst,
+            nodes_touched=touched.nodes, entropy_bits=touched.entropy_bits,
+            working_set_bytes=touched.working_set_bytes, notes={**(notes or {}), **place},
         )  # fmt: skip
         self.append(record)
         self.monitor.cell(record)
         if status != "ok":
             self.lost[cell.id] = status
 
-    def record_sample(
-        self, cell: Cell, started: float, block: int, sample: dict[str, Any]
-    ) -> SampleRecord:
+    def record_sample(self, cell: Cell, started: float, block: int, sample: Sample) -> SampleRecord:
         """Write a sample that was begun at `started` of the monotonic clock, and return its record."""
         record = SampleRecord(
             cell=cell.id, process=self.process, block=block, order=self.order,
-            started_ns=self.elapsed_before_ns + int((started - self.began) * 1e9), **sample,
+            started_ns=self.elapsed_before_ns + int((started - self.began) * 1e9),
+            **asdict(sample),
         )  # fmt: skip
         self.append(record)
         self.order += 1

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-from dataclasses import asdict, replace
+from dataclasses import replace
 
 from harness import native
 from harness.errors import UsageError
 from harness.machine import resources
-from harness.measure.process import ProcessDiedError, RequestFailedError
+from harness.measure.process import ProcessError
 from harness.measure.process_key import ProcessKey
+from harness.measure.protocol import PublishedRequest
 from harness.paper.ladder import FFF_MODEL, LEVELS, STEPS, Source
 from harness.problem.models import BASELINE, parse_model
 from harness.problem.problem import Problem
@@ -110,15 +111,17 @@ def _sample(cell: Cell, loops: int, journal: Journal, crew: Crew) -> None:
     journal.monitor.stage(f"published protocol: {cell.id}")
     started = time.monotonic()
     try:
-        answer = crew.ask(
-            "published", cell, loops * cell.predicted_s(),
-            kernel=cell.implementation, problem=asdict(cell.problem), loops=loops,
-            unwritten=cell.unwritten,
-        )  # fmt: skip
-    except (ProcessDiedError, RequestFailedError) as error:
-        journal.record_cell(cell, "failed", str(error), {})
+        request = PublishedRequest(
+            kernel=cell.implementation, problem=cell.problem, loops=loops, unwritten=cell.unwritten
+        )
+        answer = crew.ask(cell, request, loops * cell.predicted_s())
+    except ProcessError as error:
+        journal.record_cell(cell, "failed", str(error))
         return
-    verdict = answer["verdict"]
-    journal.record_cell(cell, "ok" if verdict["ok"] else "wrong", verdict["reason"], answer)
-    if verdict["ok"]:
-        journal.show_sample(journal.record_sample(cell, started, _BLOCK, answer["sample"]))
+    verdict = answer.verdict
+    journal.record_cell(
+        cell, "ok" if verdict.ok else "wrong", verdict.reason, verdict=verdict, loops=loops,
+        notes=answer.notes,
+    )  # fmt: skip
+    if verdict.ok and answer.sample is not None:
+        journal.show_sample(journal.record_sample(cell, started, _BLOCK, answer.sample))

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from harness.backends import blas
 from harness.errors import UsageError
@@ -11,8 +10,10 @@ from harness.machine import doctor
 from harness.machine import environment as machine_environment
 from harness.machine import record as machine_record
 from harness.machine.inspection import Inspection, LoadedProvider
-from harness.measure.process import MeasuringProcess, ProcessDiedError
+from harness.measure.process import MeasuringProcess, ProcessError
 from harness.measure.process_key import ProcessKey
+from harness.measure.protocol import Hello
+from harness.records.facts import ProviderFacts
 from harness.records.reader import Run
 from harness.records.schema import MachineRecord
 from harness.sweep import gpu as sweep_gpu
@@ -23,13 +24,12 @@ from harness.sweep.spec import SweepSpec
 # ---- inspecting ---------------------------------------------------------------------------------
 
 
-def describe_provider(hello: Mapping[str, Any], *, asked_for: bool) -> LoadedProvider:
+def describe_provider(facts: ProviderFacts, hello: Hello, *, asked_for: bool) -> LoadedProvider:
     """Return what a measuring process said of its BLAS when it started."""
-    facts = hello["provider"]
     return LoadedProvider(
-        name=facts["name"], asked_for=asked_for, path=facts["path"], version=facts["version"],
-        architecture=facts["architecture"], flush_to_zero=hello["flush_to_zero"],
-        pools=[(pool["filepath"], pool["num_threads"]) for pool in hello["pools"]],
+        name=facts.name, asked_for=asked_for, path=facts.path, version=facts.version,
+        architecture=facts.architecture, flush_to_zero=hello.flush_to_zero,
+        pools=[(pool.filepath, pool.num_threads or 0) for pool in hello.pools],
     )  # fmt: skip
 
 
@@ -39,13 +39,14 @@ def _ask(name: str, *, asked_for: bool, threads: int, keep_blas_env: bool) -> Lo
         process = MeasuringProcess(
             ProcessKey(provider=name), threads=threads, keep_blas_env=keep_blas_env
         )
-    except (UsageError, ProcessDiedError) as error:
+    except (UsageError, ProcessError) as error:
         if asked_for and isinstance(error, UsageError):
             raise
         reason = str(error).removeprefix("--blas: ")
         return LoadedProvider(name=name, asked_for=asked_for, reason=reason)
     process.close()
-    return describe_provider(process.hello, asked_for=asked_for)
+    assert process.hello.provider is not None  # its key names one
+    return describe_provider(process.hello.provider, process.hello, asked_for=asked_for)
 
 
 def inspect(names: Sequence[str], *, threads: int, keep_blas_env: bool | None) -> Inspection:
@@ -66,10 +67,10 @@ def inspect(names: Sequence[str], *, threads: int, keep_blas_env: bool | None) -
 
 
 def examine_sweep(
-    record: MachineRecord, hellos: Sequence[Mapping[str, Any]], *, threads: int, keep_blas_env: bool
+    record: MachineRecord, hellos: Sequence[Hello], *, threads: int, keep_blas_env: bool
 ) -> MachineRecord:
     """Return the machine record of a sweep with the findings in it; `hellos` are of its processes."""
-    providers = [describe_provider(h, asked_for=True) for h in hellos if h["provider"] is not None]
+    providers = [describe_provider(h.provider, h, asked_for=True) for h in hellos if h.provider]
     seen = Inspection(
         machine=record, providers=providers, threads=threads, keep_blas_env=keep_blas_env,
         overridden=machine_environment.overridden_variables(threads),

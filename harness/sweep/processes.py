@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import resource
 from dataclasses import dataclass, field
-from typing import Any
 
 from harness.measure.process import MeasuringProcess
 from harness.measure.process_key import ProcessKey
+from harness.measure.protocol import AnswerT, Request
 from harness.records.schema import ProviderRecord
 from harness.sweep.cell import Cell
 from harness.sweep.journal import Journal
@@ -42,7 +42,7 @@ class Crew:
     peak_bytes: int = 0
 
     def start(self, key: ProcessKey) -> MeasuringProcess:
-        """Start a process. Raises UsageError or ProcessDiedError as MeasuringProcess does."""
+        """Start a process. Raises UsageError or ProcessError as MeasuringProcess does."""
         spec = self.journal.spec
         process = MeasuringProcess(
             key, threads=spec.threads, keep_blas_env=spec.keep_blas_env, device=spec.device
@@ -52,12 +52,16 @@ class Crew:
 
     def describe(self, process: MeasuringProcess) -> ProviderRecord | None:
         """Return the record of the provider that a process loaded, None where it loaded none."""
-        facts = process.hello["provider"]
-        if facts is None:
+        hello = process.hello
+        if hello.provider is None:
             return None
+        facts = hello.provider
         return ProviderRecord(
-            process=self.journal.process, pools=process.hello["pools"],
-            variables=process.hello["variables"], dropped=process.dropped, **facts,
+            process=self.journal.process, name=facts.name, path=facts.path, version=facts.version,
+            architecture=facts.architecture, threads=facts.threads,
+            threading_layer=facts.threading_layer, int_bits=facts.int_bits,
+            routines=facts.routines, pools=[pool.told() for pool in hello.pools],
+            variables=hello.variables, dropped=process.dropped,
         )  # fmt: skip
 
     def record(self, process: MeasuringProcess) -> None:
@@ -82,10 +86,10 @@ class Crew:
             self.record(process)
         return process
 
-    def ask(self, op: str, cell: Cell, predicted_s: float, /, **fields: Any) -> dict[str, Any]:
+    def ask(self, cell: Cell, request: Request[AnswerT], predicted_s: float) -> AnswerT:
         """Return the answer of a cell's process. Raises as `start` and MeasuringProcess.ask do."""
         patience = patience_s(self.journal.spec, cell, predicted_s)
-        return self.serving(cell.runs_in).ask(op, patience, **fields)
+        return self.serving(cell.runs_in).ask(request, patience)
 
     def stop(self) -> None:
         """Let all processes end, after a last look at the memory that they held."""

@@ -11,7 +11,7 @@ from typing import Literal
 
 from harness.errors import UsageError
 from harness.machine import record as machine_record
-from harness.measure.process import ProcessDiedError
+from harness.measure.process import ProcessError
 from harness.records.reader import Run, load_run
 from harness.records.schema import (
     SCHEMA_VERSION,
@@ -141,14 +141,14 @@ class _Sweep:
         needed = {cell.runs_in for cell in self.sampling.live()}
         for key in self.plan.process_keys():
             # One that can't be started shows in its cells, which try again.
-            with suppress(ProcessDiedError, UsageError):
+            with suppress(ProcessError, UsageError):
                 if key in needed:
                     self.crew.record(self.crew.running.get(key) or self.crew.start(key))
         run_published(self.plan, self.journal, self.crew)
         for cell in self.sampling.live():
             reason = self.budget.leave_out(cell)
             if reason:
-                self.journal.record_cell(cell, "unavailable", reason, {})
+                self.journal.record_cell(cell, "unavailable", reason)
             else:
                 self.gate.prepare(cell)
         self.add_twins()
@@ -184,7 +184,7 @@ class _Sweep:
         journal, sampling = self.journal, self.sampling
         for cell, reason in self.plan.unavailable:
             if cell.id not in self.recorded:
-                journal.record_cell(cell, "unavailable", reason, {})
+                journal.record_cell(cell, "unavailable", reason)
         first = True
         while self.left:
             if not sampling.live():
@@ -249,7 +249,7 @@ def run(spec: SweepSpec, plan: Plan, monitor: Monitor, resumed: Run | None = Non
     try:
         monitor.stage("starting the measuring processes")
         for key in plan.process_keys():
-            with suppress(ProcessDiedError):  # shows in its cells, which try again
+            with suppress(ProcessError):  # shows in its cells, which try again
                 sweep.crew.start(key)
         if resumed is not None:
             preflight.check_resumed(sweep.spec, sweep.crew, resumed)

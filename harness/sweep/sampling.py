@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from harness.measure.process import ProcessDiedError, RequestFailedError
+from harness.measure.process import ProcessError
+from harness.measure.protocol import SampleRequest, WrongOutput
 from harness.sweep.cell import Cell
 from harness.sweep.gate import Gate
 from harness.sweep.journal import Journal
@@ -48,17 +49,17 @@ class Sampling:
         expected_ns = 1e9 * pace.slice_s() if cell.weights == "hot" else 1e18
         started = time.monotonic()
         try:
-            answer = self.crew.ask(
-                "sample", cell, pace.sample_s(), cell=cell.id, loops=pace.loops, turn=pace.turn,
-                expected_ns=expected_ns,
-            )  # fmt: skip
-        except (ProcessDiedError, RequestFailedError) as error:
-            journal.record_cell(cell, "failed", str(error), {})
+            request = SampleRequest(
+                cell=cell.id, loops=pace.loops, turn=pace.turn, expected_ns=expected_ns
+            )
+            answer = self.crew.ask(cell, request, pace.sample_s())
+        except ProcessError as error:
+            journal.record_cell(cell, "failed", str(error))
             return
-        if "verdict" in answer:  # the output that this sample left behind is wrong: no sample
-            journal.record_cell(cell, "wrong", answer["verdict"]["reason"], answer)
+        if isinstance(answer, WrongOutput):
+            journal.record_cell(cell, "wrong", answer.verdict.reason, verdict=answer.verdict)
             return
-        record = journal.record_sample(cell, started, journal.block, answer)
+        record = journal.record_sample(cell, started, journal.block, answer.sample)
         pace.turn += 1
         self.tally.add(cell.id, journal.block)
         pace.pass_s = record.elapsed_ns / pace.loops * pace.slices / 1e9

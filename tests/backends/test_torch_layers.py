@@ -182,13 +182,14 @@ def test_torch_has_a_process_of_its_own(tmp_path: Path) -> None:
 def test_process_says_what_torch_is(threads: int) -> None:
     """The process tells torch's version, BLAS and pools; each is as wide as was asked for."""
     process = MeasuringProcess(ProcessKey(library="torch"), threads=threads, keep_blas_env=False)
-    facts, pools = process.hello["provider"], process.hello["pools"]
+    facts, pools = process.hello.provider, process.hello.pools
     process.close()
-    assert facts["name"] == "torch"
-    assert facts["threads"] == threads
-    assert facts["version"] == torch_library.describe()
-    assert any("torch" in pool["filepath"] for pool in pools)
-    assert {pool["num_threads"] for pool in pools} <= {1, threads}
+    assert facts is not None
+    assert facts.name == "torch"
+    assert facts.threads == threads
+    assert facts.version == torch_library.describe()
+    assert any("torch" in pool.filepath for pool in pools)
+    assert {pool.num_threads for pool in pools} <= {1, threads}
 
 
 @needs_torch

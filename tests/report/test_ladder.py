@@ -20,6 +20,7 @@ from harness.analysis.stats import Ratio
 from harness.backends import blas, registry
 from harness.errors import UsageError
 from harness.measure import faults
+from harness.measure.protocol import PublishedRequest
 from harness.paper import faults as paper_faults
 from harness.paper import ladder as paper_ladder
 from harness.problem.check import compare
@@ -73,7 +74,7 @@ def bench() -> faults.Bench:
     """Return a bench with SciPy's BLAS."""
     return faults.Bench(
         table=blas.load("scipy").table, operands=make_operands,
-        workspace=lambda size: make_aligned((size,), np.uint8), known={},
+        workspace=lambda size: make_aligned((size,), np.uint8),
     )  # fmt: skip
 
 
@@ -176,10 +177,12 @@ def test_cold_sample_is_checked(kernel: str, unwritten: bool, bench: faults.Benc
     layer = (native.LADDER.get(kernel) or native.KERNELS[kernel]).layer
     shape = {"hidden": 33} if layer == "ff" else {"depth": 4, "trees": 1}
     problem = Problem(layer=layer, batch=80, d_in=9, d_out=7, seed=5, **shape)
-    answer = bench.run(kernel, problem, 3, unwritten=unwritten)
-    assert answer["verdict"]["ok"], answer["verdict"]["reason"]
-    assert answer["sample"]["loops"] == 3
-    assert answer["notes"]["buffers"] == ("never written" if unwritten else "written")
+    request = PublishedRequest(kernel=kernel, problem=problem, loops=3, unwritten=unwritten)
+    answer = bench.run(request)
+    assert answer.verdict.ok, answer.verdict.reason
+    assert answer.sample is not None
+    assert answer.sample.loops == 3
+    assert answer.notes["buffers"] == ("never written" if unwritten else "written")
 
 
 def test_output_that_should_be_zero_is_looked_at(bench: faults.Bench) -> None:

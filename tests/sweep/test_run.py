@@ -9,7 +9,17 @@ from typing import Any
 
 import planted_worker
 import pytest
-from planted_worker import DIES_TIMED, EXITS, KILLED, RAISES, RIGHT, WRONG
+from planted_worker import (
+    ANSWERS,
+    DIES_TIMED,
+    EXITS,
+    KILLED,
+    NO_INTEGER,
+    RAISES,
+    RIGHT,
+    WRITES,
+    WRONG,
+)
 
 from harness import cli
 from harness.backends import registry
@@ -138,6 +148,22 @@ def test_crashes_cost_their_cells_only(tmp_path: Path, planted_processes: None) 
     assert run.end.reason == "complete"
     sampled = run.samples.groupby("implementation")["block"].nunique()
     assert sampled.to_dict() == {"ff_l1_blas": 2, "fff_l1_blas": 2, RIGHT: 2}
+
+
+def test_a_foreign_line_costs_its_cell_only(tmp_path: Path, planted_processes: None) -> None:
+    """A line in the pipe that is no answer, or answers something else, and an answer that can't be sent fail
+    their cells in so many words; the process is replaced and the others are sampled in every block."""
+    words = f"ff_l1_blas,{RIGHT},{WRITES},{ANSWERS},{NO_INTEGER}"
+    assert _sweep(tmp_path / "run", "--only", words) == 1
+    run = load_run(tmp_path / "run")
+    lost = {WRITES: "failed", ANSWERS: "failed", NO_INTEGER: "failed"}
+    assert _statuses(run) == {"ff_l1_blas": "ok", RIGHT: "ok"} | lost
+    reasons = run.cells.set_index("implementation")["reason"]
+    assert "sent what is no answer (no message of version 1: Invalid JSON" in reasons[WRITES]
+    assert "sent what is no answer (answers 0, asked was" in reasons[ANSWERS]
+    assert "Expected `int`" in reasons[NO_INTEGER]
+    sampled = run.samples.groupby("implementation")["block"].nunique()
+    assert sampled.to_dict() == {"ff_l1_blas": 2, RIGHT: 2}
 
 
 def test_crash_while_sampled(tmp_path: Path, planted_processes: None) -> None:

@@ -1,0 +1,98 @@
+"""The sweep's end of a measuring process, against processes that are made up."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from harness.errors import UsageError
+from harness.measure import protocol
+from harness.measure.process import ForeignAnswerError, MeasuringProcess, ProcessDiedError
+from harness.measure.process_key import ProcessKey
+from harness.measure.protocol import Answer, Hello, MemoryAnswer, MemoryRequest
+
+HELLO = Hello(provider=None, pools=[], variables={}, flush_to_zero=[])
+Start = Callable[..., MeasuringProcess]
+
+
+@pytest.fixture
+def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Start:
+    """Return what starts a process that does what a shell script says, after some answers."""
+
+    def begin(*answers: tuple[int, Answer], then: str = "cat >/dev/null") -> MeasuringProcess:
+        lines = b"".join(protocol.encode_answer(*answer) for answer in answers)
+        (tmp_path / "answers").write_bytes(lines)
+        script = tmp_path / "python"
+        script.write_text(f"#!/bin/sh\ncat '{tmp_path}/answers'\n{then}\n", encoding="utf-8")
+        script.chmod(0o755)
+        with monkeypatch.context() as patch:
+            patch.setattr(sys, "executable", str(script))
+            return MeasuringProcess(ProcessKey(provider="p"), threads=1, keep_blas_env=False)
+
+    return begin
+
+
+def test_a_process_of_another_version_is_refused(start: Start) -> None:
+    """A process that speaks another version of the messages is a usage error that names both."""
+    with pytest.raises(UsageError, match="speaks version 99 of the messages, this sweep 1"):
+        start((0, replace(HELLO, version=99)))
+
+
+@pytest.mark.parametrize(
+    ("answers", "then", "says"),
+    [
+        ([], "echo '{\"pools\": []}'", "no message of version 1"),
+        ([(0, MemoryAnswer(peak_resident_bytes=1))], "", "began with 'memory'"),
+        ([(1, HELLO)], "", "answers 1, asked was 0"),
+        ([], "head -c 20000000 /dev/zero", "no line end within 16 MiB"),
+    ],
+)
+def test_what_begins_otherwise_is_no_measuring_process(
+    start: Start, answers: list[tuple[int, Answer]], then: str, says: str
+) -> None:
+    """A first line that is no greeting is a typed error, not a crash of the sweep."""
+    with pytest.raises(ForeignAnswerError, match=says):
+        start(*answers, then=f"{then}\nsleep 600")
+
+
+@pytest.mark.parametrize(
+    ("answer", "says"),
+    [
+        ((1, HELLO), "answered with 'hello'"),
+        ((7, MemoryAnswer(peak_resident_bytes=1)), "answers 7, asked was 1"),
+    ],
+)
+def test_an_answer_to_something_else_ends_the_process(
+    start: Start, answer: tuple[int, Answer], says: str
+) -> None:
+    """An answer of another kind or to another request is refused, and the process with it."""
+    process = start((0, HELLO), answer, then="sleep 600")
+    with pytest.raises(ForeignAnswerError, match=says):
+        process.ask(MemoryRequest(), 60.0)
+    assert not process.alive()
+
+
+def test_answers_come_in_turn(start: Start) -> None:
+    """Each request gets the answer that bears its number."""
+    process = start(
+        (0, HELLO),
+        (1, MemoryAnswer(peak_resident_bytes=5)),
+        (2, MemoryAnswer(peak_resident_bytes=6)),
+    )
+    assert process.hello == HELLO
+    asked = [process.ask(MemoryRequest(), 60.0).peak_resident_bytes for _ in range(2)]
+    assert asked == [5, 6]
+    process.close()
+    assert not process.alive()
+
+
+def test_silence_ends(start: Start) -> None:
+    """A process that does not answer in time is ended."""
+    process = start((0, HELLO), then="sleep 600")
+    with pytest.raises(ProcessDiedError, match=r"no answer within 0\.1 s"):
+        process.ask(MemoryRequest(), 0.1)
+    assert not process.alive()
