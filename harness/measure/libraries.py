@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from harness import native, plugin
+from harness import native, package, plugin
 from harness.backends import blas, registry
 from harness.machine import environment as machine_environment
 from harness.measure.process_key import ProcessKey
@@ -23,7 +23,7 @@ class Libraries:
         """Return what this process really loaded, as it says to the sweep."""
         variables = machine_environment.relevant_variables() if self.facts else {}
         return Hello(
-            provider=self.facts, pools=blas.pools(), variables=variables,
+            package=package.identify(), provider=self.facts, pools=blas.pools(), variables=variables,
             flush_to_zero=native.flush_to_zero(),
         )  # fmt: skip
 

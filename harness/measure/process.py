@@ -5,11 +5,11 @@ from __future__ import annotations
 import selectors
 import signal
 import subprocess
-import sys
 import tempfile
 import time
 from typing import cast
 
+from harness import package
 from harness.errors import UsageError
 from harness.machine import environment as machine_environment
 from harness.measure import protocol
@@ -55,7 +55,8 @@ class MeasuringProcess:
     ) -> None:
         """Start the process. key: what it serves. device: where its passes run.
 
-        Raises UsageError where it refuses the provider or the plugin, ProcessError where it does not begin.
+        Raises UsageError where it refuses the provider or the plugin, or is not of this very harness, and
+        ProcessError where it does not begin.
         """
         environment, self.dropped = machine_environment.worker_environment(
             threads, keep_blas_env=keep_blas_env
@@ -65,7 +66,7 @@ class MeasuringProcess:
         self._errors = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115
         # A group of its own: Ctrl-C is the sweep's to handle, not the measuring process's.
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "harness.measure.worker", key.encode(), device],
+            package.command("harness.measure.worker", key.encode(), device),
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors,
             env=environment, process_group=0, bufsize=0,
         )  # fmt: skip
@@ -95,6 +96,8 @@ class MeasuringProcess:
                 f"the measuring process speaks version {first.version} of the messages, this sweep "
                 f"{protocol.VERSION}: they are of two installations of harness"
             )
+        if reason := package.why_another(first.package):
+            raise UsageError(f"the measuring process {reason}")
         return first
 
     def _read_line(self, timeout_s: float) -> bytes:

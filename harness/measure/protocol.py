@@ -13,6 +13,7 @@ from typing import Annotated, ClassVar, Generic, Literal, TypeVar
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from harness.measure.clock import Sample
+from harness.package import Identity
 from harness.problem.check import Verdict
 from harness.problem.problem import Problem
 from harness.problem.working_set import Touched
@@ -29,8 +30,10 @@ class Hello:
 
     provider: its BLAS, or the package that brings one; None where it needs neither. pools: of threads.
     variables: of its environment that can change a BLAS. flush_to_zero: what the main thread flushes.
+    package: the harness that it runs.
     """
 
+    package: Identity
     provider: ProviderFacts | None
     pools: list[ThreadPool]
     variables: dict[str, str]

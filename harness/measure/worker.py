@@ -127,12 +127,12 @@ def _describe(error: Exception) -> str:
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
-def main() -> None:
-    """Serve requests from standard input until it ends."""
+def main(key: str, device: str) -> None:
+    """Serve requests from standard input until it ends. key: a process key, encoded."""
     send = open_channel()
     try:
-        loaded = libraries.load(process_key.decode(sys.argv[1]))
-        worker = Worker(loaded, device=open_device(sys.argv[2]))
+        loaded = libraries.load(process_key.decode(key))
+        worker = Worker(loaded, device=open_device(device))
     except (UsageError, UnavailableError) as error:
         send(0, Refusal(reason=str(error)))
         return
@@ -144,7 +144,3 @@ def main() -> None:
         # Whatever an implementation raises is that cell's failure; the process goes on serving.
         except Exception as error:
             send(serial, Failure(reason=_describe(error)))
-
-
-if __name__ == "__main__":
-    main()

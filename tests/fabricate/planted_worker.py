@@ -1,7 +1,7 @@
 """Stand in for the interpreter of a measuring process: register planted implementations, then serve.
 
-The sweep starts `INTERPRETER -m harness.measure.worker PROVIDER`; `stand_in` makes an interpreter that
-hands these words to this file.
+The sweep starts `harness.measure.worker` by package.command; `stand_in` makes an interpreter that hands these
+words to this file.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from pathlib import Path
 import planted
 
 import harness
+from harness import package
 from harness.backends import registry
 from harness.backends.registry import Context, Implementation, Prepared
 from harness.measure.protocol import Unavailable, encode_answer
@@ -137,10 +138,10 @@ def main() -> None:
     for implementation in IMPLEMENTATIONS.values():
         registry.register(implementation)
     words = sys.argv[1:]
-    if words[:2] != ["-m", "harness.measure.worker"]:
+    began = package.command(worker.__name__)[1:]
+    if words[: len(began)] != began:
         sys.exit(f"not how a measuring process is started: {words}")
-    sys.argv = words[1:]
-    worker.main()
+    worker.main(*words[len(began) :])
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from harness import package
 from harness.cli.progress import Display
 from harness.cli.sweep_options import make_spec as ask
 from harness.measure.clock import Sample
@@ -59,7 +60,9 @@ class ScriptedProcess:
             name=provider, path=f"/lib/{provider}.so", version="OpenBLAS 1", architecture="Test",
             threads=1, threading_layer="", int_bits=32, routines=["sdot"],
         )  # fmt: skip
-        self.hello = Hello(provider=facts, pools=[], variables={}, flush_to_zero=[])
+        self.hello = Hello(
+            package=package.identify(), provider=facts, pools=[], variables={}, flush_to_zero=[]
+        )
 
     def _time(self, implementation: str, protocol: str) -> tuple[Verdict, int]:
         seconds = type(self).script(implementation, protocol)

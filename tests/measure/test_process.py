@@ -9,13 +9,14 @@ from pathlib import Path
 
 import pytest
 
+from harness import package
 from harness.errors import UsageError
 from harness.measure import protocol
 from harness.measure.process import ForeignAnswerError, MeasuringProcess, ProcessDiedError
 from harness.measure.process_key import ProcessKey
 from harness.measure.protocol import Answer, Hello, MemoryAnswer, MemoryRequest
 
-HELLO = Hello(provider=None, pools=[], variables={}, flush_to_zero=[])
+HELLO = Hello(package=package.identify(), provider=None, pools=[], variables={}, flush_to_zero=[])
 Start = Callable[..., MeasuringProcess]
 
 
@@ -40,6 +41,46 @@ def test_a_process_of_another_version_is_refused(start: Start) -> None:
     """A process that speaks another version of the messages is a usage error that names both."""
     with pytest.raises(UsageError, match="speaks version 99 of the messages, this sweep 1"):
         start((0, replace(HELLO, version=99)))
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"folder": "/elsewhere"}, "runs the harness in /elsewhere, not the one in"),
+        ({"digest": "0" * 12}, "runs other code than this one .* was changed"),
+    ],
+)
+def test_a_process_of_another_harness_is_refused(
+    start: Start, changes: dict[str, str], says: str
+) -> None:
+    """A process that runs a harness of another folder, or whose files differ, is a usage error."""
+    with pytest.raises(UsageError, match=says):
+        start((0, replace(HELLO, package=replace(HELLO.package, **changes))))
+
+
+def test_nothing_of_the_current_folder_is_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither a package of this one's name nor a stray module in the current folder is run."""
+    (tmp_path / "harness").mkdir()
+    for name in ("harness/__init__.py", "json.py", "numpy.py"):
+        (tmp_path / name).write_text("raise SystemExit('a stray module ran')", encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    process = MeasuringProcess(ProcessKey(), threads=1, keep_blas_env=False)
+    process.close()
+    assert process.hello.package == package.identify()
+
+
+def test_another_harness_on_the_path_is_not_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where PYTHONPATH leads to another harness first, this one is run all the same."""
+    (tmp_path / "harness").mkdir()
+    (tmp_path / "harness" / "__init__.py").write_text("raise SystemExit(1)", encoding="utf-8")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    process = MeasuringProcess(ProcessKey(), threads=1, keep_blas_env=False)
+    process.close()
+    assert process.hello.package == package.identify()
 
 
 @pytest.mark.parametrize(

@@ -26,6 +26,7 @@ from harness.measure.protocol import (
     Unavailable,
     WrongOutput,
 )
+from harness.package import Identity
 from harness.problem.check import Verdict
 from harness.problem.problem import Problem
 from harness.problem.working_set import Touched
@@ -42,13 +43,17 @@ FACTS = ProviderFacts(
     name="scipy", path="{prefix}/lib.so", version="1", architecture="Zen", threads=1,
     threading_layer="", int_bits=32, routines=["sdot"],
 )  # fmt: skip
+PACKAGE = Identity(folder="/opt/a b/harness", digest="0123456789ab")
 POOL = ThreadPool(
     user_api="blas", internal_api="openblas", num_threads=None, filepath="/lib.so", version=None
 )
 
 ANSWERS: list[Answer] = [
-    Hello(provider=FACTS, pools=[POOL], variables={"OMP_X": "1"}, flush_to_zero=["results"]),
-    Hello(provider=None, pools=[], variables={}, flush_to_zero=[]),
+    Hello(
+        package=PACKAGE, provider=FACTS, pools=[POOL], variables={"OMP_X": "1"},
+        flush_to_zero=["results"],
+    ),
+    Hello(package=PACKAGE, provider=None, pools=[], variables={}, flush_to_zero=[]),
     Refusal(reason="no"),
     GateAnswer(
         verdict=VERDICT, gate_ns=5, notes={"isa": "avx2"}, loops=1, slices=2,
