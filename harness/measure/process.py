@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import selectors
 import signal
 import subprocess
 import tempfile
 import time
+from contextlib import suppress
 from typing import cast
 
 from harness import package
@@ -28,7 +30,17 @@ from harness.measure.protocol import (
 _START_TIMEOUT_S = 120.0
 _MEMORY_TIMEOUT_S = 60.0
 _END_TIMEOUT_S = 30.0
-_LONGEST_LINE = 1 << 24  # bytes; an answer has some kB
+_LAST_WORDS_S = 10.0  # to end, once its answers have
+_LOOK_S = 1.0  # between two looks whether it lives
+_LONGEST_LINE = 1 << 20  # bytes; an answer has some kB
+
+
+def _name_signal(number: int) -> str:
+    """Return a signal's name; only the ends of the real-time signals have one of their own."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"SIGRTMIN+{number - signal.SIGRTMIN}"
 
 
 class ProcessError(RuntimeError):
@@ -103,15 +115,19 @@ class MeasuringProcess:
     def _read_line(self, timeout_s: float) -> bytes:
         deadline = time.monotonic() + timeout_s
         while b"\n" not in self._unread:
-            if not self._selector.select(max(0.0, deadline - time.monotonic())):
+            left_s = max(0.0, deadline - time.monotonic())
+            if self._selector.select(min(left_s, _LOOK_S)):
+                chunk = self._from.read(1 << 16)
+                if not chunk:
+                    raise ProcessDiedError(self._how_it_ended())
+                self._unread += chunk
+                if len(self._unread) > _LONGEST_LINE:
+                    raise ForeignLineError(f"no line end within {_LONGEST_LINE >> 20} MiB")
+            elif not self.alive():  # a child of it holds the pipe open
+                raise ProcessDiedError(self._how_it_ended())
+            elif left_s <= _LOOK_S:
                 self.kill()
                 raise ProcessDiedError(f"no answer within {timeout_s:.3g} s; the process was ended")
-            chunk = self._from.read(1 << 16)
-            if not chunk:
-                raise ProcessDiedError(self._how_it_ended())
-            self._unread += chunk
-            if len(self._unread) > _LONGEST_LINE:
-                raise ForeignLineError(f"no line end within {_LONGEST_LINE >> 20} MiB")
         line, _, self._unread = self._unread.partition(b"\n")
         return line
 
@@ -129,8 +145,13 @@ class MeasuringProcess:
         return answer
 
     def _how_it_ended(self) -> str:
-        code = self._process.wait()
-        how = f"exit status {code}" if code >= 0 else f"signal {signal.Signals(-code).name}"
+        try:
+            code = self._process.wait(timeout=_LAST_WORDS_S)
+        except subprocess.TimeoutExpired:
+            self._end_group()
+            return "the measuring process closed its answers and was ended"
+        self._end_group()
+        how = f"exit status {code}" if code >= 0 else f"signal {_name_signal(-code)}"
         self._errors.seek(0)
         lines = [line.strip() for line in self._errors.read().splitlines() if line.strip()]
         last = lines[-1] if code > 0 and lines else ""
@@ -174,18 +195,21 @@ class MeasuringProcess:
     def close(self) -> None:
         """Let the process end by closing its input."""
         self._to.close()
-        try:
+        with suppress(subprocess.TimeoutExpired):  # then it is ended below
             self._process.wait(timeout=_END_TIMEOUT_S)
-        except subprocess.TimeoutExpired:
-            self.kill()
+        self._end_group()
         self._release()
 
     def kill(self) -> None:
         """End the process at once; for one that ended already, release what it held here."""
-        self._process.kill()
-        self._process.wait()
-        self._to.close()
+        self._end_group()
         self._release()
+
+    def _end_group(self) -> None:
+        """End the process and whatever it started: that would run beside all that is timed later."""
+        with suppress(ProcessLookupError):  # none of them is left
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
 
     def _release(self) -> None:
         if not self._errors.closed:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
+import psutil
 import pytest
 
 from harness import package
@@ -21,8 +25,9 @@ Start = Callable[..., MeasuringProcess]
 
 
 @pytest.fixture
-def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Start:
+def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Start]:
     """Return what starts a process that does what a shell script says, after some answers."""
+    begun: list[MeasuringProcess] = []
 
     def begin(*answers: tuple[int, Answer], then: str = "cat >/dev/null") -> MeasuringProcess:
         lines = b"".join(protocol.encode_answer(*answer) for answer in answers)
@@ -32,9 +37,12 @@ def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Start:
         script.chmod(0o755)
         with monkeypatch.context() as patch:
             patch.setattr(sys, "executable", str(script))
-            return MeasuringProcess(ProcessKey(provider="p"), threads=1, keep_blas_env=False)
+            begun.append(MeasuringProcess(ProcessKey(provider="p"), threads=1, keep_blas_env=False))
+        return begun[-1]
 
-    return begin
+    yield begin
+    for process in begun:
+        process.kill()
 
 
 def test_a_process_of_another_version_is_refused(start: Start) -> None:
@@ -89,7 +97,7 @@ def test_another_harness_on_the_path_is_not_run(
         ([], "echo '{\"pools\": []}'", "no message of version 1"),
         ([(0, MemoryAnswer(peak_resident_bytes=1))], "", "began with 'memory'"),
         ([(1, HELLO)], "", "answers 1, asked was 0"),
-        ([], "head -c 20000000 /dev/zero", "no line end within 16 MiB"),
+        ([], "head -c 2000000 /dev/zero", "no line end within 1 MiB"),
     ],
 )
 def test_what_begins_otherwise_is_no_measuring_process(
@@ -128,6 +136,66 @@ def test_answers_come_in_turn(start: Start) -> None:
     asked = [process.ask(MemoryRequest(), 60.0).peak_resident_bytes for _ in range(2)]
     assert asked == [5, 6]
     process.close()
+    assert not process.alive()
+
+
+def is_gone(pid: int) -> bool:
+    """Say whether a process ended within ten seconds; who should reap it may not."""
+    try:
+        process = psutil.Process(pid)
+        return psutil.wait_procs([process], timeout=10)[1] == [] or process.status() == "zombie"
+    except psutil.NoSuchProcess:
+        return True
+
+
+CHILD = "sleep 600 >/dev/null & echo $! >child"
+HOLDS_THE_PIPE = "sleep 600 & echo $! >child"
+
+
+@pytest.mark.parametrize(
+    ("then", "end"),
+    [
+        (f"{CHILD}; sleep 600", lambda process: process.kill()),
+        (f"{CHILD}; cat >/dev/null", lambda process: process.close()),
+        (f"{CHILD}; exit 3", lambda process: process.ask(MemoryRequest(), 60.0)),
+        (f"{HOLDS_THE_PIPE}; exit 3", lambda process: process.ask(MemoryRequest(), 60.0)),
+        (f"{CHILD}; sleep 600", lambda process: process.ask(MemoryRequest(), 0.1)),
+    ],
+    ids=["killed", "closed", "died", "died, its pipe held open", "gave no answer"],
+)
+def test_children_end_with_their_process(
+    start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, then: str,
+    end: Callable[[MeasuringProcess], object],
+) -> None:  # fmt: skip
+    """What a process started ends with it, however it ends: it would run beside what is timed later."""
+    monkeypatch.chdir(tmp_path)
+    process = start((0, HELLO), then=then)
+    while not (text := (tmp_path / "child").read_text() if (tmp_path / "child").exists() else ""):
+        time.sleep(0.01)
+    with suppress(ProcessDiedError):
+        end(process)
+    assert is_gone(int(text))
+
+
+@pytest.mark.parametrize(
+    ("number", "name"),
+    [(9, "SIGKILL"), (11, "SIGSEGV"), (34, "SIGRTMIN"), (40, "SIGRTMIN+6"), (64, "SIGRTMAX")],
+)
+def test_how_a_process_died_is_said(start: Start, number: int, name: str) -> None:
+    """The signal that ended a process is named, real-time signals too."""
+    process = start((0, HELLO), then=f"kill -{number} $$")
+    with pytest.raises(ProcessDiedError, match=f"ended with signal {re.escape(name)}$"):
+        process.ask(MemoryRequest(), 60.0)
+
+
+def test_a_process_that_closes_its_answers_is_ended(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process that goes on without a way to answer is ended, and its sweep does not wait for it."""
+    monkeypatch.setattr("harness.measure.process._LAST_WORDS_S", 0.1)
+    process = start((0, HELLO), then="exec >/dev/null; sleep 600")
+    with pytest.raises(ProcessDiedError, match="closed its answers and was ended"):
+        process.ask(MemoryRequest(), 60.0)
     assert not process.alive()
 
 
