@@ -241,7 +241,7 @@ def swept(folder: Path) -> Swept:
         spec = make_spec(
             folder / "run", files, ["fff_l1_blas", "fff_l2_blas", "fff_planted_*", "fff_cpu_numpy"]
         )
-        outcome = sweep_run.run(spec, plan.make_plan(spec), Silence())
+        outcome = sweep_run.run(plan.make_plan(spec), Silence())
     run = load_run(outcome.folder)
     texts = (outcome.folder / "records.jsonl").read_text(encoding="utf-8").splitlines()
     lines = [
@@ -485,7 +485,7 @@ def test_entry_point_of_an_installed_package_is_loaded(
     plugin.load_installed.cache_clear()
     assert "fff_cpu_x" in [i.id for i in api.implementations()]
     spec = make_spec(tmp_path / "run", [], ["fff_cpu_x"])
-    outcome = sweep_run.run(spec, plan.make_plan(spec), Silence())
+    outcome = sweep_run.run(plan.make_plan(spec), Silence())
     cells = load_run(outcome.folder).cells
     assert cells[["implementation", "status"]].values.tolist() == [["fff_cpu_x", "ok"]]
 

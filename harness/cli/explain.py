@@ -56,10 +56,10 @@ def explain_command(
     )  # fmt: skip
     made = sweep_ladder.make_ladder(spec)
     if dry_run:
-        print_plan(spec, made)
+        print_plan(made)
         return 0
     with Display() as display:
-        outcome = sweep_run.run(spec, made, display)
+        outcome = sweep_run.run(made, display)
     written = _write_page(outcome.folder)
     if outcome.trouble:
         print_error(outcome.trouble)

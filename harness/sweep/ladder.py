@@ -17,8 +17,9 @@ from harness.problem.problem import Problem
 from harness.sweep.cell import Cell
 from harness.sweep.journal import Journal
 from harness.sweep.plan import PUBLISHED_SAMPLE_S, Plan, make_plan
-from harness.sweep.processes import Crew
+from harness.sweep.processes import Processes, patience_s
 from harness.sweep.spec import SweepSpec
+from harness.sweep.state import CellState, CellTable
 
 BUDGET_S, QUICK_BUDGET_S = 215.0, 36.0
 QUICK_BATCH = 1024
@@ -99,29 +100,29 @@ def make_ladder(spec: SweepSpec) -> Plan:
 _BLOCK = -1  # below all interleaved blocks
 
 
-def run_published(plan: Plan, journal: Journal, crew: Crew) -> None:
+def run_published(plan: Plan, cells: CellTable, journal: Journal, processes: Processes) -> None:
     """Sample the ladder's cells once each in the processes that run now, in the plan's order."""
-    for cell in plan.published:
-        if cell.id not in journal.lost:
-            _sample(cell, plan.published_loops(cell), journal, crew)
+    for state in cells.published():
+        _sample(state, plan.published_loops(state.cell), journal, processes)
 
 
-def _sample(cell: Cell, loops: int, journal: Journal, crew: Crew) -> None:
+def _sample(state: CellState, loops: int, journal: Journal, processes: Processes) -> None:
     """Check a kernel against its own definition, take one sample of it, and look at what it left behind."""
+    cell = state.cell
     journal.monitor.stage(f"published protocol: {cell.id}")
     started = time.monotonic()
     try:
         request = PublishedRequest(
             kernel=cell.implementation, problem=cell.problem, loops=loops, unwritten=cell.unwritten
         )
-        answer = crew.ask(cell, request, loops * cell.predicted_s())
+        patience = patience_s(journal.spec, cell, loops * cell.predicted_s())
+        answer = processes.serving(cell.runs_in).ask(request, patience)
     except ProcessError as error:
-        journal.record_cell(cell, "failed", str(error))
+        state.lose("failed", str(error))
+        journal.record_cell(state)
         return
-    verdict = answer.verdict
-    journal.record_cell(
-        cell, "ok" if verdict.ok else "wrong", verdict.reason, verdict=verdict, loops=loops,
-        notes=answer.notes,
-    )  # fmt: skip
-    if verdict.ok and answer.sample is not None:
+    if not answer.verdict.ok:
+        state.lose("wrong", answer.verdict.reason)
+    journal.record_cell(state, verdict=answer.verdict, loops=loops, notes=answer.notes)
+    if answer.verdict.ok and answer.sample is not None:
         journal.show_sample(journal.record_sample(cell, started, _BLOCK, answer.sample))

@@ -36,8 +36,12 @@ PUBLISHED_SAMPLE_S = 0.3
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """Hold the cells that will be measured, those that can't be, and what the caller should be told."""
+    """Hold the cells that will be measured, those that can't be, and what the caller should be told.
 
+    spec: what was asked for.
+    """
+
+    spec: SweepSpec
     cells: Sequence[Cell]
     unavailable: Sequence[tuple[Cell, str]] = ()
     notices: Sequence[str] = field(default=())
@@ -70,16 +74,17 @@ class Plan:
         """Return the predicted time of starting one set of measuring processes."""
         return sum(estimate.start_s(key) for key in self.process_keys())
 
-    def processes(self, spec: SweepSpec) -> int:
+    def processes(self) -> int:
         """Return the predicted number of sets of fresh processes: those asked for that get a block."""
-        if spec.passes:
-            return spec.processes
-        rest = spec.budget_s - self.gate_s(0)
-        return estimate.count_processes(spec.processes, rest, self.gate_s(1), self.block_s())
+        asked = self.spec.processes
+        if self.spec.passes:
+            return asked
+        rest = self.spec.budget_s - self.gate_s(0)
+        return estimate.count_processes(asked, rest, self.gate_s(1), self.block_s())
 
-    def gates_s(self, spec: SweepSpec) -> float:
+    def gates_s(self) -> float:
         """Return the predicted time of the gates of all processes."""
-        return sum(self.gate_s(process) for process in range(self.processes(spec)))
+        return sum(self.gate_s(process) for process in range(self.processes()))
 
     def block_s(self) -> float:
         """Return the predicted time of one block."""
@@ -104,16 +109,16 @@ class Plan:
             total += max(cell.workspace_bytes for cell in cells)
         return total
 
-    def blocks(self, spec: SweepSpec) -> int:
+    def blocks(self) -> int:
         """Return the predicted number of blocks."""
-        if spec.passes:
-            return spec.passes
-        left = spec.budget_s - self.gates_s(spec)
-        return max(self.processes(spec), int(left / self.block_s()))
+        if self.spec.passes:
+            return self.spec.passes
+        left = self.spec.budget_s - self.gates_s()
+        return max(self.processes(), int(left / self.block_s()))
 
-    def predicted_s(self, spec: SweepSpec) -> float:
+    def predicted_s(self) -> float:
         """Return the predicted time of the whole sweep."""
-        return self.gates_s(spec) + self.blocks(spec) * self.block_s()
+        return self.gates_s() + self.blocks() * self.block_s()
 
 
 def _choose(spec: SweepSpec) -> list[Implementation]:
@@ -242,6 +247,7 @@ def make_plan(spec: SweepSpec) -> Plan:
         else sweep_ceilings.ceiling_cells(spec, chosen)
     )
     plan = Plan(
+        spec=spec,
         cells=[*usable, *ceiling_cells],
         unavailable=[(c, reasons[c.id]) for c in cells if c.id in reasons],
         notices=[*notices, *remarks],

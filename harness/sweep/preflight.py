@@ -18,7 +18,7 @@ from harness.records.reader import Run
 from harness.records.schema import MachineRecord
 from harness.sweep import gpu as sweep_gpu
 from harness.sweep import resume
-from harness.sweep.processes import Crew
+from harness.sweep.processes import Processes
 from harness.sweep.spec import SweepSpec
 
 # ---- inspecting ---------------------------------------------------------------------------------
@@ -78,21 +78,21 @@ def examine_sweep(
     return record.model_copy(update={"findings": doctor.judge(seen)})
 
 
-def check_resumed(spec: SweepSpec, crew: Crew, resumed: Run) -> None:
+def check_resumed(spec: SweepSpec, processes: Processes, resumed: Run) -> None:
     """Refuse to mix what another machine, code or provider measured into a run."""
     now = machine_record.make_record()
     device = sweep_gpu.find(spec.device)
     resume.check_machine(resumed, now.model_copy(update={"device": device}))
-    for process in crew.running.values():
-        record = crew.describe(process)
+    for process in processes.running.values():
+        record = processes.describe(process)
         if record is not None:
             resume.check_provider(resumed, record)
 
 
-def examine(spec: SweepSpec, crew: Crew) -> MachineRecord:
+def examine(spec: SweepSpec, processes: Processes) -> MachineRecord:
     """Return the machine record with what is wrong for measuring; refuse what is serious, if so asked."""
     examined = examine_sweep(
-        machine_record.make_record(), [p.hello for p in crew.running.values()],
+        machine_record.make_record(), [p.hello for p in processes.running.values()],
         threads=spec.threads, keep_blas_env=spec.keep_blas_env,
     )  # fmt: skip
     if spec.strict:

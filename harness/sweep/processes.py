@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 
 from harness.measure.process import MeasuringProcess
 from harness.measure.process_key import ProcessKey
-from harness.measure.protocol import AnswerT, Request
 from harness.records.schema import ProviderRecord
 from harness.sweep.cell import Cell
 from harness.sweep.journal import Journal
@@ -29,16 +28,14 @@ def patience_s(spec: SweepSpec, cell: Cell, predicted_s: float) -> float:
 
 
 @dataclass(slots=True, kw_only=True)
-class Crew:
+class Processes:
     """Hold the measuring processes that run now.
 
-    ready: the cells that are prepared in them, each with the process it runs in. peak_bytes: the most
-    resident memory that a set of them and the sweep itself have held.
+    peak_bytes: the most resident memory that a set of them and the sweep itself have held.
     """
 
     journal: Journal
     running: dict[ProcessKey, MeasuringProcess] = field(default_factory=dict)
-    ready: dict[str, ProcessKey] = field(default_factory=dict)
     peak_bytes: int = 0
 
     def start(self, key: ProcessKey) -> MeasuringProcess:
@@ -70,26 +67,15 @@ class Crew:
         if record is not None:
             self.journal.append(record)
 
-    def has_ready(self, cell: Cell) -> bool:
-        """Say whether a cell is prepared in a process that still runs."""
-        process = self.running.get(cell.runs_in)
-        return cell.id in self.ready and process is not None and process.alive()
-
     def serving(self, key: ProcessKey) -> MeasuringProcess:
         """Return the running process of a key, a fresh one where it died."""
         process = self.running.get(key)
         if process is None or not process.alive():
-            self.ready = {c: home for c, home in self.ready.items() if home != key}
             if process is not None:
                 process.kill()  # dead already: this releases what is held of it
             process = self.start(key)
             self.record(process)
         return process
-
-    def ask(self, cell: Cell, request: Request[AnswerT], predicted_s: float) -> AnswerT:
-        """Return the answer of a cell's process. Raises as `start` and MeasuringProcess.ask do."""
-        patience = patience_s(self.journal.spec, cell, predicted_s)
-        return self.serving(cell.runs_in).ask(request, patience)
 
     def stop(self) -> None:
         """Let all processes end, after a last look at the memory that they held."""
@@ -103,7 +89,6 @@ class Crew:
             else:
                 process.kill()
         self.running.clear()
-        self.ready.clear()
 
     def kill(self) -> None:
         """End all processes at once."""

@@ -116,8 +116,8 @@ def make_spec(out: Path, **changes: Any) -> SweepSpec:
     return ask(**{**asked, **changes})
 
 
-def run(monkeypatch: pytest.MonkeyPatch, spec: SweepSpec, made: Plan, script: Script) -> Run:
+def run(monkeypatch: pytest.MonkeyPatch, made: Plan, script: Script) -> Run:
     """Carry out a plan with scripted processes and return the run as it is read."""
     process = type("Process", (ScriptedProcess,), {"script": staticmethod(script)})
     monkeypatch.setattr(processes, "MeasuringProcess", process)
-    return load_run(sweep_run.run(spec, made, Display()).folder)
+    return load_run(sweep_run.run(made, Display()).folder)

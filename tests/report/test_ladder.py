@@ -59,7 +59,7 @@ def make_run(folder: Path, monkeypatch: pytest.MonkeyPatch, script: scripted.Scr
     spec = sweep_ladder.ask(scripted.make_spec(folder, **changes))
     made = sweep_ladder.make_ladder(spec)
     only = [c for c in made.cells if (c.implementation, "strict") in TIMES]
-    return scripted.run(monkeypatch, spec, replace(made, cells=only), script)
+    return scripted.run(monkeypatch, replace(made, cells=only), script)
 
 
 @pytest.fixture(scope="module")
@@ -356,8 +356,8 @@ def test_default_ladder_fits_its_time(tmp_path: Path) -> None:
         )
     )
     made = sweep_ladder.make_ladder(spec)
-    assert made.predicted_s(spec) <= 240
-    assert made.blocks(spec) > spec.processes
+    assert made.predicted_s() <= 240
+    assert made.blocks() > spec.processes
     assert made.memory_bytes() + 8 * 16384 * 4095 <= 2 << 30
 
 
@@ -435,7 +435,7 @@ def test_providers_compete_for_the_baseline(
 def test_only_a_ladder_has_a_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """`explain` on the run of a sweep says in one line what to do."""
     spec = scripted.make_spec(tmp_path / "run")
-    run = scripted.run(monkeypatch, spec, plan.make_plan(spec), by_table)
+    run = scripted.run(monkeypatch, plan.make_plan(spec), by_table)
     with pytest.raises(UsageError, match="not a run of the ladder"):
         report_ladder.format_page(run)
 

@@ -165,7 +165,7 @@ def test_a_sweep_measures_and_prints_the_ceilings(
     spec = make_spec(
         out=tmp_path / "run", only=["ff_l1_blas"], widths=[64], passes=2, threads=threads
     )
-    outcome = sweep_run.run(spec, plan.make_plan(spec), Silent())
+    outcome = sweep_run.run(plan.make_plan(spec), Silent())
     assert (outcome.reason, outcome.wrong, outcome.failed) == ("complete", 0, 0)
     run = reader.load_run(outcome.folder)
     own = run.cells[(run.cells["role"] == "ceiling") & (run.cells["provider"] == "")]

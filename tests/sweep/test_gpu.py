@@ -131,7 +131,7 @@ def test_the_prediction_is_of_a_device() -> None:
     """The paper's half is predicted to fit the default budget, and the naive columns to take the longest."""
     spec = _spec(passes=None)
     made = plan.make_plan(spec)
-    assert made.predicted_s(spec) < 2 * spec.budget_s
+    assert made.predicted_s() < 2 * spec.budget_s
     longest = max(made.cells, key=lambda cell: cell.predicted_s())
     assert longest.implementation == "ff_cuda_naive"
     assert all(cell.on_device for cell in made.cells)
