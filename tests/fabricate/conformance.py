@@ -224,5 +224,5 @@ def judge_ties(case: Case) -> bool:
     prepared.forward()
     truth = find_truth(problem, operands, np.arange(problem.batch))
     # The arithmetic is exact, so no token may be left out as a near-tie.
-    truth = replace(truth, margin=np.full(problem.batch, np.inf))
+    truth = replace(truth, margin=np.full(problem.batch, np.inf), branches={})
     return compare(guarded.operands.y, truth, problem).ok

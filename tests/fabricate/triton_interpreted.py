@@ -200,7 +200,7 @@ def test_fault_in_the_launches_is_caught(
 ) -> None:
     """The suite's judgement rejects each fault that is planted in the order of the launches."""
     monkeypatch.setattr(triton_tiling, "LEAST_GROUP", 1)
-    planted = plant(tmp_path, "triton_bands", *LAUNCH_FAULTS[fault])
+    planted = plant(tmp_path, "triton_grouped_launch", *LAUNCH_FAULTS[fault])
     assert judge(grouped_by(planted), fff(18, 9, 9, 8, trees=2)) != ""
 
 
@@ -211,7 +211,7 @@ def test_unplanted_copies_pass(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert judge(fused(4, kernels=copy), fff(5, 9, 9, 3, trees=2)) == ""
     copy = plant(tmp_path, "triton_grouped", "import triton\n", "import triton\n\n")
     monkeypatch.setattr(triton_grouped_launch, "triton_grouped", copy)
-    copy = plant(tmp_path, "triton_bands", "import torch\n", "import torch\n\n")
+    copy = plant(tmp_path, "triton_grouped_launch", "import torch\n", "import torch\n\n")
     copy.triton_grouped = triton_grouped_launch.triton_grouped  # type: ignore[attr-defined]
     assert judge(grouped_by(copy), fff(18, 9, 9, 8, trees=2)) == ""
 
