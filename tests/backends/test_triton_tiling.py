@@ -158,7 +158,7 @@ def test_registered_for_cuda(name: str) -> None:
 
 def test_missing_package_is_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     """A package that is not installed is named with what to install, and no GPU is asked for."""
-    monkeypatch.setattr(triton_layers.device_probe, "why_not", lambda device: 1 / 0)
+    monkeypatch.setattr(triton_layers.probe, "why_not", lambda device: 1 / 0)
     for missing in ("torch", "triton"):
         monkeypatch.setattr(
             triton_layers.importlib.util, "find_spec",

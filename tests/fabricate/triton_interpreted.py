@@ -170,7 +170,7 @@ GROUPED_FAULTS = {
     "node_missing": ("column < WIDTH - 1", "column < WIDTH - 2"),
 }  # fmt: skip
 LAUNCH_FAULTS = {
-    "tail_a_level_late": ("last.first_level + triton_plan.BAND", "last.first_level + 5"),
+    "tail_a_level_late": ("last.first_level + triton_tiling.BAND", "last.first_level + 5"),
     "tail_dropped": ("if has_tail:", "if not steps:"),
     "tree_dropped": ("for k in range(problem.trees)", "for k in range(problem.trees - 1)"),
     "tree_twice": ("ADDS=trees[0] > 0", "ADDS=True"),
