@@ -7,18 +7,12 @@ from typing import Annotated
 
 import typer
 
-from harness.backends import blas
 from harness.cli import options
 from harness.cli.runs import print_error
-from harness.cli.sweep import print_plan
-from harness.cli.sweep_options import make_spec
-from harness.machine import facts
 from harness.paper import ladder as paper_ladder
 from harness.paper.published import PAPER_WIDTH
 from harness.records.reader import load_run
-from harness.sweep import ladder as sweep_ladder
-from harness.sweep import plan
-from harness.sweep import run as sweep_run
+from harness.sweep import defaults
 
 
 def explain_command(
@@ -28,14 +22,14 @@ def explain_command(
     ] = None,
     quick: options.Quick = False,
     blas_names: options.Blas = None,
-    batch: Annotated[str | None, options.batch(sweep_ladder.QUICK_BATCH)] = None,
+    batch: Annotated[str | None, options.batch(defaults.LADDER_QUICK_BATCH)] = None,
     width: options.Width = str(PAPER_WIDTH),
     seed: options.Seed = 0,
     passes: options.Passes = None,
     budget: Annotated[
-        float | None, options.budget(sweep_ladder.BUDGET_S, sweep_ladder.QUICK_BUDGET_S)
+        float | None, options.budget(defaults.LADDER_BUDGET_S, defaults.LADDER_QUICK_BUDGET_S)
     ] = None,
-    processes: options.Processes = plan.PROCESSES,
+    processes: options.Processes = defaults.PROCESSES,
     dry_run: options.DryRun = False,
     out: options.Out = None,
 ) -> int:
@@ -46,11 +40,20 @@ def explain_command(
     """
     if run is not None:
         return 0 if _write_page(run) else 1
-    default_budget = sweep_ladder.QUICK_BUDGET_S if quick else sweep_ladder.BUDGET_S
+    # What measures needs the compiled extension, which a page of a finished run does without.
+    from harness.backends import blas
+    from harness.cli.sweep import print_plan
+    from harness.cli.sweep_options import make_spec
+    from harness.machine import facts
+    from harness.sweep import ladder as sweep_ladder
+    from harness.sweep import run as sweep_run
+
+    quick_batch = str(defaults.LADDER_QUICK_BATCH) if quick else None
+    default_budget = defaults.LADDER_QUICK_BUDGET_S if quick else defaults.LADDER_BUDGET_S
     spec = sweep_ladder.ask(
         make_spec(
-            models=paper_ladder.FFF_MODEL, batch=batch or (str(sweep_ladder.QUICK_BATCH) if quick else None),
-            width=width, blas_names=blas_names, seed=seed, passes=passes,
+            models=paper_ladder.FFF_MODEL, batch=batch or quick_batch, width=width,
+            blas_names=blas_names, seed=seed, passes=passes,
             budget=budget or (None if passes else default_budget), processes=processes,
             quick=quick, out=out,
         )

@@ -20,7 +20,7 @@ from harness.machine import facts
 from harness.paper.published import PAPER_WIDTH
 from harness.problem.models import BASELINE, PAPER_MODELS
 from harness.records.reader import Run, load_run
-from harness.sweep import plan, resume
+from harness.sweep import defaults, plan, resume
 from harness.sweep import run as sweep_run
 from harness.sweep.plan import Plan
 from harness.sweep.spec import SweepSpec
@@ -87,6 +87,7 @@ def _print_missing(run: Run, made: Plan) -> None:
     print(f"{run.folder}: {text} are missing; they would be measured in fresh processes.")
 
 
+@options.take_axes(behind="processes")
 def sweep_command(
     context: typer.Context,
     levels: Annotated[
@@ -107,7 +108,7 @@ def sweep_command(
             "from it."
         ),
     ] = BASELINE,
-    batch: Annotated[str | None, options.batch(plan.QUICK_BATCH)] = None,
+    batch: Annotated[str | None, options.batch(defaults.QUICK_BATCH)] = None,
     width: options.Width = str(PAPER_WIDTH),
     only: Annotated[
         list[str] | None,
@@ -121,8 +122,10 @@ def sweep_command(
     threads: options.Threads = 1,
     seed: options.Seed = 0,
     passes: options.Passes = None,
-    budget: Annotated[float | None, options.budget(plan.BUDGET_S, plan.QUICK_BUDGET_S)] = None,
-    processes: options.Processes = plan.PROCESSES,
+    budget: Annotated[
+        float | None, options.budget(defaults.BUDGET_S, defaults.QUICK_BUDGET_S)
+    ] = None,
+    processes: options.Processes = defaults.PROCESSES,
     isa: Annotated[
         str,
         typer.Option(

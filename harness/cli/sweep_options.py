@@ -11,7 +11,7 @@ from harness.cli.options import require_positive, split_patterns
 from harness.errors import UsageError
 from harness.paper.published import PAPER_BATCH
 from harness.problem.models import BASELINE
-from harness.sweep import plan
+from harness.sweep import defaults
 from harness.sweep.spec import SweepSpec
 
 
@@ -38,8 +38,8 @@ def make_spec(
         raise UsageError(
             "--passes and --budget: give one of them; each decides when the sweep ends"
         )
-    default_batch = str(plan.QUICK_BATCH if quick else PAPER_BATCH)
-    default_budget = plan.QUICK_BUDGET_S if quick else plan.BUDGET_S
+    default_batch = str(defaults.QUICK_BATCH if quick else PAPER_BATCH)
+    default_budget = defaults.QUICK_BUDGET_S if quick else defaults.BUDGET_S
     return SweepSpec(
         levels=grammar.parse_levels(levels), device=device, models=grammar.parse_models(models),
         batches=grammar.parse_extents("--batch", batch or default_batch),

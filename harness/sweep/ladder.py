@@ -18,8 +18,6 @@ from harness.sweep.plan import PUBLISHED_SAMPLE_S, Plan, describe_available, mak
 from harness.sweep.processes import Crew
 from harness.sweep.spec import SweepSpec
 
-BUDGET_S, QUICK_BUDGET_S = 215.0, 36.0
-QUICK_BATCH = 1024
 _QUICK_SAMPLE_S = 0.1
 # Level 1 computes the FF a hundred times slower than level 3: a few tokens show what erfc costs it.
 _ERFC_BATCH = 64

@@ -25,9 +25,6 @@ from harness.sweep.cell import Cell, label, make_cell
 from harness.sweep.estimate import GATE_S, LONG_PASS_S
 from harness.sweep.spec import SweepSpec
 
-QUICK_BATCH = 256
-BUDGET_S, QUICK_BUDGET_S = 320.0, 46.0
-PROCESSES = 5
 # The published protocol times 250 passes as one mean; here a mean of this long is taken instead, in
 # each fresh process anew, so that it has an interval.
 PUBLISHED_PASSES = 250

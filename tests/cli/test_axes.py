@@ -38,7 +38,7 @@ def test_each_axis_is_an_option(axis: Axis, capsys: pytest.CaptureFixture[str]) 
 
 def test_options_stay() -> None:
     """The axes are the options that they always were."""
-    command = typer.main.get_command(cli.app)
+    command = typer.main.get_command(cli.make_app("sweep"))
     found = {option for p in command.commands["sweep"].params for option in p.opts}  # type: ignore[attr-defined]
     assert found >= {
         "--dtype", "--math", "--data", "--rows", "--routing", "--weights", "--launch", "--isa",

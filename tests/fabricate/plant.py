@@ -20,7 +20,7 @@ from pathlib import Path
 from harness.analysis import compare
 from harness.plugin import include_dir
 from harness.records.reader import Run, load_run
-from harness.sweep.plan import QUICK_BUDGET_S
+from harness.sweep.defaults import QUICK_BUDGET_S
 
 ROOT = Path(__file__).resolve().parents[2]
 PLANTED = "fff_cpu_planted"

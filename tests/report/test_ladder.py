@@ -31,8 +31,8 @@ from harness.records.reader import Run, load_run
 from harness.report import figures, ladder_figure, ladder_words, table
 from harness.report import ladder as report_ladder
 from harness.sweep import ceilings as sweep_ceilings
+from harness.sweep import defaults, plan
 from harness.sweep import ladder as sweep_ladder
-from harness.sweep import plan
 
 FAULTY = tuple(native.LADDER)
 
@@ -356,7 +356,7 @@ def test_default_ladder_fits_its_time(tmp_path: Path) -> None:
     """By prediction the default ladder needs at most four minutes and two GiB."""
     spec = sweep_ladder.ask(
         scripted.make_spec(
-            tmp_path, passes=None, budget=sweep_ladder.BUDGET_S, processes=plan.PROCESSES
+            tmp_path, passes=None, budget=defaults.LADDER_BUDGET_S, processes=defaults.PROCESSES
         )
     )
     made = sweep_ladder.make_ladder(spec, SMALL)
