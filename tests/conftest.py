@@ -53,8 +53,8 @@ _TERMINAL = {
     "TERM": "xterm",
     "NO_COLOR": "1",
 }
-# A user's own wishes for colours, and a repository that Git would take for this one.
-_WISHES = ("FORCE_COLOR", "CLICOLOR_FORCE", "PY_COLORS", "GIT_DIR", "GIT_WORK_TREE")
+# A user's wishes for colours; where folders and Git's settings lie that are not those of a bare home.
+_COLOURS, _ELSEWHERE = ("FORCE_COLOR", "CLICOLOR_FORCE", "PY_COLORS"), ("XDG_", "GIT_")
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -62,8 +62,8 @@ def _environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Give all tests, and the processes that they start, one home, locale and terminal."""
     home = tmp_path_factory.mktemp("home")
     with pytest.MonkeyPatch.context() as patch:
-        for name in [*_WISHES, *(name for name in os.environ if name.startswith("XDG_"))]:
-            patch.delenv(name, raising=False)
+        for name in [n for n in os.environ if n in _COLOURS or n.startswith(_ELSEWHERE)]:
+            patch.delenv(name)
         # What is installed for the user alone must still be found.
         patch.setenv("PYTHONUSERBASE", site.getuserbase())
         for name, value in {**_TERMINAL, "HOME": str(home)}.items():

@@ -1,4 +1,4 @@
-"""Own the command line: its words become dataclasses; nothing is measured or formatted here."""
+"""The command line: words in, exit status out; a command a file."""
 
 from __future__ import annotations
 

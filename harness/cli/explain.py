@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -60,6 +61,8 @@ def explain_command(
     )  # fmt: skip
     machine = facts.read_machine(device=spec.device, missing_providers=blas.find_missing(spec.blas))
     made = sweep_ladder.make_ladder(spec, machine)
+    for notice in made.notices:
+        print(notice, file=sys.stderr)
     if dry_run:
         print_plan(spec, made)
         return 0

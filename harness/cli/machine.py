@@ -23,6 +23,7 @@ from harness.machine.inspection import Inspection
 from harness.measure.process import MeasuringProcess, ProcessDiedError
 from harness.records.facts import SEVERITIES, Finding
 from harness.records.schema import SCHEMA_VERSION
+from harness.report.formats import NONE
 from harness.sweep import preflight
 
 
@@ -82,7 +83,7 @@ def list_command(plugins: options.Plugins = None) -> int:
     console = Console(width=None if sys.stdout.isatty() else 160)
     table = Table("implementation", "layer", "level", "device", "what it is", "available")
     for i in registry.all():
-        level = str(i.level) if i.level else "–"
+        level = str(i.level) if i.level else NONE
         table.add_row(i.id, i.layer, level, ", ".join(i.devices), i.summary, _availability(i))
     # Without markup: `fff-harness[torch]` names an extra, and a plugin's summary may hold brackets.
     console.print(table, markup=False)
@@ -122,7 +123,7 @@ def make_tables(findings: Sequence[Finding]) -> list[Table]:
         for name in shown:
             table.add_column(name, overflow="fold", no_wrap=name == "id")
         for f in rows:
-            cells = (f.id, f.found, f.why, f.remedy or "–")
+            cells = (f.id, f.found, f.why, f.remedy or NONE)
             table.add_row(*cells[: len(shown)])
         tables.append(table)
     return tables

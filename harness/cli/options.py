@@ -14,7 +14,6 @@ from harness.paper.published import PAPER_BATCH
 from harness.problem import axes
 from harness.problem.axes import Axis
 
-Command = Callable[..., int]
 Blas = Annotated[
     list[str] | None,
     typer.Option(
@@ -89,27 +88,23 @@ def describe_axis(axis: Axis) -> str:
     return f"{axis.asks}: a list of {known}. [default: {'; '.join(usual)}]"
 
 
-def take_axes(behind: str) -> Callable[[Command], Command]:
+def take_axes(command: Callable[..., int], *, behind: str) -> Callable[..., int]:
     """Give a command that takes words by name (`**asked`) an option for each axis, behind one of its own."""
-
-    def take(command: Command) -> Command:
-        parameters = []
-        for parameter in inspect.signature(command, eval_str=True).parameters.values():
-            if parameter.kind is not inspect.Parameter.VAR_KEYWORD:
-                parameters.append(parameter)
-            if parameter.name == behind:
-                parameters += [
-                    parameter.replace(
-                        name=axis.name, default=None,
-                        annotation=Annotated[str | None, typer.Option(help=describe_axis(axis))],
-                    )
-                    for axis in axes.AXES
-                ]  # fmt: skip
-        # The signature is where typer looks for a command's options.
-        command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-        return command
-
-    return take
+    parameters = []
+    for parameter in inspect.signature(command, eval_str=True).parameters.values():
+        if parameter.kind is not inspect.Parameter.VAR_KEYWORD:
+            parameters.append(parameter)
+        if parameter.name == behind:
+            parameters += [
+                parameter.replace(
+                    name=axis.name, default=None,
+                    annotation=Annotated[str | None, typer.Option(help=describe_axis(axis))],
+                )
+                for axis in axes.AXES
+            ]  # fmt: skip
+    # The signature is where typer looks for a command's options.
+    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    return command
 
 
 def require_positive(option: str, value: float | None) -> None:

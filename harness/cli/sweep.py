@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -87,7 +88,7 @@ def _print_missing(run: Run, made: Plan) -> None:
     print(f"{run.folder}: {text} are missing; they would be measured in fresh processes.")
 
 
-@options.take_axes(behind="processes")
+@partial(options.take_axes, behind="processes")
 def sweep_command(
     context: typer.Context,
     levels: Annotated[

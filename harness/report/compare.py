@@ -12,16 +12,20 @@ import pandas as pd
 from harness.analysis.compare import TOLERANCE, Comparison, Verdict
 from harness.analysis.stats import Ratio
 from harness.records.reader import Run
-from harness.report.formats import format_markdown_table, format_time
+from harness.report.formats import (
+    NONE,
+    format_markdown_table,
+    format_time,
+    plain,
+    plain_ratio,
+)
 from harness.report.header import format_machine
-
-_NONE = "–"
 
 
 def format_change(change: Ratio | None) -> str:
     """Return `+5.2 % [+4.1, +6.3]`; digits stop where the interval does."""
     if change is None:
-        return _NONE
+        return NONE
     if not change.known:
         return f"~{100 * (change.value - 1):+.0f} %"
     half = 100 * (change.high - change.low) / 2
@@ -108,18 +112,12 @@ def format_comparison(comparison: Comparison) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _number(value: float | None) -> float | None:
-    return value if value is not None and math.isfinite(value) else None
-
-
 def comparison_rows(comparison: Comparison) -> list[dict[str, Any]]:
     """Return a comparison as rows of plain numbers, for other programs."""
     return [
         {
-            "cell": c.cell, "a_ns": _number(c.a_ns), "b_ns": _number(c.b_ns),
-            "change": _number(c.change.value if c.change else None),
-            "low": _number(c.change.low if c.change else None),
-            "high": _number(c.change.high if c.change else None),
+            "cell": c.cell, "a_ns": plain(c.a_ns), "b_ns": plain(c.b_ns),
+            **dict(zip(("change", "low", "high"), plain_ratio(c.change), strict=True)),
             "blocks": c.change.blocks if c.change else 0,
             "verdict": c.verdict, "reason": c.reason,
         }
@@ -138,7 +136,7 @@ def format_comparison_json(comparison: Comparison) -> str:
     document = {
         "a": str(comparison.a.folder), "b": str(comparison.b.folder),
         "same_machine": comparison.same_machine, "references": list(comparison.references),
-        "drift": _number(comparison.drift), "resolution": comparison.resolution,
+        "drift": plain(comparison.drift), "resolution": comparison.resolution,
         "tolerance": TOLERANCE, "summary": summarize(comparison),
         "cells": comparison_rows(comparison), "unmatched": comparison.unmatched,
     }  # fmt: skip

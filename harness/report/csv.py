@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import pandas as pd
@@ -12,18 +11,13 @@ from harness.analysis.rows import Point
 from harness.analysis.stats import Ratio
 from harness.paper.published import PublishedCell
 from harness.problem.models import speedup_limit
-
-
-def _number(value: float | None) -> float | None:
-    return value if value is not None and math.isfinite(value) else None
+from harness.report.formats import plain_ratio
 
 
 def _csv_row(point: Point, ratio: Ratio | None, cell: PublishedCell | None, **names: Any) -> Any:
     return {
         "batch": point.batch, "width": point.width, **names,
-        "speedup": _number(ratio.value if ratio else None),
-        "low": _number(ratio.low if ratio else None),
-        "high": _number(ratio.high if ratio else None),
+        **dict(zip(("speedup", "low", "high"), plain_ratio(ratio), strict=True)),
         "blocks": ratio.blocks if ratio else 0,
         "published": cell.speedup if cell else None,
         "provenance": cell.provenance if cell else None,

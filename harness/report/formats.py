@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from tabulate import tabulate
 
 from harness.paper.published import PublishedCell
+from harness.problem.models import BASELINE, speedup_limit
 
 if TYPE_CHECKING:  # seconds to load, and a plan is printed without them
     import pandas as pd
@@ -94,6 +95,11 @@ def format_source(implementation: str, provider: str) -> str:
     return provider or _LIBRARIES.get(implementation.split("_")[1], "own code")
 
 
+def format_limit(model: str, baseline: str = BASELINE) -> str:
+    """Return the limit of a model's speedup as the paper prints it: 1.00, 1.33, 341.25."""
+    return f"{speedup_limit(model, baseline):.2f}x"
+
+
 def format_bytes(size: int) -> str:
     """Return a size in MiB, or in KiB below one."""
     return f"{size / 2**20:.0f} MiB" if size >= 2**20 else f"{size / 2**10:.0f} KiB"
@@ -108,9 +114,29 @@ def format_markdown_table(frame: pd.DataFrame) -> str:
     return text
 
 
-def format_unavailable(found: Iterable[tuple[str, str]]) -> list[str]:
-    """Return a line for each reason, with all the implementations (id, reason) that it holds for."""
+def format_reasons(found: Iterable[tuple[str, str]]) -> list[str]:
+    """Return a part for each reason, with all the implementations (id, reason) that it holds for."""
     ids: dict[str, dict[str, None]] = {}
     for implementation, reason in found:
         ids.setdefault(reason, {})[implementation] = None
-    return [f"unavailable: {', '.join(names)}: {reason}" for reason, names in ids.items()]
+    return [f"{', '.join(names)}: {reason}" for reason, names in ids.items()]
+
+
+def format_unavailable(found: Iterable[tuple[str, str]]) -> list[str]:
+    """Return a line for each reason why implementations (id, reason) are unavailable."""
+    return [f"unavailable: {part}" for part in format_reasons(found)]
+
+
+# ---- for other programs -------------------------------------------------------------------------
+
+
+def plain(value: float | None) -> float | None:
+    """Return a number as it is, None where there is none or it is not finite."""
+    return value if value is not None and math.isfinite(value) else None
+
+
+def plain_ratio(ratio: Ratio | None) -> tuple[float | None, float | None, float | None]:
+    """Return a ratio's value and the ends of its interval, None for each that there is not."""
+    if ratio is None:
+        return None, None, None
+    return plain(ratio.value), plain(ratio.low), plain(ratio.high)

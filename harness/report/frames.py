@@ -10,9 +10,10 @@ import pandas as pd
 from harness.analysis.contrasts import Contrast
 from harness.analysis.rows import Entry, Point, Speed, Versus
 from harness.problem import axes
-from harness.problem.models import BASELINE, speedup_limit, title
+from harness.problem.models import BASELINE, title
 from harness.report.formats import (
     NONE,
+    format_limit,
     format_published,
     format_rate,
     format_ratio,
@@ -21,11 +22,6 @@ from harness.report.formats import (
 )
 
 REMARKED = "‡"
-
-
-def format_limit(model: str, baseline: str = BASELINE) -> str:
-    """Return the limit of a model's speedup as the paper prints it: 1.00, 1.33, 341.25."""
-    return f"{speedup_limit(model, baseline):.2f}x"
 
 
 def format_entry(entry: Entry, baseline: str = BASELINE) -> str:

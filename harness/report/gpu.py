@@ -8,10 +8,11 @@ from harness.analysis.analysis import Analysis
 from harness.analysis.gpu import COLUMNS, PRECISIONS, is_device
 from harness.analysis.rows import Contests, GpuEntry, Point, Rival
 from harness.problem import axes
-from harness.problem.models import speedup_limit, title
+from harness.problem.models import title
 from harness.records.facts import DeviceFacts
 from harness.report.formats import (
     NONE,
+    format_limit,
     format_markdown_table,
     format_published,
     format_ratio,
@@ -51,7 +52,7 @@ def gpu_frame(point: Point) -> pd.DataFrame:
             entry.model,
             {
                 "model": title(entry.model),
-                "limit": f"{speedup_limit(entry.model, point.baseline):.2f}x",
+                "limit": format_limit(entry.model, point.baseline),
             },
         )
         row[entry.column] = _format(entry, point.baseline)

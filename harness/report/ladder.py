@@ -111,9 +111,8 @@ def format_page(analysis: Analysis) -> str:
 
 
 def _numbers(ratio: Ratio | None, name: str) -> dict[str, float | None]:
-    if ratio is None:
-        return {name: None, f"{name}_low": None, f"{name}_high": None}
-    return {name: ratio.value, f"{name}_low": ratio.low, f"{name}_high": ratio.high}
+    names = (name, f"{name}_low", f"{name}_high")
+    return dict(zip(names, formats.plain_ratio(ratio), strict=True))
 
 
 def csv_frame(analysis: Analysis) -> pd.DataFrame:

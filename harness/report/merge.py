@@ -15,8 +15,7 @@ from harness.analysis.stats import Ratio
 from harness.errors import UsageError
 from harness.problem.models import speedup_limit, title
 from harness.records.reader import Run
-from harness.report.formats import NONE, format_markdown_table, format_ratio
-from harness.report.frames import format_limit
+from harness.report.formats import NONE, format_limit, format_markdown_table, format_ratio
 
 MERGED_FILES = ("merged.md", "merged.csv")
 # The columns of every table, in the order of the file.

@@ -19,6 +19,7 @@ from harness.report.formats import (
     format_markdown_table,
     format_rate,
     format_ratio,
+    format_reasons,
     format_share,
     format_source,
     format_time,
@@ -128,14 +129,9 @@ def _best_line(analysis: Analysis, point: Point) -> str:
 
 
 def _why_no_ff(point: Point) -> str:
-    """Return why a section has no FF of its own dtype, a part a reason."""
-    ids: dict[str, dict[str, None]] = {}
-    for implementation, reason in sorted(point.lacking, key=lambda pair: pair[1]):
-        ids.setdefault(reason, {})[implementation] = None
-    return (
-        "; ".join(f"{', '.join(found)}: {reason}" for reason, found in ids.items())
-        or "none was asked for"
-    )
+    """Return why a section has no FF of its own dtype."""
+    found = sorted(point.lacking, key=lambda pair: pair[1])
+    return "; ".join(format_reasons(found)) or "none was asked for"
 
 
 def _contrast_lines(contrasts: Sequence[Contrast]) -> list[str]:

@@ -76,8 +76,8 @@ def test_mistakes_name_the_option(axis: Axis) -> None:
         value = list(axis.values)[1]
         with pytest.raises(UsageError, match=f"--{axis.name}: the CPU has {axis.default} alone"):
             grammar.parse_axis(axis, "cpu", value)
-    with pytest.raises(UnknownNameError, match="unknown axis 'wieghts'"):
-        grammar.parse_axes("cpu", {"wieghts": "hot"})
+    with pytest.raises(UnknownNameError, match="unknown axis 'weightz'"):
+        grammar.parse_axes("cpu", {"weightz": "hot"})
 
 
 # ---- the display of a sweep that runs -----------------------------------------------------------

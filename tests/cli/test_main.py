@@ -251,9 +251,8 @@ def test_list_goes_on_where_a_library_crashes(
         raise ProcessDiedError(f"{name} ended the measuring process with signal SIGILL")
 
     monkeypatch.setattr(machine, "MeasuringProcess", start)
-    monkeypatch.setattr(
-        "harness.backends.blas.listing", lambda: [("openblas", "x.so", ""), ("blis", "y.so", "")]
-    )
+    monkeypatch.setattr("harness.backends.blas.names", lambda: ["openblas", "blis"])
+    monkeypatch.setattr("harness.backends.blas.find_missing", lambda names: {})
     status, out, _ = _run(["list"], monkeypatch, capsys)
     assert status == 0
     rows = [line.split("│")[1:4] for line in out.splitlines() if "SIGILL" in line]

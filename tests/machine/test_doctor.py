@@ -636,19 +636,21 @@ def test_table_head_names_a_provider_on_other_threads() -> None:
     run = _make_run(make_record(), "SkylakeX", {})
     sweep = run.head.sweep.model_copy(update={"threads": 4})
     four = run._replace(head=run.head.model_copy(update={"sweep": sweep}))
-    assert "**scipy ran on 1 of the 4 threads asked for" in "\n".join(header.head_lines(four))
-    assert not header.format_other_threads(run)
+    assert "**scipy ran on 1 of the 4 threads asked for" in "\n".join(
+        header.head_lines(analyse(four))
+    )
+    assert not header.format_other_threads(analyse(run))
 
 
 def test_table_head_names_the_variables_that_reached_a_process() -> None:
     """The head says what was taken away and what was let through, on a device from the sweep's record."""
     reached = {"MKL_CBWR": "AVX", "OMP_NUM_THREADS": "1"}
-    head = "\n".join(header.head_lines(_make_run(make_record(), "SkylakeX", reached)))
+    head = "\n".join(header.head_lines(analyse(_make_run(make_record(), "SkylakeX", reached))))
     assert "**The environment reached the measuring processes: MKL_CBWR=AVX (chooses" in head
     assert "OMP_NUM_THREADS" not in head
     record = make_record(environment={"CUBLAS_X": "1", "LD_PRELOAD": "a.so"}, dropped=["CUBLAS_X"])
     run = _make_run(record, "", {})._replace(providers=[])
-    told = header.format_variables(run)
+    told = header.format_variables(analyse(run))
     assert told[0] == "Taken out of the measuring processes' environment: CUBLAS_X"
     assert "LD_PRELOAD=a.so (puts code before" in told[1]
     assert "CUBLAS_X" not in told[1]

@@ -57,8 +57,8 @@ def test_conditions_are_of_problem_and_protocol() -> None:
     assert not conditions.of("problem").keys() & conditions.of("protocol").keys()
     with pytest.raises(TypeError):
         FFF.conditions(routing="zipf")
-    with pytest.raises(ValueError, match="wieghts"):
-        FFF.conditions(wieghts="hot")
+    with pytest.raises(ValueError, match="weightz"):
+        FFF.conditions(weightz="hot")
 
 
 @pytest.mark.parametrize("axis", AXES, ids=lambda axis: axis.name)
@@ -102,5 +102,5 @@ def test_lists_hold_every_axis() -> None:
     assert list(found) == list(axes.COLUMNS)
     assert [name for name, values in found.items() if len(values) > 1] == ["weights"]
     assert axes.usual("cpu") == axes.lists()
-    with pytest.raises(UnknownNameError, match="unknown axis 'wieghts'; known: dtype, math"):
-        axes.lists(wieghts=["hot"])
+    with pytest.raises(UnknownNameError, match="unknown axis 'weightz'; known: dtype, math"):
+        axes.lists(weightz=["hot"])

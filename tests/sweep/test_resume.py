@@ -506,11 +506,11 @@ def test_a_line_that_was_not_written_leaves_no_part(tmp_path, monkeypatch):
 def test_a_head_is_whole_or_not_there(tmp_path, monkeypatch):
     """Where the head can't be written the folder stays free for the next sweep."""
 
-    def full(self: Path, *_: object, **__: object) -> int:
+    def full(path: Path, content: str) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with monkeypatch.context() as patch:
-        patch.setattr(Path, "write_text", full)
+        patch.setattr("harness.records.writer.write_whole", full)
         with pytest.raises(UsageError, match=r"--out: can't write .* No space left"):
             Writer(tmp_path / "run", Fake().head())
     assert list((tmp_path / "run").iterdir()) == []
@@ -538,10 +538,10 @@ def test_derived_files_that_cannot_be_written(tmp_path, capsys, monkeypatch):
     """A table that can't be saved is printed all the same, with one line of why."""
     folder = Fake().write(tmp_path / "run")
 
-    def refused(self: Path, *_: object, **__: object) -> int:
+    def refused(self: Path, target: Path) -> Path:
         raise OSError(errno.EROFS, os.strerror(errno.EROFS))
 
-    monkeypatch.setattr(Path, "write_text", refused)
+    monkeypatch.setattr(Path, "replace", refused)
     assert cli.run(["table", str(folder)]) == 1
     said = capsys.readouterr()
     assert "# Speedups" in said.out
@@ -579,11 +579,10 @@ def test_a_file_is_written_whole_or_not_at_all(
     path = tmp_path / "table.md"
     write_whole(path, "first")
 
-    def full(self: Path, text: str, **_: object) -> int:
-        self.touch()
+    def full(self: Path, target: Path) -> Path:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(Path, "write_text", full)
+    monkeypatch.setattr(Path, "replace", full)
     with pytest.raises(OSError, match="No space left"):
         write_whole(path, "second")
     assert path.read_text(encoding="utf-8") == "first"

@@ -183,7 +183,7 @@ def test_interrupt_keeps_what_is_finished(
     elif when == "gate":
         monkeypatch.setattr(Display, "cell", interrupt)
     else:
-        monkeypatch.setattr(sweep_run.Sweep, "run_process", interrupt)
+        monkeypatch.setattr(sweep_run._Sweep, "run_process", interrupt)
     assert _sweep(tmp_path / "run", "--only", "ff_l1_blas,fff_l1_blas", passes=50) == 130
     run = load_run(tmp_path / "run")
     assert run.warnings == []
