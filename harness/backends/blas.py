@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import importlib.metadata
 import os
+import statistics
 import sys
 import time
 from collections.abc import Callable, Iterable
@@ -26,6 +27,7 @@ DEFAULT = "scipy"
 _PRODUCT = (
     512  # of so many rows and columns: 0.1 s of the slowest library, and worth its threads to any
 )
+_PRODUCTS = 3  # that are timed: one thread of one may be held up
 _POOLS_REST_S = (
     0.2  # the threads of another library spin for a tenth of a second when they were made
 )
@@ -270,7 +272,8 @@ def _pool_of(path: str) -> dict[str, Any]:
 def _count_threads(sgemm_address: int, int_bits: int) -> int:
     """Return how many threads a product of matrices keeps at work, for a library of which no tool tells.
 
-    Processor time against the calling thread's own: each thread of a product does an equal part of it.
+    Processor time against the calling thread's own: each thread of a product does an equal part of it. The
+    median of several products, since on a shared machine a thread may be slower than its neighbours.
     """
     integer = ctypes.c_int64 if int_bits == 64 else ctypes.c_int32
     n, one, no = integer(_PRODUCT), ctypes.c_float(1.0), ctypes.c_char(b"N")
@@ -280,10 +283,15 @@ def _count_threads(sgemm_address: int, int_bits: int) -> int:
     at = [v.ctypes.data if isinstance(v, np.ndarray) else ctypes.addressof(v) for v in arguments]
     sgemm = ctypes.CFUNCTYPE(None, *[ctypes.c_void_p] * len(at))(sgemm_address)
     time.sleep(_POOLS_REST_S)
-    everybodys, own = time.process_time_ns(), time.thread_time_ns()
-    sgemm(*at)
-    everybodys, own = time.process_time_ns() - everybodys, time.thread_time_ns() - own
-    return max(1, round(everybodys / own)) if own else 0
+    ratios = []
+    for _ in range(_PRODUCTS):
+        everybodys, own = time.process_time_ns(), time.thread_time_ns()
+        sgemm(*at)
+        everybodys, own = time.process_time_ns() - everybodys, time.thread_time_ns() - own
+        if not own:
+            return 0
+        ratios.append(everybodys / own)
+    return max(1, round(statistics.median(ratios)))
 
 
 def load(name: str = DEFAULT) -> Provider:

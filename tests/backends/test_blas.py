@@ -220,10 +220,28 @@ void NAME(sgemm)(void) {
 
 
 @pytest.mark.parametrize("threads", [1, 3])
-def test_threads_of_a_library_that_no_tool_knows(tmp_path: Path, threads: int) -> None:
-    """Where no tool knows a library's pool, the threads at work in a product are counted."""
+def test_a_pool_that_no_tool_knows_is_noticed(tmp_path: Path, threads: int) -> None:
+    """Where no tool knows a library's pool, a product on several threads is told from one on the caller's."""
     tiny = _TINY.replace("void NAME(sgemm)(void) {}", _WORKS)
     source = f"#define THREADS {threads}\n#define INT int\n#define NAME(r) r##_\n{tiny}"
+    assert (blas.load(_compile(tmp_path, source)).threads > 1) == (threads > 1)
+
+
+@pytest.mark.parametrize(
+    ("shares", "threads"),
+    [([1.0, 1.01, 1.0], 1), ([3.0, 2.4, 3.1], 3), ([2.9, 3.0, 9.0], 3), ([64.2, 63.9, 64.0], 64)],
+    ids=str,
+)
+def test_threads_are_counted_by_processor_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shares: list[float], threads: int
+) -> None:
+    """The count is the processor time of all threads over the caller's own, by the median product."""
+    own = 1_000_000
+    everybodys = iter([v for share in shares for v in (0, int(own * share))])
+    callers = iter([0, own] * len(shares))
+    monkeypatch.setattr(blas.time, "process_time_ns", lambda: next(everybodys))
+    monkeypatch.setattr(blas.time, "thread_time_ns", lambda: next(callers))
+    source = f"#define INT int\n#define NAME(r) r##_\n{_TINY}"
     assert blas.load(_compile(tmp_path, source)).threads == threads
 
 
