@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import shlex
 import shutil
@@ -21,17 +22,21 @@ from setuptools.command.build_ext import build_ext
 from setuptools.command.build_py import build_py
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
-from native.build_native import flags_for
+from native.build_native import ISA_FLAGS, flags_for
+from native.build_record import is_foreign, make_literal
 
 
 def _require_toolchain() -> None:
     """Stop with what to install where a C compiler or Python's headers are missing."""
-    compiler = shlex.split(os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc")[0]
-    if shutil.which(compiler) is None:
-        sys.exit(
-            f"fff-harness compiles C kernels and found no C compiler ({compiler!r} is not on PATH). "
-            "Install one (Debian, Ubuntu: apt install gcc libc6-dev) or name one in the variable CC."
-        )
+    command = shlex.split(os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc")
+    # A compiler behind a wrapper, such as `ccache gcc`, needs both.
+    words = itertools.takewhile(lambda word: not word.startswith("-"), command)
+    for program in (word for word in words if "=" not in word):
+        if shutil.which(program) is None:
+            sys.exit(
+                f"fff-harness compiles C kernels and found no C compiler ({program!r} is not on PATH). "
+                "Install one (Debian, Ubuntu: apt install gcc libc6-dev) or name one in the variable CC."
+            )
     header = Path(sysconfig.get_path("include")) / "Python.h"
     if not header.exists():
         sys.exit(
@@ -41,11 +46,33 @@ def _require_toolchain() -> None:
 
 
 class BuildKernels(build_ext):
-    """Compile each source with the flags of its instruction set."""
+    """Compile each source with the flags of its instruction set, whatever flags the environment brings."""
+
+    def _leave_out_foreign(self) -> None:
+        """Take flags that change values or instruction sets from what CC, CFLAGS and Python itself bring."""
+        left_out = []
+        for name in ("compiler_so", "linker_so"):
+            words = getattr(self.compiler, name)
+            left_out += [word for word in words if is_foreign(word)]
+            setattr(self.compiler, name, [word for word in words if not is_foreign(word)])
+        if left_out:
+            print(
+                f"left out: {' '.join(dict.fromkeys(left_out))} (they change results, or what `generic` is; "
+                "FFK_CFLAGS adds flags on purpose)",
+                file=sys.stderr,
+            )
 
     def build_extensions(self) -> None:
         """Hand every source its own flags; setuptools itself knows flags per extension only."""
         _require_toolchain()
+        self._leave_out_foreign()
+        for extension in self.extensions:
+            record = make_literal(
+                compiler=[*self.compiler.compiler_so, *extension.extra_compile_args],
+                linker=[*self.compiler.linker_so, *extension.extra_link_args],
+                isa_flags=ISA_FLAGS,
+            )
+            extension.define_macros.append(("FFK_BUILD_RECORD", record))
         compile_one = self.compiler._compile
 
         def compile_with_flags(obj: str, src: str, ext: str, cc: Any, post: Any, pp: Any) -> Any:

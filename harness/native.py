@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ctypes
+import json
+import runpy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -25,6 +27,31 @@ except ImportError as error:
     ) from None
 
 
+def _text(pointer: Any) -> str:
+    return str(_ffi.string(pointer).decode("ascii"))
+
+
+def _read_build() -> dict[str, str]:
+    """Return what the build recorded of itself.
+
+    Raises UnavailableError where the sources that stand beside this package are not those it was made from:
+    a run would else name a state of the code that was never compiled.
+    """
+    built: dict[str, str] = {}
+    if hasattr(_lib, "ffk_build_record"):
+        built = json.loads(_text(_lib.ffk_build_record()))
+    script = Path(__file__).parents[1] / "native" / "build_record.py"
+    if script.is_file() and runpy.run_path(str(script))["digest"]() != built.get("digest"):
+        raise UnavailableError(
+            "the compiled part of harness was built from other sources than those in "
+            f"{script.parent}: run `pip install -e .` in the source folder"
+        )
+    return built
+
+
+_BUILD = _read_build()
+
+
 class NativeError(RuntimeError):
     """Say which kernel refused which problem, and with what status."""
 
@@ -45,6 +72,23 @@ class Kernel:
     alive: Any = None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Interface:
+    """Say what an object was compiled against: the version of ffk.h and the bytes of its structures."""
+
+    version: int
+    sizes: Mapping[str, int]
+
+
+def _interface(record: Any) -> Interface:
+    values = {name: int(getattr(record, name)) for name, _ in _ffi.typeof("ffk_api").fields}
+    return Interface(version=values.pop("version"), sizes=values)
+
+
+# That of this harness, and the oldest version of a plugin whose places it has kept.
+INTERFACE = _interface(_lib.ffk_build_api())
+OLDEST_INTERFACE = int(_lib.FFK_API_OLDEST)
+
 _STATUS = {
     value: name.removeprefix("FFK_").lower().replace("_", " ")
     for value, name in _ffi.typeof("ffk_status").elements.items()
@@ -52,10 +96,6 @@ _STATUS = {
 # The name of each dtype of ffk.h.
 _DTYPES = {"float32": _lib.FFK_FLOAT32, "bfloat16": _lib.FFK_BFLOAT16}
 _ROUTINES = ("sdot", "saxpy", "sgemv", "sgemm", "sgemv_batch", "saxpy_batch")
-
-
-def _text(pointer: Any) -> str:
-    return str(_ffi.string(pointer).decode("ascii"))
 
 
 def _dtype_names(bits: int) -> tuple[str, ...]:
@@ -86,6 +126,25 @@ _NO_WORKSPACE = _ffi.addressof(_lib, "ffk_no_workspace")
 _ISAS = {_text(_lib.ffk_isa_at(i).name): _lib.ffk_isa_at(i) for i in range(_lib.ffk_isa_count())}
 
 
+def _open(library: Path) -> ctypes.CDLL:
+    try:
+        return ctypes.CDLL(str(library))
+    except OSError as error:
+        raise UnavailableError(f"{library} can't be loaded: {error}") from None
+
+
+def read_interface(library: Path) -> Interface:
+    """Return what a shared library was compiled against; one without a record is of version 1.
+
+    Raises UnavailableError where it does not load.
+    """
+    try:
+        record = ctypes.c_uint32.in_dll(_open(library), "ffk_plugin_api")
+    except ValueError:
+        return Interface(version=1, sizes={})
+    return _interface(_ffi.cast("ffk_api *", ctypes.addressof(record)))
+
+
 def load_kernel(
     kernel_id: str, layer: str, library: Path, symbol: str, *, token_block: int = 0,
     dtypes: tuple[str, ...] = ("float32",),
@@ -98,9 +157,7 @@ def load_kernel(
     Raises UnavailableError where the library is not there, does not load, or lacks the symbol.
     """
     try:
-        function = getattr(ctypes.CDLL(str(library)), symbol)
-    except OSError as error:
-        raise UnavailableError(f"{library} can't be loaded: {error}") from None
+        function = getattr(_open(library), symbol)
     except AttributeError:
         raise UnavailableError(f"{library} has no symbol {symbol!r}") from None
     address = ctypes.cast(function, ctypes.c_void_p).value or 0
@@ -117,12 +174,8 @@ def load_kernel(
 
 
 def build_record() -> dict[str, str]:
-    """Return the compiler and the flags that the kernels were built with."""
-    return {
-        "compiler": _text(_lib.ffk_build_compiler()),
-        "flags": _text(_lib.ffk_build_flags()),
-        "isa": isas()[0],
-    }
+    """Return the compiler, all flags and the digest of the sources that the kernels were built with."""
+    return {"compiler": _text(_lib.ffk_build_compiler()), **_BUILD, "isa": isas()[0]}
 
 
 def flush_to_zero() -> list[str]:
@@ -197,11 +250,11 @@ def _make_context(around: Surroundings) -> Any:
     context.l2_bytes = around.caches.get("L2", 0)
     context.l3_bytes = around.caches.get("L3", 0)
     if around.threads > 1:
-        team = _lib.ffk_team_make(around.threads)
+        team = _lib.ffk_pool_make(around.threads)
         if team == _ffi.NULL:
             raise NativeError(f"the system refuses {around.threads} threads")
         context.team = team
-        context = _ffi.gc(context, lambda _: _lib.ffk_team_end(team))
+        context = _ffi.gc(context, lambda _: _lib.ffk_pool_end(team))
     return context
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from harness.backends import registry, torch_operator
+from harness.backends import registry, torch_operator, torch_reference
 from harness.errors import UnknownNameError
 
 __all__ = ["FF", "FFF", "load_published"]
@@ -25,6 +25,13 @@ def _uniform(shape: tuple[int, ...], bound: float, **options: Any) -> torch.nn.P
     return torch.nn.Parameter(torch.empty(shape, **options).uniform_(-bound, bound))
 
 
+def _lower(tensor: torch.Tensor, dtype: Any) -> torch.Tensor:
+    """Return a tensor in autocast's dtype; float64 and integers stay, as in torch's own layers."""
+    if tensor.is_floating_point() and tensor.dtype != torch.float64:
+        return tensor.to(dtype)
+    return tensor
+
+
 class _Layer(torch.nn.Module):
     """Hold a layer's weights and its implementation, and take any leading dimensions."""
 
@@ -37,15 +44,20 @@ class _Layer(torch.nn.Module):
         self.d_in, self.d_out = w_in.shape[-1] - bias, w_out.shape[-1]
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Return ``y (..., d_out)`` of ``x (..., d_in)``. Raises ValueError for another width."""
-        if x.shape[-1] != self.d_in:
-            raise ValueError(
-                f"x: need d_in {self.d_in} along the last dimension, got {x.shape[-1]}"
-            )
+        """Return ``y (..., d_out)`` of ``x (..., d_in)``, in x's dtype; under torch.autocast in its.
+
+        Raises ValueError for another width, and where x and the weights differ in dtype or device.
+        """
+        if x.ndim == 0 or x.shape[-1] != self.d_in:
+            came = x.shape[-1] if x.ndim else "no dimension"
+            raise ValueError(f"x: need d_in {self.d_in} along the last dimension, got {came}")
+        w_in, w_out = self.w_in, self.w_out
+        if (dtype := torch_reference.autocast_dtype(x.device.type)) is not None:
+            x, w_in, w_out = (_lower(tensor, dtype) for tensor in (x, w_in, w_out))
         flat = x.reshape(-1, self.d_in)
         if self.bias:
             flat = torch.cat([flat, flat.new_ones(flat.shape[0], 1)], 1)
-        y = torch_operator.layer(flat, self.w_in, self.w_out, self.implementation)
+        y = torch_operator.layer(flat, w_in, w_out, self.implementation)
         return y.reshape(*x.shape[:-1], self.d_out)
 
 
@@ -114,6 +126,51 @@ class FFF(_Layer):
         )
 
 
+_NAMED = 12  # names of a foreign state that an error lists
+
+
+def _extents(value: object) -> str:
+    """Return a tensor's shape; of anything else, as a whole checkpoint holds, its type."""
+    if isinstance(value, torch.Tensor):
+        return str(tuple(value.shape))
+    return f"({type(value).__name__})"
+
+
+def _take(state: Mapping[str, torch.Tensor], prefix: str, name: str) -> torch.Tensor:
+    """Return a tensor of the published layout. Raises KeyError with the layout and the names that came."""
+    if f"{prefix}{name}" in state:
+        return state[f"{prefix}{name}"]
+    came = [f"{key} {_extents(value)}" for key, value in list(state.items())[:_NAMED]]
+    if len(state) > _NAMED:
+        came.append(f"and {len(state) - _NAMED} more")
+    raise KeyError(
+        f"no '{prefix}{name}': what is read are '{prefix}linear_in.weight' (trees * n_nodes, d_in), "
+        f"'{prefix}linear_in.bias' (trees * n_nodes) or none, and '{prefix}linear_out.weight' "
+        f"(d_out, trees * n_nodes); the state " + (f"has {', '.join(came)}" if came else "is empty")
+    )
+
+
+def _find_depth(into: Any, bias: Any, out: Any, trees: int, prefix: str) -> int:
+    """Return the depth of the trees. Raises ValueError for shapes that are no trees'."""
+    if trees < 1:
+        raise ValueError(f"trees: need at least 1, got {trees}")
+    for name, weight in (("linear_in", into), ("linear_out", out)):
+        if weight.ndim != 2:
+            raise ValueError(f"{prefix}{name}.weight: need 2 dimensions, got {tuple(weight.shape)}")
+    neurons = into.shape[0]
+    n_nodes, rest = divmod(neurons, trees)
+    depth = int(n_nodes + 1).bit_length() - 2
+    if rest or 2 ** (depth + 1) - 1 != n_nodes:
+        raise ValueError(
+            f"{prefix}linear_in.weight: {neurons} neurons are not {trees} trees of 2**(depth + 1) - 1 nodes"
+        )
+    if out.shape[1] != neurons:
+        raise ValueError(f"{prefix}linear_out.weight: need {neurons} columns, got {out.shape[1]}")
+    if bias is not None and bias.shape != (neurons,):
+        raise ValueError(f"{prefix}linear_in.bias: need ({neurons},), got {tuple(bias.shape)}")
+    return depth
+
+
 def load_published(
     state: Mapping[str, torch.Tensor], *, trees: int = 1, prefix: str = "", implementation: str = ""
 ) -> FFF:
@@ -128,28 +185,22 @@ def load_published(
     Such a neuron adds gelu(0) = 0 itself, but the paths below it differ. A token of zeros (padding) meets
     nothing but ties where there are no biases, and gets 0 by either rule.
 
-    Raises KeyError for a name that is missing, ValueError for shapes that are no trees'.
+    Raises KeyError for a name that is missing, with the names that came; ValueError for shapes that are no
+    trees'.
     """
-    into, out = state[f"{prefix}linear_in.weight"], state[f"{prefix}linear_out.weight"]
+    into, out = (_take(state, prefix, f"linear_{way}.weight") for way in ("in", "out"))
     bias = state.get(f"{prefix}linear_in.bias")
     if state.get(f"{prefix}linear_out.bias") is not None:
         raise ValueError(f"{prefix}linear_out.bias: the layer adds no bias to its output")
-    neurons, d_in = into.shape
-    n_nodes, rest = divmod(neurons, trees)
-    depth = (n_nodes + 1).bit_length() - 2
-    if rest or 2 ** (depth + 1) - 1 != n_nodes:
-        raise ValueError(
-            f"{prefix}linear_in.weight: {neurons} neurons are not {trees} trees of 2**(depth + 1) - 1 nodes"
-        )
-    if out.shape[1] != neurons:
-        raise ValueError(f"{prefix}linear_out.weight: need {neurons} columns, got {out.shape[1]}")
+    depth = _find_depth(into, bias, out, trees, prefix)
+    n_nodes, d_in = 2 ** (depth + 1) - 1, into.shape[1]
     made = FFF(
         d_in, out.shape[0], depth, trees, bias=bias is not None, implementation=implementation,
         device=into.device, dtype=into.dtype,
     )  # fmt: skip
     with torch.no_grad():
-        made.w_in[..., :d_in] = into.view(trees, n_nodes, d_in)
+        made.w_in[..., :d_in] = into.reshape(trees, n_nodes, d_in)
         made.w_out.copy_(out.T.reshape(trees, n_nodes, -1))
         if bias is not None:
-            made.w_in[..., -1] = bias.view(trees, n_nodes)
+            made.w_in[..., -1] = bias.reshape(trees, n_nodes)
     return made

@@ -11,6 +11,7 @@ import hashlib
 import importlib.util
 import os
 import re
+import shlex
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -57,16 +58,54 @@ def _digest(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()[:12]
 
 
+# A library's own command may have further flags and files.
+_COMPILE = (
+    "cc -std=c11 -O3 -march=native -fopenmp-simd -shared -fPIC "
+    '-I"$(python -m harness include-dir)" -o'
+)
+
+
+def judge_interface(found: native.Interface, ours: native.Interface, oldest: int) -> str:
+    """Return why a library can't be called by this harness, an empty string where it can.
+
+    What is older than `ours` may know structures that have grown since, by the part that it knows.
+    """
+    said = f"was compiled against version {found.version} of ffk.h"
+    has = f"this harness has version {ours.version}"
+    if found.version > ours.version:
+        return f"{said}, {has}"
+    if found.version < oldest:
+        carried = "" if found.sizes else " (it carries no record)"
+        return f"{said}{carried}, {has} and takes none before {oldest}"
+    for name, size in found.sizes.items():
+        own = ours.sizes[name]
+        if size > own or (found.version == ours.version and size != own):
+            return f"{said} with ffk_{name} of {size} bytes, {has} with {own}"
+    return ""
+
+
+def _check_interface(library: Path) -> None:
+    """Raise UsageError where a library was compiled against a header whose places are not ours."""
+    found = native.read_interface(library)
+    if reason := judge_interface(found, native.INTERFACE, native.OLDEST_INTERFACE):
+        source = library.with_suffix(".c")
+        files = shlex.quote(str(source)) if source.is_file() else "SOURCES"
+        raise UsageError(
+            f"{library.name} {reason}; compile it again: {_COMPILE} {shlex.quote(str(library))} {files}"
+        )
+
+
 def _prepare_c(
     kernel: native.Kernel, notes: dict[str, str], workspace_bytes: WorkspaceBytes,
     problem: Problem, operands: Operands, context: Context,
 ) -> Prepared:  # fmt: skip
     workspace = context.workspace(workspace_bytes(problem))
-    forward, time = native.bind(
-        kernel, problem, operands, native.Surroundings(isa=context.isa), workspace
-    )
-    isa = context.isa or native.isas()[0]
-    return Prepared(forward=forward, time=time, notes={**notes, "isa": isa})
+    around = native.Surroundings(isa=context.isa, threads=context.threads, caches=context.caches)
+    forward, time = native.bind(kernel, problem, operands, around, workspace)
+    return Prepared(
+        forward=forward, time=time, notes={**notes, "isa": context.isa or native.isas()[0]},
+        sets=1 + len(operands.rotation),
+    )  # fmt: skip
 
 
 def register_c(
@@ -83,8 +122,9 @@ def register_c(
     whole blocks is sampled in slices. dtypes: of "float32" and "bfloat16", what it takes; it finds which one
     it is given in `shape->dtype`.
 
-    Raises UnavailableError where the library is not there, does not load or lacks the symbol, ValueError
-    where the id is taken or does not begin with its layer, or a dtype is unknown.
+    Raises UnavailableError where the library is not there, does not load or lacks the symbol, UsageError
+    where it was compiled against a version of `ffk.h` that this harness does not take, ValueError where the
+    id is taken or does not begin with its layer, or a dtype is unknown.
     """
     unknown = sorted(set(dtypes) - set(DTYPES))
     if unknown:
@@ -92,6 +132,7 @@ def register_c(
     path = _caller_file().parent / library
     if not path.is_file():
         raise UnavailableError(f"there is no library {path}; compile it first")
+    _check_interface(path)
     kernel = native.load_kernel(
         id, layer, path, symbol, token_block=token_block, dtypes=tuple(dtypes)
     )

@@ -48,9 +48,8 @@ def macros(machine: str = platform.machine()) -> list[tuple[str, str]]:
 def sources(machine: str = platform.machine()) -> list[str]:
     """List the C sources for a target, relative to the project's root."""
     isas = _ISAS.get(family(machine), ("generic.c",))
-    found = [NATIVE / name for name in ("table.c", "arguments.c", "fpenv.c", "team.c")]
-    found.extend(NATIVE / "isa" / name for name in isas)
-    for folder in ("ff", "fff", "ceilings", "ladder"):
+    found = [NATIVE / "isa" / name for name in isas]
+    for folder in ("table", "threads", "ff", "fff", "ceilings", "ladder"):
         found.extend(sorted((NATIVE / folder).glob("*.c")))
     return [str(path.relative_to(ROOT)) for path in found]
 
@@ -71,24 +70,27 @@ def make_ffi() -> FFI:
         *NATIVE.rglob("*.inc"),
         NATIVE / "ffk.cdef.txt",
         NATIVE / "build_native.py",
+        NATIVE / "build_record.py",
     ]
     ffi.set_source(
         "harness._native",
         '#include "ffk.h"\n'
-        '#include "team_make.h"\n'
+        '#include "isa/ieee.h"\n'
+        '#include "threads/pool.h"\n'
         "#ifdef __clang__\n"
         "#define FFK_COMPILER __VERSION__\n"
         "#else\n"
         '#define FFK_COMPILER "gcc " __VERSION__\n'
         "#endif\n"
+        "static const ffk_api ffk_own_api = FFK_API;\n"
+        "static const ffk_api *ffk_build_api(void) { return &ffk_own_api; }\n"
         "static const char *ffk_build_compiler(void) { return FFK_COMPILER; }\n"
-        "static const char *ffk_build_flags(void) { return FFK_BUILD_FLAGS; }\n",
+        "static const char *ffk_build_record(void) { return FFK_BUILD_RECORD; }\n",
         sources=sources(),
         include_dirs=["native/include", "native"],
         define_macros=[
-            *macros(),
-            ("FFK_BUILD_FLAGS", '"' + " ".join(flags).replace('"', "") + '"'),
-        ],
+            *macros()
+        ],  # FFK_BUILD_RECORD follows when the compiler's own flags are known
         extra_compile_args=flags,
         libraries=["m", "pthread"],
         extra_link_args=shlex.split(os.environ.get("FFK_LDFLAGS", "")),

@@ -1,4 +1,4 @@
-"""Set the BLAS pools to one thread before any is loaded, and hand out what many tests need."""
+"""Set what no test may find as it happens to be, and hand out what many tests need."""
 
 # The environment has to stand before the imports below it.
 # ruff: noqa: E402
@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable
+import site
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 # Libraries read these when they load, so they stand before the first import of NumPy.
@@ -20,10 +22,13 @@ os.environ.setdefault("MKL_INTERFACE_LAYER", "LP64")
 
 import numpy as np
 import pytest
+from made_machines import SMALL
 
 from harness.backends import blas
 from harness.gpu import probe
+from harness.machine import facts
 from harness.problem.problem import Array, Problem
+from harness.records import variables
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -39,6 +44,47 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         found = probe.find_cuda()
         if found.reason:
             pytest.skip(found.reason)
+
+
+_TERMINAL = {
+    "LANG": "C.UTF-8",
+    "LC_ALL": "C.UTF-8",
+    "COLUMNS": "100",
+    "TERM": "xterm",
+    "NO_COLOR": "1",
+}
+# A user's wishes for colours; where folders and Git's settings lie that are not those of a bare home.
+_COLOURS, _ELSEWHERE = ("FORCE_COLOR", "CLICOLOR_FORCE", "PY_COLORS"), ("XDG_", "GIT_")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Give all tests, and the processes that they start, one home, locale and terminal."""
+    home = tmp_path_factory.mktemp("home")
+    with pytest.MonkeyPatch.context() as patch:
+        for name in [n for n in os.environ if n in _COLOURS or n.startswith(_ELSEWHERE)]:
+            patch.delenv(name)
+        # What is installed for the user alone must still be found.
+        patch.setenv("PYTHONUSERBASE", site.getuserbase())
+        for name, value in {**_TERMINAL, "HOME": str(home)}.items():
+            patch.setenv(name, value)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _machine() -> Iterator[None]:
+    """Let the command line plan for a small machine, whatever the one is that the tests run on."""
+    real = facts.read_machine
+
+    def read(**asked: object) -> facts.Machine:
+        found = real(**asked)
+        return replace(
+            SMALL, isas=found.isas, gpu=found.gpu, missing_providers=found.missing_providers
+        )
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(facts, "read_machine", read)
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -77,11 +123,9 @@ def data_folder() -> Path:
 
 @pytest.fixture
 def without_forcing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Take the variables that force a BLAS kernel out of the environment for one test."""
-    from harness.records.blas_kernels import FORCING
-
-    for name in FORCING:
-        monkeypatch.delenv(name, raising=False)
+    """Take the variables that change a library out of the environment for one test."""
+    for name in variables.find_foreign(os.environ):
+        monkeypatch.delenv(name)
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from functools import cache
@@ -136,9 +137,47 @@ def test_environment_is_read_in_one_place() -> None:
 
 
 def test_planning_loads_no_pandas() -> None:
-    """What plans and measures loads no pandas: a plan is there in a blink, a process is small."""
+    """What plans and measures loads no pandas: a plan is there in a blink, a process is small.
+
+    Nor does what the fastest FF is, which a sweep may ask too.
+    """
     code = (
-        "import sys, harness.sweep.plan, harness.measure.worker;"
-        "assert not {'pandas', 'matplotlib', 'typer', 'rich'} & set(sys.modules)"
+        "import sys, harness.sweep.plan, harness.measure.worker, harness.analysis.fastest;"
+        "assert not {'pandas', 'matplotlib', 'scipy', 'typer', 'rich'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("command", ["sweep", "explain"])
+def test_a_printed_plan_loads_nothing_that_analyses(command: str) -> None:
+    """The command line prints a plan without what reads runs, draws, or computes on a device."""
+    code = (
+        f"import sys; from harness.cli import run; run(['{command}', '--dry-run'])\n"
+        "heavy = {'pandas', 'matplotlib', 'scipy', 'torch', 'triton', 'jinja2'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
+
+
+def test_the_page_names_every_file() -> None:
+    """docs/architecture.md has one line for each file of the package and of the native code, and no other."""
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    listed = re.findall(r"^- `([\w/.]+)`: \S", text, flags=re.M)
+    found = {
+        str(path.relative_to(ROOT))
+        for folder in (PACKAGE, ROOT / "native")
+        for path in folder.rglob("*")
+        if path.suffix in (".py", ".csv", ".j2", ".c", ".h", ".inc", ".cu", ".cuh", ".txt")
+    }
+    rooms = {f"harness/{name}/__init__.py" for name in (*ROOMS, "report/templates")}
+    built = {"harness/_native.c"}  # what cffi writes
+    assert len(listed) == len(set(listed))
+    assert set(listed) == found - rooms - built
+
+
+def test_the_page_has_a_heading_for_every_room() -> None:
+    """Each room has its part on the page, which begins with the sentence of its own docstring."""
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    for name in ROOMS:
+        docstring = ast.get_docstring(trees()[f"{name}.__init__"])
+        assert f"### `harness/{name}/`\n\n{docstring}\n" in text

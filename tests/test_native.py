@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,12 +13,12 @@ import pytest
 
 from harness import native
 from harness.backends import blas
-from harness.errors import UnknownNameError
+from harness.errors import UnavailableError, UnknownNameError
 from harness.native import NativeError
 from harness.problem.operands import Operands, make_aligned, make_operands
 from harness.problem.problem import Array, Problem
 
-KERNEL = "ff_l1_blas"
+KERNEL, ROOT = "ff_l1_blas", Path(__file__).parents[1]
 
 
 def _bind(
@@ -173,5 +175,23 @@ def test_build_record() -> None:
     assert record["compiler"]
     assert "-O3" in record["flags"]
     assert "-ffast-math" not in record["flags"]
+    assert "-shared" in record["link_flags"]
+    assert len(record["digest"]) == 16
     assert record["isa"] == native.isas()[0]
     assert native.isas()[-1] == "generic"
+
+
+def test_an_extension_of_other_sources_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beside sources that it was not built from, and only there, the extension is refused in one line."""
+    monkeypatch.setattr(native, "__file__", str(tmp_path / "harness" / "native.py"))
+    assert native._read_build()["digest"] == native.build_record()["digest"]
+    shutil.copytree(ROOT / "native", tmp_path / "native")
+    assert native._read_build()["digest"] == native.build_record()["digest"]
+    (tmp_path / "native" / "isa" / "generic.c").write_text("/* another */", encoding="ascii")
+    with pytest.raises(
+        UnavailableError, match=r"built from other sources.*pip install -e"
+    ) as caught:
+        native._read_build()
+    assert "\n" not in str(caught.value)

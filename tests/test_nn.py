@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,151 @@ def test_bfloat16(layer: str) -> None:
     assert y.dtype == torch.bfloat16
     error = np.abs(y.detach().float().numpy() - _truth(module, x))
     assert error.max() < 0.03
+
+
+# ---- what comes as x ----------------------------------------------------------------------------
+
+
+IMPLEMENTATIONS = ["", torch_operator.REFERENCE]
+
+
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+@pytest.mark.parametrize("layer", ["ff", "fff"])
+@pytest.mark.parametrize("leading", [(), (4,), (2, 3), (2, 1, 3)])
+def test_any_leading_dimensions(layer: str, implementation: str, leading: tuple[int, ...]) -> None:
+    """One token without a dimension of its own, and tokens along several, each get their output."""
+    module, x = _make(layer, implementation=implementation), torch.randn(*leading, D_IN)
+    y = module(x)
+    assert y.shape == (*leading, D_OUT)
+    truth = _truth(module, x.reshape(-1, D_IN)).reshape(y.shape)
+    np.testing.assert_allclose(y.detach().numpy(), truth, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+@pytest.mark.parametrize("layer", ["ff", "fff"])
+@pytest.mark.parametrize("leading", [(0,), (0, 5), (3, 0)])
+def test_no_token(layer: str, implementation: str, leading: tuple[int, ...]) -> None:
+    """Of no token there is no output, and a gradient of zeros."""
+    module = _make(layer, implementation=implementation)
+    x = torch.randn(*leading, D_IN, requires_grad=True)
+    y = module(x)
+    assert y.shape == (*leading, D_OUT)
+    y.sum().backward()
+    assert x.grad.shape == x.shape
+    assert not module.w_in.grad.any()
+    assert not module.w_out.grad.any()
+
+
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+@pytest.mark.parametrize("layer", ["ff", "fff"])
+def test_strides_change_nothing(layer: str, implementation: str) -> None:
+    """Transposed, sliced and repeated tokens, and transposed weights, give what contiguous ones do."""
+    module = _make(layer, implementation=implementation)
+    wide = torch.randn(D_IN + 2, 12)
+    for x in (wide[:D_IN].t(), wide.t()[::3, 1:-1], wide[:D_IN, :1].t().expand(5, D_IN)):
+        assert not x.is_contiguous()
+        assert torch.equal(module(x), module(x.contiguous()))
+    kept = module(wide[:D_IN].t())
+    module.w_in.data = module.w_in.data.transpose(-1, -2).contiguous().transpose(-1, -2)
+    assert not module.w_in.is_contiguous()
+    assert torch.equal(module(wide[:D_IN].t()), kept)
+
+
+@pytest.mark.parametrize("layer", ["ff", "fff"])
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float64", 1e-12), ("float16", 2e-3)])
+def test_other_dtypes(layer: str, dtype: str, tolerance: float) -> None:
+    """In dtypes that no kernel takes a module agrees with the oracle to that dtype's precision."""
+    module = _make(layer, dtype=getattr(torch, dtype))
+    x = torch.randn(33, D_IN, dtype=torch.float64).to(module.w_in.dtype)
+    y = module(x)
+    assert y.dtype == module.w_in.dtype
+    assert np.abs(y.detach().double().numpy() - _truth(module, x)).max() < tolerance
+
+
+# ---- torch.autocast -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("layer", ["ff", "fff"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("given", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("bias", [False, True])
+def test_autocast_is_a_module_of_its_dtype(layer: str, dtype: Any, given: Any, bias: bool) -> None:
+    """Under autocast, as nn.Linear, a module gives what it gives with weights and x in autocast's dtype.
+
+    So do its gradients, which come back in the dtypes of the weights and of x.
+    """
+    options = {"bias": bias} if layer == "fff" else {}
+    module = _make(layer, **options)
+    lower = copy.deepcopy(module).to(dtype)
+    x = torch.randn(6, D_IN).to(given).requires_grad_()
+    x_lower = x.detach().to(dtype).requires_grad_()
+    with torch.autocast("cpu", dtype):
+        y = module(x)
+        assert y.dtype == torch.nn.Linear(D_IN, D_OUT)(x).dtype == dtype
+    assert torch.equal(y, lower(x_lower))
+    y.float().square().sum().backward()
+    lower(x_lower).float().square().sum().backward()
+    for own, other in (
+        (x, x_lower), (module.w_in, lower.w_in), (module.w_out, lower.w_out),
+    ):  # fmt: skip
+        assert own.grad.dtype == own.dtype
+        assert torch.equal(own.grad, other.grad.to(own.dtype))
+
+
+def test_autocast_through_a_model() -> None:
+    """A model of linear layers and ours runs and trains under autocast, x float32 or not."""
+    model = torch.nn.Sequential(torch.nn.Linear(D_IN, D_IN), _make("fff"), nn.FF(D_OUT, D_OUT, 8))
+    with torch.autocast("cpu", torch.bfloat16):
+        y = model(torch.randn(8, D_IN))
+        y.float().sum().backward()
+    assert y.dtype == torch.bfloat16
+    assert all(p.grad.dtype == torch.float32 for p in model.parameters())
+    assert all(p.grad.isfinite().all() and p.grad.any() for p in model.parameters())
+
+
+@pytest.mark.parametrize("layer", ["ff", "fff"])
+def test_autocast_leaves_float64(layer: str) -> None:
+    """Autocast lowers no float64, as for nn.Linear."""
+    module = _make(layer, dtype=torch.float64)
+    x = torch.randn(5, D_IN, dtype=torch.float64)
+    expected = module(x)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(module(x), expected)
+
+
+@pytest.mark.parametrize("layer", ["ff", "fff"])
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+def test_autocast_lowers_nothing_inside(layer: str, implementation: str) -> None:
+    """The operator computes in the precision of its operands, both ways, whatever autocast says."""
+    module = _make(layer)
+    x = torch.randn(6, D_IN, requires_grad=True)
+    inputs = (x, module.w_in, module.w_out)
+
+    def run() -> tuple[Any, ...]:
+        y = torch_operator.layer(*inputs, implementation)
+        return (y, *torch.autograd.grad(y.square().sum(), inputs))
+
+    expected = run()
+    with torch.autocast("cpu", torch.bfloat16):
+        found = run()
+    for own, other in zip(found, expected, strict=True):
+        assert torch.equal(own, other)
+
+
+def test_autocast_is_compiled_and_exported() -> None:
+    """A compiled module takes part in autocast, and leaves it; an export under it keeps the operator."""
+    module, x = _make("fff").eval(), torch.randn(5, D_IN)
+    compiled = torch.compile(module, fullgraph=True, backend="aot_eager")
+    with torch.autocast("cpu", torch.bfloat16):
+        expected = module(x)
+        assert torch.equal(compiled(x), expected)
+        exported = torch.export.export(module, (x,))
+    assert "harness.layer" in str(exported.graph)
+    assert torch.equal(exported.module()(x), expected)
+    assert torch.equal(compiled(x), module(x))
+
+
+# ---- weights and gradients ----------------------------------------------------------------------
 
 
 def test_initialisation_is_the_papers() -> None:
@@ -168,10 +314,55 @@ def test_unfit_inputs_are_refused() -> None:
     """Another width, a dtype that an implementation does not take, and extents that are none."""
     with pytest.raises(ValueError, match=r"x: need d_in 9 along the last dimension, got 8"):
         _make("fff")(torch.randn(2, 8))
+    with pytest.raises(ValueError, match=r"need d_in 9 along the last dimension, got no dimension"):
+        _make("fff")(torch.tensor(1.0))
     with pytest.raises(ValueError, match=r"fff_l1_blas takes float32 on cpu, got float64 on cpu"):
         _make("fff", implementation="fff_l1_blas").double()(torch.randn(2, D_IN).double())
     with pytest.raises(ValueError, match=r"got depth -1, trees 1"):
         nn.FFF(4, 4, -1)
+
+
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+def test_mixed_dtypes_are_refused(implementation: str) -> None:
+    """Without autocast x and the weights have one floating dtype; an error says what each has."""
+    module = _make("fff", implementation=implementation)
+    x = torch.randn(2, D_IN)
+    for other in ("bfloat16", "float64", "int64"):
+        with pytest.raises(ValueError, match=f"weights are float32, x is {other}"):
+            module(x.to(getattr(torch, other)))
+    with torch.autocast("cpu", torch.bfloat16), pytest.raises(ValueError, match="x is int64"):
+        module(x.long())
+    module.w_out.data = module.w_out.data.bfloat16()
+    with pytest.raises(ValueError, match=r"w_in is float32, w_out is bfloat16"):
+        module(x)
+    with pytest.raises(ValueError, match=r"need a floating dtype, got int64"):
+        torch_operator.layer(*[torch.ones(2, 2, dtype=torch.int64)] * 3, implementation)
+
+
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+def test_devices_apart_are_refused(implementation: str) -> None:
+    """x on another device than the weights is refused by the names of both; a module on one works there."""
+    module = _make("fff", implementation=implementation)
+    with pytest.raises(ValueError, match=r"weights are on cpu, x is on meta"):
+        module(torch.randn(2, D_IN, device="meta"))
+    assert module.to("meta")(torch.randn(2, 3, D_IN, device="meta")).shape == (2, 3, D_OUT)
+
+
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+def test_shapes_that_are_none_are_refused(implementation: str) -> None:
+    """Weights that do not fit each other or x are refused, and a number of nodes that is no tree's."""
+    x, rows = torch.randn(2, 3), torch.randn
+    for w_in, w_out, said in (
+        (rows(5, 3), rows(4, 3), r"w_out: need the neurons of w_in, \(5,\), got \(4,\)"),
+        (rows(1, 7, 3), rows(2, 7, 3), r"w_out: need the neurons of w_in, \(1, 7\), got \(2, 7\)"),
+        (rows(1, 7, 4), rows(1, 7, 3), r"w_in: need the d_in of x, 3, got 4"),
+        (rows(1, 6, 3), rows(1, 6, 3), r"w_in: a tree has 2\*\*\(depth \+ 1\) - 1 nodes .*, got 6"),
+        (rows(7), rows(7), r"w_in: need 2 dimensions \(FF\) or 3 \(FFF\), got 1"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            torch_operator.layer(x, w_in, w_out, implementation)
+    with pytest.raises(ValueError, match=r"x: need 2 dimensions, got 1"):
+        torch_operator.layer(x[0], rows(5, 3), rows(5, 3), implementation)
 
 
 def test_unavailable_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -194,11 +385,6 @@ def test_the_fastest_is_chosen() -> None:
     assert torch_operator.choose("ff", "cpu", "bfloat16", few=True) == "ff_torch_native"
     assert torch_operator.choose("fff", "cpu", "float64") == torch_operator.REFERENCE
     assert torch_operator.choose("fff", "mps", "float32") == torch_operator.REFERENCE
-
-
-def test_no_token() -> None:
-    """An empty batch gives an empty output."""
-    assert _make("fff")(torch.randn(0, D_IN)).shape == (0, D_OUT)
 
 
 # ---- weights in the published layout ------------------------------------------------------------
@@ -240,6 +426,15 @@ def test_published_weights(trees: int, depth: int, bias: bool, implementation: s
     torch.testing.assert_close(made(x), _masked_dense(state, x, trees, depth), rtol=1e-4, atol=1e-5)
 
 
+def test_published_weights_of_any_strides() -> None:
+    """Weights that are views of others, not contiguous, load as their copies do."""
+    state, x = _published(3, 2), torch.randn(20, D_IN)
+    strided = {k: torch.stack([v, v], -1)[..., 0] for k, v in state.items()}
+    assert not any(v.is_contiguous() for v in strided.values())
+    expected = nn.load_published(state, trees=3)(x)
+    assert torch.equal(nn.load_published(strided, trees=3)(x), expected)
+
+
 def test_published_bias_turns_paths() -> None:
     """The biases decide turns: without them other neurons are on the path."""
     state, x = _published(1, 4), torch.randn(200, D_IN)
@@ -268,9 +463,44 @@ def test_foreign_layouts_are_refused() -> None:
     state = _published(1, 2)
     with pytest.raises(ValueError, match=r"linear_in.weight: 7 neurons are not 2 trees"):
         nn.load_published(state, trees=2)
+    with pytest.raises(ValueError, match=r"trees: need at least 1, got 0"):
+        nn.load_published(state, trees=0)
+    with pytest.raises(ValueError, match=r"linear_in.weight: need 2 dimensions, got \(7, 3, 3\)"):
+        nn.load_published({**state, "linear_in.weight": torch.zeros(7, 3, 3)})
+    with pytest.raises(ValueError, match=r"linear_in.bias: need \(7,\), got \(6,\)"):
+        nn.load_published({**state, "linear_in.bias": torch.zeros(6)})
     with pytest.raises(ValueError, match=r"linear_out.weight: need 7 columns, got 6"):
         nn.load_published({**state, "linear_out.weight": torch.zeros(D_OUT, 6)})
     with pytest.raises(ValueError, match=r"adds no bias to its output"):
         nn.load_published({**state, "linear_out.bias": torch.zeros(D_OUT)})
-    with pytest.raises(KeyError, match="linear_in"):
-        nn.load_published({})
+
+
+@pytest.mark.parametrize("prefix", ["", "ffn."])
+def test_a_missing_name_says_what_is_read_and_what_came(prefix: str) -> None:
+    """Weights in another layout are refused with the layout that is read and the names that came."""
+    weight = torch.zeros(7, D_IN)
+    foreign = {"node_weights": weight, "node_biases": weight[:, 0], "w1s": weight}
+    said = (
+        rf"no '{prefix}linear_in.weight'.*"
+        rf"'{prefix}linear_in.weight' \(trees \* n_nodes, d_in\).*"
+        rf"'{prefix}linear_out.weight' \(d_out, trees \* n_nodes\).*"
+        r"the state has node_weights \(7, 9\), node_biases \(7,\), w1s \(7, 9\)"
+    )
+    with pytest.raises(KeyError, match=said):
+        nn.load_published(foreign, prefix=prefix)
+    with pytest.raises(KeyError, match=r"the state has model \(dict\), epoch \(int\)"):
+        nn.load_published({"model": {}, "epoch": 3}, prefix=prefix)  # a checkpoint, not its weights
+    with pytest.raises(KeyError, match="the state is empty"):
+        nn.load_published({}, prefix=prefix)
+    state = {f"{prefix}{k}": v for k, v in _published(1, 2).items()}
+    del state[f"{prefix}linear_out.weight"]
+    with pytest.raises(KeyError, match=rf"no '{prefix}linear_out.weight'"):
+        nn.load_published(state, prefix=prefix)
+
+
+def test_a_prefix_that_is_wrong_is_seen_in_the_names() -> None:
+    """Where the names stand behind another prefix the error shows them, a few of many, in one line."""
+    state = {f"layer.{i}.{k}": v for i in range(12) for k, v in _published(1, 2).items()}
+    with pytest.raises(KeyError, match=r"layer\.0\.linear_in\.weight .*and 24 more") as caught:
+        nn.load_published(state, prefix="layer.")
+    assert len(str(caught.value).splitlines()) == 1

@@ -13,13 +13,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import made_machines
 import numpy as np
 import pytest
 
 from harness import api, cli, plugin
+from harness.analysis.analysis import analyse
 from harness.backends import registry, timer
 from harness.errors import UsageError
-from harness.measure import clock
 from harness.problem.models import parse_models
 from harness.problem.operands import make_operands
 from harness.problem.problem import Problem
@@ -152,9 +153,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder with the compiled kernels and the plugins that declare them."""
     where = tmp_path_factory.mktemp("plugins")
     (where / "kernels.c").write_text(KERNELS, encoding="ascii")
-    compiler = shlex.split(os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc")[0]
+    compiler = shlex.split(os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc")
     subprocess.run(
-        [compiler, "-std=c11", "-O1", "-shared", "-fPIC", f"-I{plugin.include_dir()}", "-o",
+        [*compiler, "-std=c11", "-O1", "-shared", "-fPIC", f"-I{plugin.include_dir()}", "-o",
          "kernels.so", "kernels.c"], cwd=where, check=True,
     )  # fmt: skip
     kernels = {
@@ -241,7 +242,7 @@ def swept(folder: Path) -> Swept:
         spec = make_spec(
             folder / "run", files, ["fff_l1_blas", "fff_l2_blas", "fff_planted_*", "fff_cpu_numpy"]
         )
-        outcome = sweep_run.run(plan.make_plan(spec), Silence())
+        outcome = sweep_run.run(plan.make_plan(spec, made_machines.SMALL), Silence())
     run = load_run(outcome.folder)
     texts = (outcome.folder / "records.jsonl").read_text(encoding="utf-8").splitlines()
     lines = [
@@ -340,7 +341,7 @@ def test_table_has_a_row_for_a_plugin_and_the_reason_of_a_failed_one(swept: Swep
     """The table shows a plugin's time and, for a failed one, what happened."""
     from harness.report import table
 
-    text = table.format_markdown(swept.run)
+    text = table.format_markdown(analyse(swept.run))
     assert re.search(r"\| fff_planted_good +\| UltraFastBERT-1x3 +\| – +\| [\d.]+ [nu]s", text)
     assert re.search(r"\| fff_planted_hangs .*FAILED: no answer within 4 s", text)
 
@@ -420,7 +421,7 @@ def test_workspace_that_raises_is_a_usage_error(folder: Path) -> None:
     plugin.load(file)
     spec = make_spec(folder / "never", [file], ["fff_cpu_x"])
     with pytest.raises(UsageError, match="fff_cpu_x: its workspace_bytes raised AttributeError"):
-        plan.make_plan(spec)
+        plan.make_plan(spec, made_machines.SMALL)
 
 
 def test_loading_twice_is_loading_once(folder: Path) -> None:
@@ -485,7 +486,7 @@ def test_entry_point_of_an_installed_package_is_loaded(
     plugin.load_installed.cache_clear()
     assert "fff_cpu_x" in [i.id for i in api.implementations()]
     spec = make_spec(tmp_path / "run", [], ["fff_cpu_x"])
-    outcome = sweep_run.run(plan.make_plan(spec), Silence())
+    outcome = sweep_run.run(plan.make_plan(spec, made_machines.SMALL), Silence())
     cells = load_run(outcome.folder).cells
     assert cells[["implementation", "status"]].values.tolist() == [["fff_cpu_x", "ok"]]
 
@@ -511,7 +512,7 @@ def test_broken_entry_point_names_its_package(
 def test_python_timer_runs_the_passes_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     """The Python timer makes `loops` passes between two readings of the clock."""
     readings, passes = iter([100, 1700]), []
-    monkeypatch.setattr(clock, "perf_counter_ns", lambda: next(readings))
+    monkeypatch.setattr(timer, "perf_counter_ns", lambda: next(readings))
     assert timer.make_python_timer(lambda: passes.append(1))(4) == 1600
     assert len(passes) == 4
 
@@ -558,8 +559,7 @@ def test_document_refuses_what_it_says_the_gate_refuses() -> None:
     """The reasons that the document lists are those that the harness gives."""
     text = DOCUMENT.read_text(encoding="utf-8")
     sources = "".join(
-        (ROOT / "harness" / f"{name}.py").read_text(encoding="utf-8")
-        for name in ("check", "process", "native")
+        path.read_text(encoding="utf-8") for path in sorted((ROOT / "harness").rglob("*.py"))
     )
     for words in ("output elements were not written", "are not finite where the oracle is",
                   "the largest error is", "the measuring process ended with",

@@ -24,8 +24,10 @@ CELLS = (
     new_code_cell(
         "%matplotlib inline\n"
         "from IPython.display import Markdown\n\n"
-        "import harness\nfrom harness import plot, table\n\n"
-        "run = harness.load_run(RUN)\nMarkdown(table.format_markdown(run))",
+        "import harness\nfrom harness.analysis.analysis import analyse\n"
+        "from harness.report import figures, table\n\n"
+        "run = harness.load_run(RUN)\nanalysis = analyse(run)\n"
+        "Markdown(table.format_markdown(analysis))",
         id="tables",
     ),
     new_markdown_cell(
@@ -34,9 +36,9 @@ CELLS = (
         "same BLAS primitives. Over the fastest FF: what a user gains.",
         id="speedup-text",
     ),
-    new_code_cell("plot.speedup_figure(run)", id="speedup"),
+    new_code_cell("figures.speedup_figure(analysis)", id="speedup"),
     new_markdown_cell("## Time per token", id="time-text"),
-    new_code_cell("plot.time_figure(run)", id="time"),
+    new_code_cell("figures.time_figure(analysis)", id="time"),
     new_markdown_cell(
         "## The raw samples\n\n"
         "`run.samples` is a pandas frame with one row per timed value; `run.cells` has one row per "

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
-import pandas as pd
-
-from harness.analysis import stats
 from harness.analysis.ceilings import Ceilings
 from harness.analysis.roofline import SLACK, row_bytes, touched_bytes
-from harness.records.reader import Run
+from harness.analysis.stats import Ratio
+from harness.records.schema import CellRecord
 
 # A baseline below this share of the bandwidth is not bound by it, and can't be excused by it.
 _BOUND_BY_STREAMING = 0.5
@@ -18,23 +15,23 @@ _INDEPENDENT = (1, 2)  # BLAS levels that read all weights anew for each token
 _HELD_UP = 0.5  # of the least streaming rate: slower baselines are slow for another reason
 
 
-def _streamed_bytes(cell: Any) -> int:
+def _streamed_bytes(cell: CellRecord) -> int:
     """Return the weight bytes that a baseline's pass reads: all for each token at levels 1 and 2."""
-    times = int(cell["batch"]) if cell["level"] in _INDEPENDENT else 1
+    times = cell.batch if cell.level in _INDEPENDENT else 1
     return touched_bytes(cell) * times
 
 
-def _rows_by_place(ceilings: Ceilings, cell: Any) -> list[tuple[str, int]]:
+def _rows_by_place(ceilings: Ceilings, cell: CellRecord) -> list[tuple[str, int]]:
     """Return (place, rows): where each of the rows that a token needs can lie, the hottest in the fastest.
 
     The rows near a root are read most often: with all rows down to a depth held in a cache, the rows of a
     token's path down to there come from it.
     """
     row = row_bytes(cell)
-    if cell["layer"] != "fff":
-        return [(ceilings.place_of(touched_bytes(cell)), int(cell["hidden"]))]
-    trees = int(cell["trees"])
-    sizes = [trees * (2 ** (depth + 1) - 1) * row for depth in range(int(cell["depth"]) + 1)]
+    if cell.layer != "fff":
+        return [(ceilings.place_of(touched_bytes(cell)), cell.hidden)]
+    trees = cell.trees
+    sizes = [trees * (2 ** (depth + 1) - 1) * row for depth in range(cell.depth + 1)]
     return [(ceilings.place_of(min(size, touched_bytes(cell))), trees) for size in sizes]
 
 
@@ -43,7 +40,7 @@ def _is_crowded(ceilings: Ceilings, size: int) -> bool:
     return 2 * size > ceilings.capacity.get(ceilings.place_of(size), math.inf)
 
 
-def _streaming_range(ceilings: Ceilings, base: Any) -> tuple[float, float]:
+def _streaming_range(ceilings: Ceilings, base: CellRecord) -> tuple[float, float]:
     """Return the rates in GB/s between which a layer is bound by streaming its weights.
 
     From half of the median sample's bandwidth at the place that holds them to all of the fastest sample's.
@@ -57,19 +54,19 @@ def _streaming_range(ceilings: Ceilings, base: Any) -> tuple[float, float]:
     return least, SLACK * ceilings.bandwidth_at(place) * times
 
 
-def streams_from(ceilings: Ceilings, cell: Any, time: float) -> str:
+def streams_from(ceilings: Ceilings, cell: CellRecord, time: float) -> str:
     """Return the place that an FF which is bound by streaming its weights has them from; empty if it is not.
 
     time: of a pass, in ns.
     """
-    if cell["layer"] != "ff":
+    if cell.layer != "ff":
         return ""
     least, most = _streaming_range(ceilings, cell)
     bound = least <= _streamed_bytes(cell) / time <= most
     return ceilings.place_of(touched_bytes(cell)) if bound else ""
 
 
-def _streaming_bound(ceilings: Ceilings, base: Any, time: float) -> str:
+def _streaming_bound(ceilings: Ceilings, base: CellRecord, time: float) -> str:
     """Return how the baseline is bound by streaming its weights, an empty string if it is not."""
     place = streams_from(ceilings, base, time)
     if not place:
@@ -82,23 +79,28 @@ def _streaming_bound(ceilings: Ceilings, base: Any, time: float) -> str:
         filled = size / ceilings.capacity[place]
         measured += f", {least:.3g} in {next_place}; they fill {100 * filled:.0f} % of {place}"
     rate = _streamed_bytes(base) / time
-    level = f" at level {int(base['level'])}" if pd.notna(base["level"]) else ""
-    often = "per token" if base["level"] in _INDEPENDENT else "a pass"
+    level = f" at level {base.level}" if base.level is not None else ""
+    often = "per token" if base.level in _INDEPENDENT else "a pass"
     return (
         f"the FF{level} is bound by streaming {size / 1e6:.0f} MB of weights {often} from {place} "
         f"at {rate:.3g} GB/s ({measured})"
     )
 
 
-def _least_ns(ceilings: Ceilings, cell: Any, rows: list[tuple[str, int]]) -> float:
+def _least_ns(ceilings: Ceilings, cell: CellRecord, rows: list[tuple[str, int]]) -> float:
     """Return the least time of a pass that reads the rows of each token from where they lie."""
     row = row_bytes(cell)
     per_token = sum(row * count / ceilings.bandwidth_at(place) for place, count in rows)
-    return per_token * int(cell["batch"]) / ceilings.grants(cell)
+    return per_token * cell.batch / ceilings.grants(cell)
 
 
 def explain_above_limit(
-    ceilings: Ceilings, base: Any, cell: Any, time: float, speedup: float, limit: float
+    ceilings: Ceilings,
+    base: CellRecord,
+    cell: CellRecord,
+    time: float,
+    speedup: float,
+    limit: float,
 ) -> str:
     """Return why a speedup may pass the limit of the operation count, or an empty string if it may not.
 
@@ -129,7 +131,12 @@ def explain_above_limit(
 
 
 def explain_by_disturbance(
-    ceilings: Ceilings, base: Any, cell: Any, time: float, speedup: float, limit: float
+    ceilings: Ceilings,
+    base: CellRecord,
+    cell: CellRecord,
+    time: float,
+    speedup: float,
+    limit: float,
 ) -> str:
     """Return why a speedup above the limit is that of a disturbed baseline, or an empty string if it is not.
 
@@ -138,7 +145,7 @@ def explain_by_disturbance(
     below half of that, was held up. Where the speedup would pass had the baseline run at the least rate,
     the figure is no fault of the other layer. time: of the baseline's pass, in ns.
     """
-    if base["layer"] != "ff" or base["level"] not in _INDEPENDENT:
+    if base.layer != "ff" or base.level not in _INDEPENDENT:
         return ""
     size, (least, _) = touched_bytes(base), _streaming_range(ceilings, base)
     rate = _streamed_bytes(base) / time
@@ -157,12 +164,18 @@ def explain_by_disturbance(
 
 
 def judge_speedup(
-    run: Run, ceilings: Ceilings, base: Any, cell: Any, ratio: stats.Ratio | None, limit: float
+    ceilings: Ceilings,
+    base: CellRecord,
+    cell: CellRecord,
+    time: float,
+    ratio: Ratio | None,
+    limit: float,
 ) -> tuple[str, bool]:
     """Return a remark on a speedup and whether it is impossible; ("", False) where it keeps its limit.
 
-    The lower end of the interval counts. A speedup above its limit is remarked on and not judged where it
-    has no interval (one block: noise alone may have put it there) or where the run measured no bandwidth.
+    time: of the baseline's pass, in ns. The lower end of the interval counts. A speedup above its limit is
+    remarked on and not judged where it has no interval (one block: noise alone may have put it there) or
+    where the run measured no bandwidth.
     """
     if ratio is None:
         return "", False
@@ -176,7 +189,6 @@ def judge_speedup(
             f"above the limit of {limit:.3g}x; no bandwidth was measured that could explain it",
             False,
         )
-    time = stats.pass_ns(run.samples, base["cell"])
     for explain in (explain_above_limit, explain_by_disturbance):
         if remark := explain(ceilings, base, cell, time, least, limit):
             return remark, False

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Any
-
-import pandas as pd
 
 from harness.analysis import stats
+from harness.analysis.index import RunIndex
 from harness.problem.ceilings import MEMORY, find_capacities
-from harness.records.reader import Run
+from harness.records.schema import CellRecord, MachineRecord
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,14 +34,14 @@ class Ceilings:
     typical: dict[str, float] = field(default_factory=dict)
     peaks: dict[str, float] = field(default_factory=dict)
 
-    def peak_of(self, cell: Any) -> float:
+    def peak_of(self, cell: CellRecord) -> float:
         """Return the peak rate of a cell's own precision in flops a ns, NaN where none was measured."""
         name = precision(cell)
         return self.peaks.get(name, self.flops if name == "float32" else math.nan)
 
-    def grants(self, cell: Any) -> float:
+    def grants(self, cell: CellRecord) -> float:
         """Return how many times what was measured a cell is granted: 1 where it has as many threads."""
-        return max(1, int(cell["threads"])) / self.threads
+        return max(1, cell.threads) / self.threads
 
     def place_of(self, size: int) -> str:
         """Return the fastest place that holds a set of `size` bytes."""
@@ -73,67 +71,55 @@ class Ceilings:
         return self._at(place, self.typical or self.bandwidth)
 
 
-def precision(cell: Any) -> str:
+def precision(cell: CellRecord) -> str:
     """Return what a cell's products are computed in: `float32`, `tf32` or `bfloat16`."""
-    return "tf32" if cell["math"] == "tf32" else str(cell["dtype"])
+    return "tf32" if cell.conditions.math == "tf32" else cell.conditions.dtype
 
 
-def capacities(run: Run, threads: int = 1) -> dict[str, int]:
+def capacities(machine: MachineRecord, threads: int = 1) -> dict[str, int]:
     """Return the bytes of each cache that passes of a run went through, the fastest first."""
-    device = run.head.machine.device
+    device = machine.device
     if device is None:
-        return find_capacities(run.head.machine.caches, threads)
+        return find_capacities(machine.caches, threads, machine.last_level_caches)
     return {"L2": device.l2_bytes} if device.l2_bytes else {}
 
 
-def _fastest_ns(run: Run, cell: str) -> float:
-    return float(run.samples.loc[run.samples["cell"] == cell, "pass_ns"].min())
-
-
-def place_name(cell: Any) -> str:
+def place_name(cell: CellRecord) -> str:
     """Return the place of a ceiling's set, empty where it has none."""
-    return str(dict(cell["notes"]).get("place", ""))
+    return cell.notes.get("place", "")
 
 
-def is_stream(cell: Any) -> bool:
+def is_stream(cell: CellRecord) -> bool:
     """Say whether a ceiling's rate is of bytes."""
-    return bool(cell["role"] == "ceiling" and cell["flops"] == 0)
+    return cell.role == "ceiling" and cell.flops == 0
 
 
-def _threads(cell: Any) -> int:
+def _threads(cell: CellRecord) -> int:
     """Return the threads that a ceiling ran on: a provider's product on all of the run's.
 
     Loops of our own say in a note that they shared their work; those without it ran on one.
     """
-    return int(cell["threads"] if cell["provider"] else dict(cell["notes"]).get("threads", 1))
+    return cell.threads if cell.provider else int(cell.notes.get("threads", 1))
 
 
-def _find(run: Run) -> pd.DataFrame:
-    return run.cells[(run.cells["role"] == "ceiling") & (run.cells["status"] == "ok")]
-
-
-def count_threads(run: Run) -> int:
-    """Return the threads that a run's ceilings are of: those that the loops of our own ran on."""
-    return max((_threads(c) for _, c in _find(run).iterrows() if not c["provider"]), default=1)
-
-
-def measure(run: Run) -> Ceilings:
+def measure(run: RunIndex) -> Ceilings:
     """Return the ceilings that a run measured."""
-    threads = count_threads(run)
+    found = run.right("ceiling")
+    threads = max((_threads(c) for c in found if not c.provider), default=1)
     peaks, bandwidth, typical = dict[str, float](), dict[str, float](), dict[str, float]()
-    for _, cell in _find(run).iterrows():
-        time = _fastest_ns(run, cell["cell"])
+    for cell in found:
+        time = stats.fastest_ns(run.samples, cell.cell)
         if not math.isfinite(time):
             continue
         if is_stream(cell):
-            place, rate = place_name(cell), cell["bytes_moved"] / time
+            place, rate = place_name(cell), cell.bytes_moved / time
             bandwidth[place] = max(bandwidth.get(place, 0.0), rate)
-            median = cell["bytes_moved"] / stats.pass_ns(run.samples, cell["cell"])
+            median = cell.bytes_moved / stats.pass_ns(run.samples, cell.cell)
             typical[place] = max(typical.get(place, 0.0), median)
         else:
-            name, rate = precision(cell), cell["flops"] / time * threads / _threads(cell)
+            name, rate = precision(cell), cell.flops / time * threads / _threads(cell)
             peaks[name] = max(peaks.get(name, 0.0), rate)
-    capacity = capacities(run, threads)
+    capacity = capacities(run.head.machine, threads)
     below = 0.0
     for place in reversed([*capacity, MEMORY]):
         if place in bandwidth:

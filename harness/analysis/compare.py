@@ -8,12 +8,18 @@ whole machine cancels.
 from __future__ import annotations
 
 import re
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
-from harness.analysis import compare_controls, compare_interval, stats
+from harness.analysis import compare_controls, compare_interval, contrasts, stats
+from harness.analysis.fastest import find_fastest
+from harness.analysis.index import RunIndex, index_run
 from harness.analysis.stats import Ratio
 from harness.errors import UsageError
+from harness.problem.axes import changes
+from harness.records.identity import Identity, identify
 from harness.records.reader import Run
 
 TOLERANCE = 0.02  # an interval wholly within 1 -+ this is "same"
@@ -21,8 +27,6 @@ _REFERENCE = "ceiling_sgemm"  # the provider's product: no code of ours, in ever
 
 Verdict = Literal["faster", "slower", "same", "ambiguous", "reference", "broken"]
 
-# What tells two cells apart beside implementation, model and provider, where a run records it.
-_CONDITIONS = ("threads", "dtype", "data", "rows", "routing", "weights")
 # The same hardware and system, in all that bears on a time; the host's name does not.
 _MACHINE = ("processor", "microarchitecture", "cores", "caches", "virtual_machine")
 
@@ -81,30 +85,53 @@ def _provider_name(label: str) -> str:
     return re.sub(r"\.so(\.\d+)*$", "", label.rsplit("/", 1)[-1])
 
 
-def _keys(run: Run) -> dict[str, str]:
-    """Return each layer's cell of a run under the key that it is matched by."""
-    found = {}
-    for row in run.cells[run.cells["role"] == "layer"].to_dict("records"):
-        parts = [row["implementation"], row["model"], f"b{row['batch']}", f"w{row['d_in']}"]
-        if row["provider"]:
-            parts.append(_provider_name(row["provider"]))
-        conditions = [f"{c}={row[c]}" for c in _CONDITIONS if c in row]
-        found[f"{'/'.join(map(str, parts))} ({', '.join(conditions)})"] = str(row["cell"])
-    return found
+def _provider_names(*runs: RunIndex) -> dict[str, str]:
+    """Return what each provider of some runs is matched by: its label without the version of its file.
+
+    The version stays where a run has several versions of one file.
+    """
+    labels = [{cell.provider for cell in run.cells.values()} for run in runs]
+    counts = [Counter(map(_provider_name, found)) for found in labels]
+    return {
+        label: name if all(count[name] <= 1 for count in counts) else label
+        for label in set.union(*labels)
+        for name in [_provider_name(label)]
+    }
 
 
-def _match(a: Run, b: Run) -> tuple[dict[str, tuple[str, str]], list[str]]:
-    """Return the cells of A and B by what is printed of them, and what has no partner."""
-    of_a, of_b = _keys(a), _keys(b)
-    unmatched = [f"only in A: {k}" for k in of_a if k not in of_b]
-    unmatched += [f"only in B: {k}" for k in of_b if k not in of_a]
-    both = {k.partition(" (")[0]: (of_a[k], of_b[k]) for k in of_a if k in of_b}
-    if not both:
-        raise UsageError(
-            f"{a.folder} and {b.folder} have no cell in common, so nothing can be compared; A has "
-            f"{next(iter(of_a), 'none')}, B has {next(iter(of_b), 'none')}"
-        )
-    return both, unmatched
+def _identify(run: RunIndex, names: dict[str, str]) -> dict[Identity, str]:
+    """Return each layer's cell of a run under the identity that it is matched by."""
+    cells = run.of_role("layer")
+    return {identify(c)._replace(provider=names[c.provider]): c.cell for c in cells}
+
+
+def _where(of: Identity) -> str:
+    return "/".join(
+        filter(None, (of.implementation, of.model, f"b{of.batch}", f"w{of.d_in}", of.provider))
+    )
+
+
+def _name(of: Identity) -> str:
+    """Return what is printed of a cell: where it stands, and its conditions that are not the default."""
+    differs = ", ".join(f"{name} {value}" for name, value in changes(of.conditions).items())
+    return f"{_where(of)} ({differs})" if differs else _where(of)
+
+
+def _describe(of: Identity) -> str:
+    """Return all that a cell is matched by, as text."""
+    how = {"threads": of.threads, "seed": of.seed, **of.conditions._asdict()}
+    return f"{_where(of)} ({', '.join(f'{name}={value}' for name, value in how.items())})"
+
+
+def _require_common(a: Run, b: Run, of_a: Iterable[Identity], of_b: Iterable[Identity]) -> None:
+    """Raise UsageError where two runs have no cell in common."""
+    if set(of_a) & set(of_b):
+        return
+    first = [next(map(_describe, found), "none") for found in (iter(of_a), iter(of_b))]
+    raise UsageError(
+        f"{a.folder} and {b.folder} have no cell in common, so nothing can be compared; A has "
+        f"{first[0]}, B has {first[1]}"
+    )
 
 
 def is_same_machine(a: Run, b: Run) -> bool:
@@ -116,56 +143,51 @@ def is_same_machine(a: Run, b: Run) -> bool:
 # ---- references -----------------------------------------------------------------------------------
 
 
-def _sampled(run: Run, cell: str) -> bool:
-    ok = run.cells.loc[run.cells["cell"] == cell, "status"].eq("ok").any()
-    return bool(ok and (run.samples["cell"] == cell).any())
+def _sampled(run: RunIndex, cell: str) -> bool:
+    return run.cells[cell].status == "ok" and cell in run.samples
 
 
-def _fastest_ff(run: Run, cells: list[str]) -> str:
-    """Return the fastest cell of the baseline, the largest batch and width first."""
-    frame = run.cells[
-        run.cells["cell"].isin(cells) & (run.cells["model"] == run.head.sweep.baseline)
-    ]
-    frame = frame.sort_values(["d_in", "batch"], ascending=False)
-    largest = frame[
-        (frame[["d_in", "batch"]] == frame[["d_in", "batch"]].iloc[:1].to_numpy()).all(axis=1)
-    ]
-    times = {c: stats.pass_ns(run.samples, c) for c in largest["cell"] if _sampled(run, c)}
-    return min(times, key=lambda c: times[c]) if times else ""
+def _fastest_ff(run: RunIndex, cells: Iterable[str]) -> str:
+    """Return the fastest FF of the baseline's shape among some cells.
+
+    It is of the largest width and batch, and of the conditions that are nearest to the default.
+    """
+    ff = [run.cells[c] for c in cells if run.cells[c].model == run.head.sweep.baseline]
+    largest = max(((c.d_in, c.batch) for c in ff), default=None)
+    ff = [c for c in ff if (c.d_in, c.batch) == largest]
+    nearest = contrasts.of_cells(ff)[:1]
+    found = find_fastest(
+        (c.cell, stats.pass_ns(run.samples, c.cell)) for c in ff if c.conditions in nearest
+    )
+    return found or ""
 
 
-def _ceiling(run: Run) -> dict[str, str]:
-    rows = run.cells[run.cells["implementation"] == _REFERENCE]
+def _ceiling(run: RunIndex, names: dict[str, str]) -> dict[str, str]:
+    """Return the sampled product of each provider."""
     return {
-        _provider_name(p): c
-        for c, p in zip(rows["cell"], rows["provider"], strict=True)
-        if _sampled(run, c)
+        names[c.provider]: c.cell
+        for c in run.cells.values()
+        if c.implementation == _REFERENCE and _sampled(run, c.cell)
     }
 
 
-def _references(a: Run, b: Run, both: dict[str, tuple[str, str]], *, same: bool) -> tuple[str, str]:
-    """Return the cells of A and B that all others are taken over.
+def _references(
+    a: RunIndex, b: RunIndex, pairs: Iterable[tuple[str, str]], *, same: bool
+) -> tuple[str, str] | None:
+    """Return the cells of A and B that all others are taken over, None where there are none.
 
     On one machine that is the provider's large product, which is not code under test; without it, and
     across machines, the fastest FF.
     """
-    of_a, of_b = _ceiling(a), _ceiling(b)
+    names = _provider_names(a, b)
+    of_a, of_b = _ceiling(a, names), _ceiling(b, names)
     shared = [p for p in of_a if p in of_b]
     if same and shared:
         return of_a[shared[0]], of_b[shared[0]]
-    pairs = dict(both.values())
-    if not same:
-        found = _fastest_ff(a, list(pairs)), _fastest_ff(b, list(pairs.values()))
-    else:
-        usable = [x for x, y in pairs.items() if _sampled(b, y)]
-        first = _fastest_ff(a, usable)
-        found = first, pairs.get(first, "")
-    if not all(found):
-        raise UsageError(
-            f"{a.folder} and {b.folder} share neither {_REFERENCE} nor a sampled {a.head.sweep.baseline}: "
-            "there is nothing to take their drift out with"
-        )
-    return found
+    usable = {x: y for x, y in pairs if _sampled(a, x) and _sampled(b, y)}
+    first = _fastest_ff(a, usable)
+    found = first, usable.get(first, "") if same else _fastest_ff(b, usable.values())
+    return found if all(found) else None
 
 
 # ---- verdicts ------------------------------------------------------------------------------------
@@ -184,26 +206,22 @@ def judge(change: Ratio | None, resolution: float) -> Verdict:
     return "ambiguous"
 
 
-def _either_ok(a: Run, b: Run, pair: tuple[str, str]) -> bool:
+def _either_ok(a: RunIndex, b: RunIndex, pair: tuple[str, str]) -> bool:
     """Say whether a pair of cells can be spoken of: what was never measured has not changed."""
-    return _status(a, pair[0]) == "ok" or _status(b, pair[1]) == "ok"
-
-
-def _status(run: Run, cell: str) -> str:
-    return str(run.cells.loc[run.cells["cell"] == cell, "status"].iloc[0])
+    return a.cells[pair[0]].status == "ok" or b.cells[pair[1]].status == "ok"
 
 
 def _judge_cell(
-    a: Run,
-    b: Run,
+    a: RunIndex,
+    b: RunIndex,
     pair: tuple[str, str],
     references: tuple[str, str],
     moves: compare_controls.Moves,
 ) -> tuple[Ratio | None, Verdict, float, str]:
     """Return the change of a pair of right cells, its verdict, its resolution and a remark."""
     found = compare_interval.estimate(
-        compare_interval.levels(a, pair[0], references[0]),
-        compare_interval.levels(b, pair[1], references[1]),
+        compare_interval.levels(a.samples, pair[0], references[0]),
+        compare_interval.levels(b.samples, pair[1], references[1]),
     )
     place = moves.place(pair)
     resolution = max(moves.resolution, moves.of(place))
@@ -218,10 +236,10 @@ def _judge_cell(
     return found, verdict, resolution, reason
 
 
-def _change(a: Run, b: Run, name: str, pair: tuple[str, str], references: tuple[str, str],
-            moves: compare_controls.Moves) -> Change:  # fmt: skip
+def _change(a: RunIndex, b: RunIndex, name: str, pair: tuple[str, str],
+            references: tuple[str, str], moves: compare_controls.Moves) -> Change:  # fmt: skip
     times = stats.pass_ns(a.samples, pair[0]), stats.pass_ns(b.samples, pair[1])
-    states = [_status(a, pair[0]), _status(b, pair[1])]
+    states = [a.cells[pair[0]].status, b.cells[pair[1]].status]
     verdict: Verdict = "ambiguous"
     found, resolution, reason = None, moves.resolution, ""
     if states[0] == "ok" and states[1] in ("wrong", "failed"):
@@ -244,13 +262,23 @@ def compare(a: Run, b: Run) -> Comparison:
     Raises UsageError where they share no cell, or no cell that the others can be taken over.
     """
     same = is_same_machine(a, b)
-    both, unmatched = _match(a, b)
-    references = _references(a, b, both, same=same)
-    moves = compare_controls.watch(a, b, references, same=same)
+    of_a, of_b = index_run(a), index_run(b)
+    names = _provider_names(of_a, of_b)
+    cells_a, cells_b = _identify(of_a, names), _identify(of_b, names)
+    _require_common(a, b, cells_a, cells_b)
+    both = {k: (cells_a[k], cells_b[k]) for k in cells_a if k in cells_b}
+    references = _references(of_a, of_b, both.values(), same=same)
+    if references is None:
+        raise UsageError(
+            f"{a.folder} and {b.folder} share neither {_REFERENCE} nor a sampled {a.head.sweep.baseline}: "
+            "there is nothing to take their drift out with"
+        )
+    moves = compare_controls.watch(of_a, of_b, references, same=same)
     return Comparison(
         a=a, b=b, same_machine=same, references=references, resolution=moves.resolution,
-        drift=stats.pass_ns(b.samples, references[1]) / stats.pass_ns(a.samples, references[0]),
-        changes=[_change(a, b, n, pair, references, moves) for n, pair in both.items()
-                 if _either_ok(a, b, pair)],
-        unmatched=unmatched,
+        drift=stats.pass_ns(of_b.samples, references[1]) / stats.pass_ns(of_a.samples, references[0]),
+        changes=[_change(of_a, of_b, _name(identity), pair, references, moves)
+                 for identity, pair in both.items() if _either_ok(of_a, of_b, pair)],
+        unmatched=[*(f"only in A: {_describe(k)}" for k in cells_a if k not in cells_b),
+                   *(f"only in B: {_describe(k)}" for k in cells_b if k not in cells_a)],
     )  # fmt: skip

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from harness.analysis import above_limit, compare_interval, stats
 from harness.analysis import ceilings as analysis_ceilings
-from harness.records.reader import Run
+from harness.analysis.index import RunIndex
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,28 +31,26 @@ class Moves:
         return self.by_place.get(place, 0.0)
 
 
-def _find_streaming(run: Run) -> dict[str, str]:
+def _find_streaming(run: RunIndex) -> dict[str, str]:
     """Return the cells that are bound by streaming their weights, each with the place of these."""
     known = analysis_ceilings.measure(run)
     if not known.bandwidth:
         return {}
-    layers = run.cells[(run.cells["role"] == "layer") & (run.cells["status"] == "ok")]
     found = {}
-    for _, cell in layers.iterrows():
-        time = stats.pass_ns(run.samples, cell["cell"])
+    for cell in run.right("layer"):
+        time = stats.pass_ns(run.samples, cell.cell)
         if place := above_limit.streams_from(known, cell, time):
-            found[str(cell["cell"])] = place
+            found[cell.cell] = place
     return found
 
 
-def _find_loops(run: Run) -> dict[str, str]:
+def _find_loops(run: RunIndex) -> dict[str, str]:
     """Return the ceilings over a set in some place, each with that place."""
-    rows = run.cells[(run.cells["role"] == "ceiling") & (run.cells["status"] == "ok")]
-    found = {str(cell["cell"]): analysis_ceilings.place_name(cell) for _, cell in rows.iterrows()}
+    found = {cell.cell: analysis_ceilings.place_name(cell) for cell in run.right("ceiling")}
     return {cell: place for cell, place in found.items() if place}
 
 
-def watch(a: Run, b: Run, references: tuple[str, str], *, same: bool) -> Moves:
+def watch(a: RunIndex, b: RunIndex, references: tuple[str, str], *, same: bool) -> Moves:
     """Return what moved between two runs; across machines (`same` is false) no loop can tell.
 
     A cache that is shared with neighbours is as fast as they leave it, for minutes on end: all processes of
@@ -64,8 +62,8 @@ def watch(a: Run, b: Run, references: tuple[str, str], *, same: bool) -> Moves:
         of_a, of_b = _find_loops(a), _find_loops(b)
         for cell in of_a.keys() & of_b.keys():
             found = compare_interval.estimate(
-                compare_interval.levels(a, cell, references[0]),
-                compare_interval.levels(b, cell, references[1]),
+                compare_interval.levels(a.samples, cell, references[0]),
+                compare_interval.levels(b.samples, cell, references[1]),
             )
             if found is not None:
                 moved = math.exp(abs(math.log(found.value))) - 1

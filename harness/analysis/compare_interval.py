@@ -2,29 +2,28 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
-import pandas as pd
-from scipy import stats as distributions
 
 from harness.analysis import stats
+from harness.analysis.index import RunIndex
+from harness.analysis.samples import Samples
 from harness.analysis.stats import Ratio
 from harness.problem.problem import Array
-from harness.records.reader import Run
 
 _LEAST_RESOLUTION = 0.01  # no machine with an operating system is trusted below this
-_CONFIDENCE = 0.95
 
 
-def levels(run: Run, cell: str, reference: str) -> list[Array]:
-    """Return the log of cell over reference by block, a list for each process."""
-    both = pd.concat(
-        [stats.block_times(run.samples, cell), stats.block_times(run.samples, reference)],
-        axis=1, join="inner",
-    ).dropna()  # fmt: skip
-    logs = pd.Series(
-        np.log(both.iloc[:, 0].to_numpy() / both.iloc[:, 1].to_numpy()), index=both.index
+def levels(samples: Samples, cell: str, reference: str) -> list[Array]:
+    """Return the log of cell over reference by block, an array for each process."""
+    both = stats.shared_blocks(
+        stats.block_times(samples, cell), stats.block_times(samples, reference)
     )
-    return [group.to_numpy() for _, group in logs.groupby(level="process")]
+    by_process: dict[int, list[float]] = {}
+    for (process, _), times in both.items():
+        by_process.setdefault(process, []).append(times)
+    return [np.log(found) for found in by_process.values()]
 
 
 def _units(groups: list[Array], by_process: bool) -> Array:
@@ -41,8 +40,14 @@ def _units(groups: list[Array], by_process: bool) -> Array:
 def estimate(a: list[Array], b: list[Array]) -> Ratio | None:
     """Return B over A with its 95 % interval, from log values by process and block.
 
-    The processes are the units where both runs have two or more, else the blocks. The interval is
-    Student's for two samples. None where a run has no value; no interval where one has a single value.
+    The processes are the units where both runs have two or more, else the blocks. A run's spread is its
+    own: one may have been measured on a busier machine than the other. So the interval is Welch's, with the
+    freedom that the two variances leave together. With two units in a run a small spread is as often luck as
+    not, and Welch's freedom counts on it: the interval is then Cochran's, whose quantile is that of each
+    run weighted by its variance, and which holds the truth at least as often as it says.
+    None where a run has no value; no interval where one has a single value.
+
+    Source: Welch 1947; Cochran and Cox 1950.
     """
     by_process = min(len(a), len(b)) > 1
     first, second = _units(a, by_process), _units(b, by_process)
@@ -50,21 +55,33 @@ def estimate(a: list[Array], b: list[Array]) -> Ratio | None:
         return None
     difference = float(second.mean() - first.mean())
     blocks = sum(map(len, [*a, *b]))
-    freedom = len(first) + len(second) - 2
-    if min(len(first), len(second)) < 2:
-        return Ratio(value=float(np.exp(difference)), low=np.nan, high=np.nan, blocks=blocks)
-    error = np.sqrt(first.var(ddof=1) / len(first) + second.var(ddof=1) / len(second))
-    half = float(distributions.t.ppf(0.5 + _CONFIDENCE / 2, freedom) * error)
-    low, high = np.exp([difference - half, difference + half])
-    return Ratio(value=float(np.exp(difference)), low=float(low), high=float(high), blocks=blocks)
+    half = _half_width(first, second)
+    low, value, high = (math.exp(difference + step) for step in (-half, 0.0, half))
+    return Ratio(value=value, low=low, high=high, blocks=blocks)
 
 
-def resolve(*runs: Run) -> float:
+def _half_width(first: Array, second: Array) -> float:
+    """Return half of the 95 % interval of the difference of two means; NaN where one is a single value."""
+    sizes = np.array([len(first), len(second)])
+    if sizes.min() < 2:
+        return math.nan
+    variances = np.array([first.var(ddof=1), second.var(ddof=1)]) / sizes  # of the means
+    total = float(variances.sum())
+    if total == 0:
+        return 0.0
+    if sizes.min() == 2:
+        quantile = float(variances @ [stats.student(n - 1) for n in sizes]) / total
+    else:
+        quantile = stats.student(total**2 / float((variances**2 / (sizes - 1)).sum()))
+    return quantile * math.sqrt(total)
+
+
+def resolve(*runs: RunIndex) -> float:
     """Return the share below which no difference is believed: what the A/A pairs miss 1 by, at least 1 %."""
     missed = [_LEAST_RESOLUTION]
     for run in runs:
-        for twin in run.cells.loc[run.cells["role"] == "aa", "cell"]:
-            logs = levels(run, twin, twin.removesuffix("/again"))
+        for twin in run.of_role("aa"):
+            logs = levels(run.samples, twin.cell, twin.cell.removesuffix("/again"))
             if logs:
                 missed.append(abs(float(np.exp(np.concatenate(logs).mean())) - 1))
     return max(missed)

@@ -1,18 +1,16 @@
-"""Own the conditions of a cell, its dtype, data, rows, routing and weights: names and contrasts."""
+"""Own the contrasts: one cell under several conditions."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
-
-import pandas as pd
 
 from harness.analysis import stats
+from harness.analysis.index import RunIndex
 from harness.analysis.stats import Ratio
-from harness.problem.axes import COLUMNS, DEFAULTS
-from harness.records.reader import Run
-
-# ---- contrasts ----------------------------------------------------------------------------------
+from harness.problem.axes import DEFAULTS, Conditions, changes
+from harness.records.identity import Identity, identify
+from harness.records.schema import CellRecord
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,7 +25,7 @@ class Contrast:
     provider: str
     batch: int
     width: int
-    conditions: tuple[str, ...]
+    conditions: Conditions
     status: str
     pass_ns: float
     ratio: Ratio | None
@@ -36,12 +34,11 @@ class Contrast:
     working_set_bytes: int
 
 
-def contrasts(run: Run) -> list[Contrast]:
+def contrasts(run: RunIndex) -> list[Contrast]:
     """Return every layer cell that was measured under more than one set of conditions."""
-    groups: dict[tuple[Any, ...], list[Any]] = {}
-    for cell in run.cells[run.cells["role"] == "layer"].itertuples():
-        key = (cell.implementation, cell.model, cell.provider, cell.batch, cell.d_in)
-        groups.setdefault(key, []).append(cell)
+    groups: dict[Identity, list[CellRecord]] = {}
+    for cell in run.of_role("layer"):
+        groups.setdefault(identify(cell)._replace(conditions=DEFAULTS), []).append(cell)
     return [
         _contrast(run, cell, min(group, key=_rank))
         for group in groups.values()
@@ -50,30 +47,25 @@ def contrasts(run: Run) -> list[Contrast]:
     ]
 
 
-def _contrast(run: Run, cell: Any, first: Any) -> Contrast:
+def _contrast(run: RunIndex, cell: CellRecord, first: CellRecord) -> Contrast:
     both = cell.cell != first.cell and cell.status == first.status == "ok"
     return Contrast(
         implementation=cell.implementation, model=cell.model, provider=cell.provider,
-        batch=int(cell.batch), width=int(cell.d_in), conditions=of_cell(cell), status=cell.status,
+        batch=cell.batch, width=cell.d_in, conditions=cell.conditions, status=cell.status,
         pass_ns=stats.pass_ns(run.samples, cell.cell),
         ratio=stats.ratio(run.samples, cell.cell, first.cell) if both else None,
-        nodes_touched=int(cell.nodes_touched),
+        nodes_touched=cell.nodes_touched,
         leaf_bits=cell.entropy_bits[-1] if cell.entropy_bits else float("nan"),
-        working_set_bytes=int(cell.working_set_bytes),
+        working_set_bytes=cell.working_set_bytes,
     )  # fmt: skip
 
 
-def of_cell(cell: Any) -> tuple[str, ...]:
-    """Return the conditions of a row of the frame of cells."""
-    return tuple(getattr(cell, column) for column in COLUMNS)
+def _rank(cell: CellRecord) -> int:
+    """Return on how many axes a cell differs from the default: a contrast is against the fewest."""
+    return len(changes(cell.conditions))
 
 
-def _rank(cell: Any) -> int:
-    """Return how many conditions differ from the default: a contrast is against the fewest."""
-    return sum(a != b for a, b in zip(of_cell(cell), DEFAULTS, strict=True))
-
-
-def of_frame(cells: pd.DataFrame) -> list[tuple[str, ...]]:
+def of_cells(cells: Iterable[CellRecord]) -> list[Conditions]:
     """Return the distinct conditions of some cells, the nearest to the default first."""
-    found = {of_cell(cell): _rank(cell) for cell in cells.itertuples()}
+    found = {cell.conditions: _rank(cell) for cell in cells}
     return sorted(found, key=lambda conditions: found[conditions])

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 
-import numpy as np
-import pandas as pd
-
-from harness.analysis import points as analysis_points
 from harness.analysis import stats
 from harness.analysis.ceilings import precision
-from harness.analysis.rows import Point
-from harness.analysis.stats import Ratio
-from harness.paper.published import PublishedCell, find
-from harness.problem import axes
-from harness.records.reader import Run
+from harness.analysis.fastest import find_fastest
+from harness.analysis.index import RunIndex
+from harness.analysis.rows import Contest, Contests, GpuEntry, Point, Rival
+from harness.paper.published import find
+from harness.problem.axes import WAYS, without_ways
+from harness.records.schema import CellRecord, RunHead
 
 # The implementation behind each GPU column of the paper's table.
 COLUMNS = {"native fused": "torch_native", "pytorch bmm": "torch_bmm", "naive cuda": "cuda_naive"}
@@ -23,67 +20,27 @@ PRECISIONS = {
 }  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GpuEntry:
-    """Hold one cell of the paper's GPU columns, measured and published. status as in `rows.Entry`."""
-
-    model: str
-    column: str
-    ratio: Ratio | None
-    status: str
-    published: PublishedCell | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Rival:
-    """Hold the fastest FF of one precision, of any implementation and launch; cell is empty for none."""
-
-    precision: str
-    cell: str = ""
-    implementation: str = ""
-    launch: str = ""
-    pass_ns: float = np.nan
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Contest:
-    """Hold one FFF, in one precision and launch, against the fastest FF of each precision."""
-
-    implementation: str
-    model: str
-    precision: str
-    launch: str
-    ratios: dict[str, Ratio | None]  # by the rival's precision
-
-
-def is_device(run: Run) -> bool:
+def is_device(head: RunHead) -> bool:
     """Say whether a run was measured on a device."""
-    return run.head.sweep.device != "cpu"
+    return head.sweep.device != "cpu"
 
 
-def _own(run: Run, point: Point) -> pd.DataFrame:
-    """Return the layers' cells at a point's batch and width."""
-    cells = run.cells[run.cells["role"] == "layer"]
-    return cells[(cells["batch"] == point.batch) & (cells["d_in"] == point.width)]
-
-
-def gpu_entries(run: Run, point: Point) -> list[GpuEntry]:
-    """Return the paper's GPU columns at a point, each against the FF of the same column."""
-    at = _own(run, point)
-    here = at[(at[list(axes.COLUMNS)] == list(point.conditions)).all(axis=1)]
-    by_name = {(c["model"], c["implementation"]): c for _, c in here.iterrows()}
+def gpu_entries(
+    run: RunIndex, cells: Sequence[CellRecord], models: Iterable[str]
+) -> list[GpuEntry]:
+    """Return the paper's GPU columns of a point's cells, each against the FF of the same column."""
+    by_name = {(c.model, c.implementation): c for c in cells}
+    baseline = run.head.sweep.baseline
     found = []
-    for model in analysis_points.models(run):
+    for model in models:
         for column, suffix in COLUMNS.items():
-            layers = {"ff", "fff"}
-            cell = next((by_name[k] for layer in layers if (k := (model, f"{layer}_{suffix}")) in by_name),
-                        None)  # fmt: skip
-            base = by_name.get((point.baseline, f"ff_{suffix}"))
-            ratio, status = None, "none" if cell is None else str(cell["status"])
-            if cell is not None and status == "ok":
+            cell = by_name.get((model, f"ff_{suffix}")) or by_name.get((model, f"fff_{suffix}"))
+            base = by_name.get((baseline, f"ff_{suffix}"))
+            ratio, status = None, "none" if cell is None else str(cell.status)
+            if cell is not None and cell.status == "ok":
                 status = "no baseline"
-                if base is not None and base["status"] == "ok":
-                    ratio = stats.ratio(run.samples, base["cell"], cell["cell"])
+                if base is not None and base.status == "ok":
+                    ratio = stats.ratio(run.samples, base.cell, cell.cell)
                     status = "ok" if ratio else "not sampled"
             found.append(
                 GpuEntry(
@@ -94,69 +51,62 @@ def gpu_entries(run: Run, point: Point) -> list[GpuEntry]:
     return found
 
 
-def _alike(cells: pd.DataFrame, point: Point) -> pd.DataFrame:
-    """Return the cells of a point's data and weights, whatever their precision and launch.
-
-    These are ways to compute the same; where the weights stand as a pass begins is another question, and
-    hot is never set against cold.
-    """
-    names = [c for c in axes.COLUMNS if c not in ("dtype", "math", "launch")]
-    values = dict(zip(axes.COLUMNS, point.conditions, strict=True))
-    return cells[
-        (cells[names] == [values[n] for n in names]).all(axis=1) & (cells["status"] == "ok")
-    ]
-
-
-def rivals(run: Run, point: Point) -> list[Rival]:
+def _rivals(run: RunIndex, cells: Sequence[CellRecord]) -> list[Rival]:
     """Return the fastest FF of the baseline's shape in each precision that was measured."""
-    cells = _alike(_own(run, point), point)
-    ff = cells[cells["model"] == point.baseline]
+    ff = [
+        (c, stats.pass_ns(run.samples, c.cell)) for c in cells if c.model == run.head.sweep.baseline
+    ]
     found = []
     for name in PRECISIONS:
-        own = [
-            (stats.pass_ns(run.samples, c["cell"]), c)
-            for _, c in ff.iterrows()
-            if precision(c) == name
-        ]
-        own = [(time, c) for time, c in own if np.isfinite(time)]
-        if not own:
-            found.append(Rival(precision=name))
-            continue
-        time, cell = min(own, key=lambda pair: pair[0])
+        cell = find_fastest((c, time) for c, time in ff if precision(c) == name)
         found.append(
             Rival(
-                precision=name, cell=cell["cell"], implementation=cell["implementation"],
-                launch=cell["launch"], pass_ns=time,
+                precision=name, cell=cell.cell, implementation=cell.implementation,
+                launch=cell.conditions.launch, pass_ns=stats.pass_ns(run.samples, cell.cell),
             )
+            if cell
+            else Rival(precision=name)
         )  # fmt: skip
     return found
 
 
-def contests(run: Run, point: Point, against: list[Rival]) -> list[Contest]:
-    """Return every FFF of a point's data and weights against each rival, in the tables' order."""
-    cells = _alike(_own(run, point), point)
-    return [
-        Contest(
-            implementation=c["implementation"], model=c["model"], precision=precision(c),
-            launch=c["launch"],
-            ratios={
-                r.precision: stats.ratio(run.samples, r.cell, c["cell"]) if r.cell else None
-                for r in against
-            },
-        )
-        for _, c in cells[cells["layer"] == "fff"]
-        .sort_values(["model", "implementation", "dtype", "math", "launch"])
-        .iterrows()
-    ]  # fmt: skip
+def _contest(run: RunIndex, cell: CellRecord, rivals: list[Rival]) -> Contest:
+    return Contest(
+        implementation=cell.implementation, model=cell.model, precision=precision(cell),
+        launch=cell.conditions.launch,
+        ratios={
+            r.precision: stats.ratio(run.samples, r.cell, cell.cell) if r.cell else None
+            for r in rivals
+        },
+    )  # fmt: skip
 
 
-def places(run: Run) -> list[Point]:
-    """Return one point for each batch, width, data and place of the weights: a table of contests each."""
-    seen: dict[tuple[object, ...], Point] = {}
-    for point in analysis_points.points(run):
-        values = dict(zip(axes.COLUMNS, point.conditions, strict=True))
-        key = (point.batch, point.width, *(
-            v for n, v in values.items() if n not in ("dtype", "math", "launch")
-        ))  # fmt: skip
-        seen.setdefault(key, point)
-    return list(seen.values())
+def _contests(run: RunIndex, point: Point) -> Contests:
+    """Return every FFF of a point's data and weights, in any precision and launch, against each rival.
+
+    These are ways to compute the same; where the weights stand as a pass begins is another question, and
+    hot is never set against cold.
+    """
+    alike = without_ways(point.conditions)
+    cells = [
+        c
+        for c in run.right("layer")
+        if (c.batch, c.d_in) == (point.batch, point.width) and without_ways(c.conditions) == alike
+    ]
+    against = _rivals(run, cells)
+    rows = sorted(
+        (c for c in cells if c.layer == "fff"),
+        key=lambda c: (c.model, c.implementation, *(getattr(c.conditions, name) for name in WAYS)),
+    )
+    return Contests(point=point, rivals=against, rows=[_contest(run, c, against) for c in rows])
+
+
+def contests(run: RunIndex, points: Iterable[Point]) -> list[Contests]:
+    """Return best against best for each batch, width, data and place of the weights; none on the CPU."""
+    if not is_device(run.head):
+        return []
+    first: dict[tuple[object, ...], Point] = {}
+    for point in points:
+        key = (point.batch, point.width, without_ways(point.conditions))
+        first.setdefault(key, point)
+    return [_contests(run, point) for point in first.values()]

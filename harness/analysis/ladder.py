@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import pandas as pd
 
 from harness.analysis import stats
+from harness.analysis.fastest import find_fastest
+from harness.analysis.index import RunIndex
+from harness.analysis.samples import BlockTimes
 from harness.analysis.stats import Ratio
-from harness.errors import UsageError
 from harness.paper.ladder import FFF_MODEL, LEVELS, STEPS, Source, Step
 from harness.problem.models import BASELINE
-from harness.records.reader import Run
+from harness.records.schema import CellRecord
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,41 +37,64 @@ class Rung:
 Climbs = dict[int, list[Rung]]
 
 
-def _published_id(run: Run, source: Source, model: str) -> str:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ladder:
+    """Hold what a run says of the ladder.
+
+    climbs: the rungs of each level. own_fff: the fastest FFF that is not built on BLAS, empty where there is
+    none. erfc_cost, erfc_batch: how much longer the level-1 FF takes with a scalar erfc per neuron, and at
+    which batch. passes: by layer, of each cell of the published protocol the passes behind one of its means.
+    """
+
+    climbs: Climbs
+    own_fff: str
+    erfc_cost: Ratio | None
+    erfc_batch: int
+    passes: dict[str, list[int]]
+
+
+# ---- cells --------------------------------------------------------------------------------------
+
+
+def _published_id(run: RunIndex, source: Source, model: str) -> str:
     """Return a published cell's id at the run's batch, empty where the run has none that is right."""
-    cells = run.cells[(run.cells["role"] == "ladder") & (run.cells["model"] == model)]
-    cells = cells[(cells["implementation"] == source.kernel) & (cells["status"] == "ok")]
-    cells = cells[cells["batch"] == run.head.sweep.batches[0]]
-    found = [c["cell"] for _, c in cells.iterrows() if c["notes"].get("buffers") == source.buffers]
-    return str(found[0]) if found else ""
+    batch = run.head.sweep.batches[0]
+    found = (
+        c.cell
+        for c in run.right("ladder")
+        if (c.model, c.implementation, c.batch) == (model, source.kernel, batch)
+        and c.notes.get("buffers") == source.buffers
+    )
+    return next(found, "")
 
 
-def _usable(run: Run, model: str) -> pd.DataFrame:
-    cells = run.cells[(run.cells["role"] == "layer") & (run.cells["status"] == "ok")]
-    sampled = set(run.samples["cell"])
-    return cells[(cells["model"] == model) & cells["cell"].isin(sampled)]
+def _usable(run: RunIndex, model: str) -> list[CellRecord]:
+    """Return the interleaved cells of a model that are right and were sampled."""
+    return [c for c in run.right("layer") if c.model == model and c.cell in run.samples]
 
 
-def _fastest(run: Run, cells: pd.DataFrame) -> str:
-    times = {str(c): stats.pass_ns(run.samples, c) for c in cells["cell"]}
-    return min(times, key=lambda c: times[c]) if times else ""
+def _fastest(run: RunIndex, cells: Iterable[CellRecord]) -> str:
+    found = find_fastest((c.cell, stats.pass_ns(run.samples, c.cell)) for c in cells)
+    return found or ""
 
 
-def _interleaved(run: Run, implementation: str, model: str) -> str:
+def _interleaved(run: RunIndex, implementation: str, model: str) -> str:
     """Return the interleaved cell of an implementation under the provider of the published ones."""
-    cells = _usable(run, model)
     provider = run.head.sweep.blas[0].rsplit("/", 1)[-1]
-    own = cells[(cells["implementation"] == implementation) & (cells["provider"] == provider)]
-    return str(own["cell"].iloc[0]) if len(own) else ""
+    found = (
+        c.cell
+        for c in _usable(run, model)
+        if (c.implementation, c.provider) == (implementation, provider)
+    )
+    return next(found, "")
 
 
-def own_fff(run: Run) -> str:
+def _own_fff(run: RunIndex) -> str:
     """Return the fastest FFF cell that is not built on BLAS, empty where there is none."""
-    cells = _usable(run, FFF_MODEL)
-    return _fastest(run, cells[cells["provider"] == ""])
+    return _fastest(run, (c for c in _usable(run, FFF_MODEL) if not c.provider))
 
 
-def _cells_of(run: Run, step: Step, level: int) -> tuple[str, str]:
+def _cells_of(run: RunIndex, step: Step, level: int) -> tuple[str, str]:
     """Return the FF and the FFF cell of a step, empty where the run has none."""
     if step.ff is not None and step.fff is not None:
         ff = _published_id(run, step.ff, BASELINE)
@@ -80,26 +104,18 @@ def _cells_of(run: Run, step: Step, level: int) -> tuple[str, str]:
     if step.key != "protocol":
         ff = _fastest(run, _usable(run, BASELINE))
     if step.key == "own":
-        fff = own_fff(run) or fff
+        fff = _own_fff(run) or fff
     return ff, fff
 
 
-def block_speedups(run: Run, ff: str, fff: str) -> pd.Series:
+# ---- arithmetic ---------------------------------------------------------------------------------
+
+
+def _block_speedups(run: RunIndex, ff: str, fff: str) -> BlockTimes:
     """Return the speedup of each (process, block) in which both cells were sampled."""
-    both = pd.concat(
-        [stats.block_times(run.samples, ff).rename("ff"), stats.block_times(run.samples, fff).rename("fff")],
-        axis=1, join="inner",
-    ).dropna()  # fmt: skip
-    return both["ff"] / both["fff"]
-
-
-def _paired(before: pd.Series, after: pd.Series) -> Ratio | None:
-    """Return the ratio of two series of speedups that share their blocks, by the blocks."""
-    frames = [
-        series.rename("pass_ns").reset_index().assign(cell=name)
-        for name, series in (("after", after), ("before", before))
-    ]
-    return stats.ratio(pd.concat(frames, ignore_index=True), "after", "before")
+    return stats.shared_blocks(
+        stats.block_times(run.samples, ff), stats.block_times(run.samples, fff)
+    )
 
 
 def quotient(over: Ratio, under: Ratio) -> Ratio:
@@ -113,7 +129,7 @@ def quotient(over: Ratio, under: Ratio) -> Ratio:
     )  # fmt: skip
 
 
-def find_factor(run: Run, before: Rung, ff: str, fff: str, speedup: Ratio) -> Ratio | None:
+def _find_factor(run: RunIndex, before: Rung, ff: str, fff: str, speedup: Ratio) -> Ratio | None:
     """Return what a step multiplies the speedup by.
 
     Its value is the quotient of the two speedups, so that the factors multiply to the whole. Where both
@@ -123,13 +139,13 @@ def find_factor(run: Run, before: Rung, ff: str, fff: str, speedup: Ratio) -> Ra
     """
     if before.speedup is None:
         return None
-    first, second = block_speedups(run, before.ff, before.fff), block_speedups(run, ff, fff)
-    if first.index.equals(second.index):
-        return _paired(first, second)
+    first, second = _block_speedups(run, before.ff, before.fff), _block_speedups(run, ff, fff)
+    if first.keys() == second.keys():
+        return stats.ratio_of_blocks(second, first)
     return quotient(speedup, before.speedup)
 
 
-def climb(run: Run, level: int) -> list[Rung]:
+def _climb(run: RunIndex, level: int) -> list[Rung]:
     """Return the rungs of one level, from the published protocol upwards."""
     rungs: list[Rung] = []
     for step in STEPS:
@@ -146,25 +162,12 @@ def climb(run: Run, level: int) -> list[Rung]:
         elif not missing:
             speedup = stats.ratio(run.samples, ff, fff)
             if before is not None and speedup is not None:
-                factor = find_factor(run, before, ff, fff, speedup)
+                factor = _find_factor(run, before, ff, fff, speedup)
         rungs.append(
             Rung(step=step, level=level, ff=ff, fff=fff, speedup=speedup, factor=factor, same=same,
                  reason=reason or ("" if speedup else "not sampled side by side"))
         )  # fmt: skip
     return rungs
-
-
-def require_ladder(run: Run) -> None:
-    """Raise UsageError where a run has no ladder."""
-    if not (run.cells["role"] == "ladder").any():
-        raise UsageError(
-            f"{run.folder} is not a run of the ladder; make one with `python -m harness explain`"
-        )
-
-
-def climb_all(run: Run) -> Climbs:
-    """Return the rungs of every level."""
-    return {level: climb(run, level) for level in LEVELS}
 
 
 def product(rungs: Sequence[Rung]) -> float | None:
@@ -176,11 +179,34 @@ def product(rungs: Sequence[Rung]) -> float | None:
     return first.value * float(np.prod([r.factor.value for r in rungs[1:] if r.factor]))
 
 
-def erfc_cost(run: Run) -> tuple[Ratio | None, int]:
+def _erfc_cost(run: RunIndex) -> tuple[Ratio | None, int]:
     """Return how much longer the level-1 FF takes with a scalar erfc per neuron, and at which batch."""
-    cells = run.cells[(run.cells["role"] == "ladder") & (run.cells["status"] == "ok")]
-    found = {c["implementation"]: c for _, c in cells.iterrows()}
+    found = {c.implementation: c for c in run.right("ladder")}
     if "ff_l1_erfc" not in found or "ff_l1_blas" not in found:
         return None, 0
     slow, fast = found["ff_l1_erfc"], found["ff_l1_blas"]
-    return stats.ratio(run.samples, slow["cell"], fast["cell"]), int(fast["batch"])
+    return stats.ratio(run.samples, slow.cell, fast.cell), fast.batch
+
+
+def _passes(run: RunIndex) -> dict[str, list[int]]:
+    """Return the passes behind one mean of the published protocol, by layer: each number once, rising."""
+    cells = [c for c in run.of_role("ladder") if c.batch == run.head.sweep.batches[0]]
+    return {
+        layer: sorted({c.loops for c in cells if c.layer == layer and c.loops > 0})
+        for layer in ("ff", "fff")
+    }
+
+
+# ---- the whole ----------------------------------------------------------------------------------
+
+
+def find_ladder(run: RunIndex) -> Ladder | None:
+    """Return what a run says of the ladder, None where it did not measure it."""
+    sweep = run.head.sweep
+    if not (run.of_role("ladder") and sweep.batches and sweep.blas):
+        return None
+    cost, batch = _erfc_cost(run)
+    return Ladder(
+        climbs={level: _climb(run, level) for level in LEVELS}, own_fff=_own_fff(run),
+        erfc_cost=cost, erfc_batch=batch, passes=_passes(run),
+    )  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -12,7 +13,7 @@ from harness.analysis.rows import Point
 from harness.analysis.stats import Ratio
 from harness.paper.published import FASTEST_FF, PAPER_BATCH, PAPER_WIDTH, PublishedCell, table2
 from harness.problem.models import BASELINE, speedup_limit, title
-from harness.records.reader import Run
+from harness.records.schema import RunHead
 
 BAND = 0.10
 PAPER_PROVIDER = "mkl"
@@ -63,43 +64,43 @@ def judge(measured: Ratio, cell: PublishedCell) -> tuple[Finding, str]:
     return "reproduced", f"the measured interval overlaps {band}"
 
 
-def paper_device(run: Run) -> str:
+def paper_device(head: RunHead) -> str:
     """Return which half of the paper's table a run measured: `cpu` or `gpu`."""
-    return "gpu" if analysis_gpu.is_device(run) else "cpu"
+    return "gpu" if analysis_gpu.is_device(head) else "cpu"
 
 
-def _why_run_unfit(run: Run) -> str:
+def _why_run_unfit(head: RunHead) -> str:
     """Return why no measured cell of a run can be set against the paper, or an empty string."""
-    if run.head.sweep.quick:
+    if head.sweep.quick:
         return "a quick run is not for comparing"
-    if run.head.sweep.baseline != BASELINE:
-        return f"its ratios are over {title(run.head.sweep.baseline)}"
-    if not run.head.machine.processor:
+    if head.sweep.baseline != BASELINE:
+        return f"its ratios are over {title(head.sweep.baseline)}"
+    if not head.machine.processor:
         return "the record does not tell which machine this is"
     return ""
 
 
-def _paper_point(run: Run) -> Point | None:
+def _paper_point(points: Sequence[Point]) -> Point | None:
     """Return what the run says at the paper's own batch and width."""
     found = [
         p
-        for p in analysis_points.points(run)
-        if (p.batch, p.width, p.conditions[0]) == (PAPER_BATCH, PAPER_WIDTH, "float32")
+        for p in points
+        if (p.batch, p.width, p.conditions.dtype) == (PAPER_BATCH, PAPER_WIDTH, "float32")
     ]
     return found[0] if found else None
 
 
-def _prefer(providers: list[str], run: Run) -> list[str]:
+def _prefer(providers: list[str], head: RunHead) -> list[str]:
     """Return the providers in the order in which they are asked: the paper's own library first."""
-    asked = [p.rsplit("/", 1)[-1] for p in run.head.sweep.blas]
+    asked = [p.rsplit("/", 1)[-1] for p in head.sweep.blas]
     return sorted(providers, key=lambda p: (p != PAPER_PROVIDER, p not in asked,
                                             asked.index(p) if p in asked else 0, p))  # fmt: skip
 
 
-def _find_level(run: Run, point: Point, cell: PublishedCell) -> tuple[Ratio | None, str, str]:
+def _find_level(head: RunHead, point: Point, cell: PublishedCell) -> tuple[Ratio | None, str, str]:
     """Return the ratio at the same level, its provider, and why there is none."""
     reason = "this run did not measure it"
-    for provider in _prefer(list(point.entries), run):
+    for provider in _prefer(list(point.entries), head):
         for entry in point.entries[provider]:
             if (entry.model, f"level {entry.level}") != (cell.model, cell.implementation):
                 continue
@@ -110,7 +111,7 @@ def _find_level(run: Run, point: Point, cell: PublishedCell) -> tuple[Ratio | No
     return None, "", reason
 
 
-def _find_versus(run: Run, point: Point, cell: PublishedCell) -> tuple[Ratio | None, str, str]:
+def _find_versus(head: RunHead, point: Point, cell: PublishedCell) -> tuple[Ratio | None, str, str]:
     """Return the ratio to the fastest FF, its provider, and why there is none."""
     if cell.implementation in analysis_gpu.COLUMNS:
         want = f"fff_{analysis_gpu.COLUMNS[cell.implementation]}"
@@ -118,15 +119,15 @@ def _find_versus(run: Run, point: Point, cell: PublishedCell) -> tuple[Ratio | N
         want = f"fff_{analysis_points.COLUMNS.get(int(cell.implementation.rsplit(' ', 1)[-1]), '')}"
     rows = {v.provider: v for v in point.versus
             if v.model == cell.model and v.implementation == want}  # fmt: skip
-    for provider in _prefer(list(rows), run):
+    for provider in _prefer(list(rows), head):
         if rows[provider].ratio is not None:
             return rows[provider].ratio, provider, ""
     return None, "", "this run did not measure it, or no FF to compare it with"
 
 
-def _find_gpu(run: Run, point: Point, cell: PublishedCell) -> tuple[Ratio | None, str, str]:
+def _find_gpu(head: RunHead, point: Point, cell: PublishedCell) -> tuple[Ratio | None, str, str]:
     """Return the ratio in the same GPU column, no provider, and why there is none."""
-    for entry in analysis_gpu.gpu_entries(run, point):
+    for entry in point.gpu:
         if (entry.model, entry.column) != (cell.model, cell.implementation):
             continue
         if entry.ratio is not None:
@@ -148,29 +149,27 @@ def _by_definition(cell: PublishedCell) -> tuple[Finding, str] | None:
     return None
 
 
-def _entry(run: Run, point: Point | None, cell: PublishedCell) -> Entry:
+def _entry(head: RunHead, point: Point | None, cell: PublishedCell) -> Entry:
     ratio: Ratio | None = None
     provider = ""
     finding: Finding = "not comparable here"
     known = _by_definition(cell)
     if known is not None:
         finding, reason = known
-    elif cell.device != paper_device(run):
-        reason = (
-            f"a {cell.device.upper()} figure; this run measured on {run.head.sweep.device.upper()}"
-        )
+    elif cell.device != paper_device(head):
+        reason = f"a {cell.device.upper()} figure; this run measured on {head.sweep.device.upper()}"
     elif point is None:
-        batches = ", ".join(map(str, run.head.sweep.batches))
-        widths = ", ".join(map(str, run.head.sweep.widths))
+        batches = ", ".join(map(str, head.sweep.batches))
+        widths = ", ".join(map(str, head.sweep.widths))
         reason = (
             f"published at batch {PAPER_BATCH} and width {PAPER_WIDTH}, measured at batch {batches} and "
             f"width {widths}"
         )
     else:
-        same = _find_gpu if analysis_gpu.is_device(run) else _find_level
+        same = _find_gpu if analysis_gpu.is_device(head) else _find_level
         find = _find_versus if cell.baseline == FASTEST_FF else same
-        ratio, provider, reason = find(run, point, cell)
-        unfit = _why_run_unfit(run)
+        ratio, provider, reason = find(head, point, cell)
+        unfit = _why_run_unfit(head)
         if ratio is not None:
             finding, reason = ("not comparable here", unfit) if unfit else judge(ratio, cell)
     has = ratio is not None and ratio.known
@@ -183,7 +182,7 @@ def _entry(run: Run, point: Point | None, cell: PublishedCell) -> Entry:
     )  # fmt: skip
 
 
-def make_ledger(run: Run) -> list[Entry]:
+def make_ledger(head: RunHead, points: Sequence[Point]) -> list[Entry]:
     """Return the finding on each published cell, in the order of the paper's table.
 
     Each is `reproduced`, `not reproduced` (see `judge`) or `not comparable here`: another device, batch or
@@ -191,11 +190,11 @@ def make_ledger(run: Run) -> list[Entry]:
     Where a run has several BLAS libraries a cell is judged with the paper's own, MKL, or else with the
     first that was asked for. What is compared is always a ratio: the machines differ.
     """
-    point = _paper_point(run)
-    return [_entry(run, point, cell) for cell in table2()]
+    point = _paper_point(points)
+    return [_entry(head, point, cell) for cell in table2()]
 
 
-def count(entries: list[Entry]) -> dict[Finding, int]:
+def count(entries: Sequence[Entry]) -> dict[Finding, int]:
     """Return how many cells got each finding."""
     found = Counter(e.finding for e in entries)
     return {finding: found[finding] for finding in FINDINGS}

@@ -1,22 +1,27 @@
-"""Own what a run says: its cells and samples arranged into the rows that tables and figures show."""
+"""Own what a run says at each point of its axes: its cells arranged into the rows of tables and figures."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import replace
-from typing import Any
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import TypedDict
 
 import numpy as np
-import pandas as pd
 
 from harness.analysis import above_limit, contrasts, roofline, stability, stats
 from harness.analysis import ceilings as analysis_ceilings
+from harness.analysis import gpu as analysis_gpu
+from harness.analysis.ceilings import Ceilings
+from harness.analysis.fastest import find_fastest
+from harness.analysis.index import RunIndex
 from harness.analysis.rows import Entry, Point, Speed, Versus
 from harness.analysis.stats import Ratio
 from harness.paper.published import FASTEST_FF, find
 from harness.problem import axes
+from harness.problem.axes import Conditions
 from harness.problem.models import BASELINE, parse_model, speedup_limit
-from harness.records.reader import Run
+from harness.records.schema import CellRecord
 
 # The implementation behind each column of the paper's table: the level's plain form.
 COLUMNS = {1: "l1_blas", 2: "l2_blas", 3: "l3_blas"}
@@ -30,262 +35,243 @@ _CEILING_ORDER = {
 }
 
 
-def models(run: Run) -> list[str]:
+def models(run: RunIndex) -> list[str]:
     """Return the run's models, the baseline first."""
-    found = [m for m in run.cells["model"].unique() if m]
-    return sorted(found, key=lambda m: (m != run.head.sweep.baseline, found.index(m)))
+    found = list(dict.fromkeys(c.model for c in run.cells.values() if c.model))
+    return sorted(found, key=lambda model: model != run.head.sweep.baseline)
 
 
-def _is_papers(run: Run) -> bool:
+def _is_papers(run: RunIndex) -> bool:
     """Say whether the ratios are over the paper's own baseline, so that published ones stand beside them."""
     return run.head.sweep.baseline == BASELINE
 
 
-def _one(cells: pd.DataFrame, **want: object) -> pd.Series | None:
-    for name, value in want.items():
-        cells = cells[cells[name] == value]
-    return cells.iloc[0] if len(cells) else None
+def _ordered(run: RunIndex, cells: Iterable[CellRecord]) -> list[CellRecord]:
+    """Return the cells by model, level, implementation and provider: the order of the tables."""
+    place = {model: i for i, model in enumerate(["", *models(run)])}
+    return sorted(cells, key=lambda c: (place[c.model], c.level or 9, c.implementation, c.provider))
 
 
-def _entry(run: Run, cells: pd.DataFrame, model: str, level: int) -> Entry:
-    layer = parse_model(model).layer
-    cell = _one(cells, model=model, implementation=f"{layer}_{COLUMNS[level]}")
-    baseline = run.head.sweep.baseline
-    base = _one(cells, model=baseline, implementation=f"ff_{COLUMNS[level]}")
-    found = find(model, f"level {level}") if _is_papers(run) else None
-    ratio, status = None, "none"
-    if cell is not None:
-        status = str(cell["status"])
-        if status == "ok":
-            if base is None or base["status"] != "ok":
-                status = "no baseline"
-            else:
-                ratio = stats.ratio(run.samples, base["cell"], cell["cell"])
-                status = "ok" if ratio else "not sampled"
-    return Entry(model=model, level=level, ratio=ratio, status=status, published=found)
+# ---- judgements ---------------------------------------------------------------------------------
 
 
-def _fastest(run: Run, cells: pd.DataFrame) -> str:
-    """Return the cell of the fastest FF of the baseline's shape, of any implementation and provider."""
-    ff = cells[(cells["model"] == run.head.sweep.baseline) & (cells["status"] == "ok")]
-    times = {c: stats.pass_ns(run.samples, c) for c in ff["cell"]}
-    times = {c: t for c, t in times.items() if np.isfinite(t)}
-    return min(times, key=lambda c: times[c]) if times else ""
+class _Judgement(TypedDict):
+    """Hold what is said of a ratio beside its value: fields of Entry and of Versus."""
+
+    remark: str
+    impossible: bool
+    resolved: bool
 
 
-def _versus(run: Run, cells: pd.DataFrame, fastest: str) -> list[Versus]:
-    rows = []
-    cells = _ordered(run, cells)
-    for _, cell in cells[(cells["layer"] == "fff") & (cells["status"] == "ok")].iterrows():
-        level = int(cell["level"]) if pd.notna(cell["level"]) else None
-        column = f"level {level}" if level else _PUBLISHED_AS.get(cell["implementation"], "")
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Judge:
+    """Hold what the ratios of a point are judged by: the ceilings, and what its A/A pair resolves."""
+
+    run: RunIndex
+    known: Ceilings
+    resolution: float
+
+    def of(self, ratio: Ratio | None, base: CellRecord | None, cell: CellRecord) -> _Judgement:
+        """Return the judgement on how many times faster a cell is than `base`."""
+        baseline = self.run.head.sweep.baseline
+        remark, impossible, resolved = "", False, True
+        if ratio is not None and cell.model != baseline:
+            resolved = not abs(math.log(ratio.value)) < self.resolution
+        if base is not None:
+            remark, impossible = above_limit.judge_speedup(
+                self.known, base, cell, stats.pass_ns(self.run.samples, base.cell), ratio,
+                speedup_limit(cell.model, baseline),
+            )  # fmt: skip
+        return {"remark": remark, "impossible": impossible, "resolved": resolved}
+
+
+# ---- rows ---------------------------------------------------------------------------------------
+
+
+def _entry(judge: _Judge, cells: Sequence[CellRecord], model: str, level: int) -> Entry:
+    """Return a cell of the paper's table, from one provider's cells at a point."""
+    run, by_name = judge.run, {(c.model, c.implementation): c for c in reversed(cells)}
+    published = find(model, f"level {level}") if _is_papers(run) else None
+    cell = by_name.get((model, f"{parse_model(model).layer}_{COLUMNS[level]}"))
+    if cell is None:
+        return Entry(model=model, level=level, ratio=None, status="none", published=published)
+    base = by_name.get((run.head.sweep.baseline, f"ff_{COLUMNS[level]}"))
+    ratio, status = None, str(cell.status)
+    if status == "ok":
+        if base is None or base.status != "ok":
+            status = "no baseline"
+        else:
+            ratio = stats.ratio(run.samples, base.cell, cell.cell)
+            status = "ok" if ratio else "not sampled"
+    return Entry(
+        model=model, level=level, ratio=ratio, status=status, published=published,
+        **judge.of(ratio, base, cell),
+    )  # fmt: skip
+
+
+def _versus(judge: _Judge, cells: Iterable[CellRecord], fastest: CellRecord | None) -> list[Versus]:
+    """Return every right FFF of a point against the fastest FF."""
+    run, rows = judge.run, []
+    on_cpu = run.head.sweep.device == "cpu"
+    for cell in _ordered(run, cells):
+        if cell.layer != "fff" or cell.status != "ok":
+            continue
+        column = f"level {cell.level}" if cell.level else _PUBLISHED_AS.get(cell.implementation, "")
+        ratio = stats.ratio(run.samples, fastest.cell, cell.cell) if fastest else None
         rows.append(
             Versus(
-                cell=cell["cell"], implementation=cell["implementation"], model=cell["model"],
-                provider=cell["provider"], level=level,
-                ratio=stats.ratio(run.samples, fastest, cell["cell"]) if fastest else None,
-                published=find(cell["model"], column, baseline=FASTEST_FF)
-                if _is_papers(run) and (level is not None) == (run.head.sweep.device == "cpu")
+                cell=cell.cell, implementation=cell.implementation, model=cell.model,
+                provider=cell.provider, level=cell.level, ratio=ratio,
+                published=find(cell.model, column, baseline=FASTEST_FF)
+                if _is_papers(run) and (cell.level is not None) == on_cpu
                 else None,
+                **judge.of(ratio, fastest, cell),
             )
         )  # fmt: skip
     return rows
 
 
-def _ordered(run: Run, cells: pd.DataFrame) -> pd.DataFrame:
-    """Return the cells by model, level, implementation and provider: the order of the tables."""
-    place = {model: i for i, model in enumerate(["", *models(run)])}
-    keys = pd.DataFrame(
-        {
-            "model": cells["model"].map(place),
-            "level": cells["level"].fillna(9),
-            "implementation": cells["implementation"],
-            "provider": cells["provider"],
-        }
-    )
-    return cells.loc[keys.sort_values(list(keys.columns)).index]
-
-
-def _note(cell: pd.Series) -> str:
-    notes = dict(cell["notes"])
+def _note(cell: CellRecord) -> str:
+    notes = cell.notes
     loops = [name.removeprefix("batched_") for name, how in notes.items() if how == "loop"]
     parts = [f"batched={'loop' if loops else 'routine'}"] if "batched_gemv" in notes else []
-    if cell["layer"] == "fff" and cell["nodes_touched"]:
-        neurons = cell["trees"] * (2 ** (cell["depth"] + 1) - 1)
-        parts.append(f"{cell['nodes_touched']} of {neurons} nodes touched")
+    if cell.layer == "fff" and cell.nodes_touched:
+        neurons = cell.trees * (2 ** (cell.depth + 1) - 1)
+        parts.append(f"{cell.nodes_touched} of {neurons} nodes touched")
     if notes.get("timed_by", "").startswith("Python"):
         parts.append("timed by a loop in Python")
     parts += [notes[name] for name in ("weights", "launch") if name in notes]
     return ", ".join(parts)
 
 
-def _speeds(run: Run, cells: pd.DataFrame) -> list[Speed]:
-    ceilings = run.cells[(run.cells["role"] == "ceiling") & (run.cells["status"] == "ok")]
-    sgemm = {
-        c["provider"]: c["flops"] / stats.pass_ns(run.samples, c["cell"])
-        for _, c in ceilings[ceilings["implementation"] == "ceiling_sgemm"].iterrows()
-    }
-    rows = []
-    for _, cell in _ordered(run, cells).iterrows():
-        time = stats.pass_ns(run.samples, cell["cell"])
-        rate = cell["flops"] / time
-        share = rate / sgemm.get(cell["provider"], np.nan) if cell["level"] == 3 else np.nan
+def _sgemm_rates(run: RunIndex) -> dict[str, float]:
+    """Return the rate of each provider's large product in GFLOP/s."""
+    products = [c for c in run.right("ceiling") if c.implementation == "ceiling_sgemm"]
+    return {c.provider: c.flops / stats.pass_ns(run.samples, c.cell) for c in products}
+
+
+def _speed(run: RunIndex, cell: CellRecord, sgemm: dict[str, float]) -> Speed:
+    """Return the absolute figures that a layer and a ceiling both have. sgemm: rates by provider."""
+    time, own = stats.pass_ns(run.samples, cell.cell), run.samples.get(cell.cell)
+    rate = cell.flops / time
+    return Speed(
+        cell=cell.cell, implementation=cell.implementation, model=cell.model,
+        provider=cell.provider, status=cell.status, reason=cell.reason, pass_ns=time,
+        token_ns=time / cell.batch, gflops=rate,
+        share=rate / sgemm.get(cell.provider, np.nan) if cell.level == 3 else np.nan,
+        samples=len(own.frame) if own else 0, note=_note(cell),
+        wall_ns=stats.wall_ns(run.samples, cell.cell),
+        unstable=tuple(stability.reasons(run.samples, cell.cell)),
+    )  # fmt: skip
+
+
+def _speeds(run: RunIndex, known: Ceilings, cells: Iterable[CellRecord]) -> list[Speed]:
+    """Return the absolute figures of a point's cells, as shares of what this machine can do."""
+    sgemm, rows = _sgemm_rates(run), []
+    for cell in _ordered(run, cells):
+        found = _speed(run, cell, sgemm)
+        share = roofline.floor_ns(known, cell) / found.pass_ns
         rows.append(
-            Speed(
-                cell=cell["cell"], implementation=cell["implementation"], model=cell["model"],
-                provider=cell["provider"], status=cell["status"], reason=cell["reason"],
-                pass_ns=time, token_ns=time / cell["batch"], gflops=rate, share=share,
-                samples=int((run.samples["cell"] == cell["cell"]).sum()), note=_note(cell),
-                wall_ns=stats.wall_ns(run.samples, cell["cell"]),
-                unstable=tuple(stability.reasons(run.samples, cell["cell"])),
+            replace(
+                found, of_ceiling=share, impossible=share > roofline.SLACK,
+                of_floor=roofline.summed_floor_ns(known, cell) / found.pass_ns,
             )
         )  # fmt: skip
     return rows
 
 
-def find_speed(run: Run, cell: str) -> Speed | None:
-    """Return the absolute figures of one cell, None where the run has no such cell."""
-    return next(iter(_speeds(run, run.cells[run.cells["cell"] == cell])), None)
+def _aa(run: RunIndex, cells: Iterable[CellRecord]) -> Ratio | None:
+    """Return the ratio of the A/A pair among some cells, None where there is none."""
+    twin = next((c.cell for c in cells if c.role == "aa" and c.status == "ok"), None)
+    return stats.ratio(run.samples, twin.removesuffix("/again"), twin) if twin else None
 
 
-def why_no_ff(run: Run, point: Point) -> str:
-    """Return why a section has no FF of its own dtype."""
-    at = run.cells[(run.cells["batch"] == point.batch) & (run.cells["d_in"] == point.width)]
-    ff = _under(at, point.conditions)
-    reasons = ff[ff["model"] == point.baseline].groupby("reason")
-    found = [f"{', '.join(rows['implementation'].unique())}: {why}" for why, rows in reasons]
-    return "; ".join(found) or "none was asked for"
+# ---- points -------------------------------------------------------------------------------------
 
 
-def _aa(run: Run, cells: pd.DataFrame) -> Ratio | None:
-    twins = cells[(cells["role"] == "aa") & (cells["status"] == "ok")]
-    if twins.empty:
-        return None
-    twin = twins.iloc[0]["cell"]
-    return stats.ratio(run.samples, twin.removesuffix("/again"), twin)
-
-
-def _under(cells: pd.DataFrame, how: tuple[str, ...]) -> pd.DataFrame:
-    """Return the cells under one set of conditions."""
-    return cells[(cells[list(axes.COLUMNS)] == list(how)).all(axis=1)]
-
-
-def points(run: Run) -> list[Point]:
-    """Return what the run says at each batch, width and conditions, largest batch and default first."""
-    layers = run.cells[~run.cells["role"].isin(["ceiling", "ladder"])]
-    found = []
-    keys = (
-        layers[["batch", "d_in"]].drop_duplicates().sort_values(["d_in", "batch"], ascending=False)
+def _fastest_ff(run: RunIndex, cells: Iterable[CellRecord]) -> CellRecord | None:
+    """Return the fastest FF of the baseline's shape among a point's cells."""
+    return find_fastest(
+        (c, stats.pass_ns(run.samples, c.cell))
+        for c in cells
+        if (c.role, c.model, c.status) == ("layer", run.head.sweep.baseline, "ok")
     )
-    places = [
-        (batch, width, at, how)
-        for batch, width in keys.itertuples(index=False)
-        for at in [layers[(layers["batch"] == batch) & (layers["d_in"] == width)]]
-        for how in contrasts.of_frame(at)
-    ]
-    for batch, width, at, how in places:
-        here = _under(at, how)
-        own = here[here["role"] == "layer"]
-        fastest, judged_by = _fastest(run, own), here
-        stand_in = not fastest and how != axes.in_float32(how)
-        if stand_in:
-            judged_by = _under(at, axes.in_float32(how))
-            fastest = _fastest(run, judged_by[judged_by["role"] == "layer"])
-        entries = {
+
+
+def _under(cells: Iterable[CellRecord], conditions: Conditions) -> list[CellRecord]:
+    """Return the cells under one set of conditions."""
+    return [c for c in cells if c.conditions == conditions]
+
+
+def _point(
+    run: RunIndex, known: Ceilings, at: Sequence[CellRecord], conditions: Conditions
+) -> Point:
+    """Return what is said of the cells of one batch and width under one set of conditions."""
+    here = _under(at, conditions)
+    own = [c for c in here if c.role == "layer"]
+    baseline, judged_by = run.head.sweep.baseline, here
+    fastest, lacking = _fastest_ff(run, here), list[tuple[str, str]]()
+    if fastest is None and conditions != axes.in_float32(conditions):
+        judged_by = _under(at, axes.in_float32(conditions))
+        fastest = _fastest_ff(run, judged_by)
+        lacking = [(c.implementation, c.reason) for c in here if c.model == baseline]
+    aa = _aa(run, judged_by)
+    judge = _Judge(run=run, known=known, resolution=aa.resolution if aa else 0.0)
+    providers = dict.fromkeys(c.provider for c in own if c.provider and c.status != "unavailable")
+    return Point(
+        batch=at[0].batch, width=at[0].d_in, baseline=baseline, conditions=conditions,
+        entries={
             provider: [
-                _entry(run, own[own["provider"] == provider], model, level)
+                _entry(judge, [c for c in own if c.provider == provider], model, level)
                 for model in models(run)
                 for level in run.head.sweep.levels
             ]
-            for provider in own.loc[own["status"] != "unavailable", "provider"].unique()
-            if provider
-        }
-        found.append(
-            Point(
-                batch=int(batch), width=int(width), baseline=run.head.sweep.baseline, conditions=how,
-                entries=entries, fastest=fastest, stand_in=stand_in and bool(fastest),
-                versus=_versus(run, own, fastest), aa=_aa(run, judged_by), speeds=_speeds(run, own),
-            )
-        )  # fmt: skip
-    known = analysis_ceilings.measure(run)
-    return [_with_limits(run, known, point) for point in found]
+            for provider in providers
+        },
+        gpu=analysis_gpu.gpu_entries(run, own, models(run)) if analysis_gpu.is_device(run.head) else [],
+        fastest=fastest.cell if fastest else "",
+        stand_in=fastest is not None and judged_by is not here, lacking=lacking,
+        versus=_versus(judge, own, fastest), aa=aa, speeds=_speeds(run, known, own),
+    )  # fmt: skip
 
 
-def _by_id(run: Run) -> dict[str, Any]:
-    return {cell["cell"]: cell for _, cell in run.cells.iterrows()}
+def points(run: RunIndex, known: Ceilings) -> list[Point]:
+    """Return what the run says at each batch, width and conditions, largest batch and default first.
+
+    known: the ceilings that its cells are judged by.
+    """
+    layers = [c for c in run.cells.values() if c.role in ("layer", "aa")]
+    found = []
+    for width, batch in sorted({(c.d_in, c.batch) for c in layers}, reverse=True):
+        at = [c for c in layers if (c.d_in, c.batch) == (width, batch)]
+        found += [_point(run, known, at, conditions) for conditions in contrasts.of_cells(at)]
+    return found
 
 
-def _with_limits(run: Run, known: analysis_ceilings.Ceilings, point: Point) -> Point:
-    """Return the point with each cell's share of its ceiling, and what passes a limit remarked on."""
-    by_id = _by_id(run)
-    at = run.cells[(run.cells["batch"] == point.batch) & (run.cells["d_in"] == point.width)]
-    here = _under(at, point.conditions)
-    resolution = point.aa.resolution if point.aa else 0.0
+def ceilings(run: RunIndex, known: Ceilings) -> list[Speed]:
+    """Return the figures of the run's ceilings: products, the FMA loop, then streams by place."""
+    places, sgemm = {place: i for i, place in enumerate(known.capacity)}, _sgemm_rates(run)
 
-    def judged(found: Entry | Versus, base: pd.Series | None, cell: pd.Series | None) -> Any:
-        if found.ratio is not None and found.model != point.baseline:
-            resolved = not abs(math.log(found.ratio.value)) < resolution
-            found = replace(found, resolved=resolved)
-        if base is None or cell is None:
-            return found
-        remark, impossible = above_limit.judge_speedup(
-            run, known, base, cell, found.ratio, speedup_limit(found.model, point.baseline)
-        )
-        return replace(found, remark=remark, impossible=impossible)
-
-    def entry(provider: str, found: Entry) -> Entry:
-        own = here[(here["provider"] == provider) & (here["role"] == "layer")]
-        layer, column = parse_model(found.model).layer, COLUMNS[found.level]
-        base = _one(own, model=point.baseline, implementation=f"ff_{column}")
-        made: Entry = judged(
-            found, base, _one(own, model=found.model, implementation=f"{layer}_{column}")
-        )
-        return made
-
-    def speed(found: Speed) -> Speed:
-        share = roofline.floor_ns(known, by_id[found.cell]) / found.pass_ns
-        summed = roofline.summed_floor_ns(known, by_id[found.cell]) / found.pass_ns
-        impossible = share > roofline.SLACK
-        return replace(found, of_ceiling=share, of_floor=summed, impossible=impossible)
-
-    base = by_id[point.fastest] if point.fastest else None
-    return replace(
-        point,
-        entries={p: [entry(p, e) for e in entries] for p, entries in point.entries.items()},
-        versus=[judged(v, base, by_id[v.cell]) for v in point.versus],
-        speeds=[speed(s) for s in point.speeds],
-    )
-
-
-def ceilings(run: Run) -> list[Speed]:
-    """Return the ceilings that the run measured: products, the FMA loop, then streams by place."""
-    by_id = _by_id(run)
-    places = {place: i for i, place in enumerate(analysis_ceilings.capacities(run))}
-
-    def finished(found: Speed) -> Speed:
-        cell = by_id[found.cell]
-        own = run.samples.loc[run.samples["cell"] == found.cell, "pass_ns"]
-        stream = analysis_ceilings.is_stream(cell)
+    def finished(cell: CellRecord) -> Speed:
+        found, stream = _speed(run, cell, sgemm), analysis_ceilings.is_stream(cell)
         return replace(
-            found, place=analysis_ceilings.place_name(cell), fastest_ns=float(own.min()),
-            width=int(max(cell["d_in"], cell["d_out"])),
+            found, place=analysis_ceilings.place_name(cell),
+            fastest_ns=stats.fastest_ns(run.samples, cell.cell), width=max(cell.d_in, cell.d_out),
             gflops=np.nan if stream else found.gflops,
-            gbs=cell["bytes_moved"] / found.pass_ns if stream else np.nan,
+            gbs=cell.bytes_moved / found.pass_ns if stream else np.nan,
             note=analysis_ceilings.precision(cell)
             if found.implementation == "ceiling_cuda_matmul"
             else found.note,
         )  # fmt: skip
 
-    made = [finished(s) for s in _speeds(run, run.cells[run.cells["role"] == "ceiling"])]
+    made = [finished(cell) for cell in _ordered(run, run.of_role("ceiling"))]
     return sorted(
         made,
         key=lambda s: (s.gbs > 0, _CEILING_ORDER.get(s.implementation, 9), places.get(s.place, 9)),
     )
 
 
-def clock_change(run: Run) -> float:
+def clock_change(run: RunIndex) -> float:
     """Return how far the clock moved between blocks, as a share, by the FMA ceiling; 0 without one."""
-    found = run.cells[
-        (run.cells["implementation"] == "ceiling_fma") & (run.cells["status"] == "ok")
-    ]
-    return stability.clock_change(run.samples, found.iloc[0]["cell"]) if len(found) else 0.0
+    loops = [c.cell for c in run.right("ceiling") if c.implementation == "ceiling_fma"]
+    return stability.clock_change(run.samples, loops[0]) if loops else 0.0

@@ -3,37 +3,37 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
 
 from harness.analysis.ceilings import Ceilings
 from harness.problem.ceilings import MEMORY
 from harness.problem.problem import ITEM_BYTES
+from harness.records.schema import CellRecord
 
 # A share or speedup may pass its bound by this much: ceilings are themselves measured.
 SLACK = 1.05
 
 
-def row_bytes(cell: Any) -> int:
+def row_bytes(cell: CellRecord) -> int:
     """Return the bytes of a row of w_in and one of w_out; as many as one of x and one of y."""
-    return ITEM_BYTES[cell["dtype"]] * int(cell["d_in"] + cell["d_out"])
+    return ITEM_BYTES[cell.conditions.dtype] * (cell.d_in + cell.d_out)
 
 
-def touched_bytes(cell: Any) -> int:
+def touched_bytes(cell: CellRecord) -> int:
     """Return the bytes of the weight rows that one pass reads at least once.
 
     FF: all. FFF: the rows that the record counted on the tokens' paths, one path where it did not count.
     """
     row = row_bytes(cell)
-    if cell["layer"] != "fff":
-        return int(cell["hidden"]) * row
-    return int(cell["nodes_touched"] or cell["trees"] * (cell["depth"] + 1)) * row
+    if cell.layer != "fff":
+        return cell.hidden * row
+    return (cell.nodes_touched or cell.trees * (cell.depth + 1)) * row
 
 
-def compulsory_bytes(cell: Any) -> int:
+def compulsory_bytes(cell: CellRecord) -> int:
     """Return the bytes that any correct pass moves: x and y once, each touched weight row once."""
-    return int(cell["batch"]) * row_bytes(cell) + touched_bytes(cell)
+    return cell.batch * row_bytes(cell) + touched_bytes(cell)
 
 
 def traffic_ns(ceilings: Ceilings, size: int) -> float:
@@ -52,7 +52,7 @@ def traffic_ns(ceilings: Ceilings, size: int) -> float:
     return time
 
 
-def floor_ns(ceilings: Ceilings, cell: Any) -> float:
+def floor_ns(ceilings: Ceilings, cell: CellRecord) -> float:
     """Return the least time of a pass of a layer on this machine; NaN where no ceiling was measured.
 
     max(flops / peak, compulsory bytes / bandwidth): the larger, not the sum, since a processor computes
@@ -60,12 +60,12 @@ def floor_ns(ceilings: Ceilings, cell: Any) -> float:
     threads is granted what as many reached together. The peak is that of the cell's precision; of the CPU
     only float32's is measured, so that of bfloat16 the bytes alone bound.
     """
-    compute = cell["flops"] / ceilings.peak_of(cell)
+    compute = cell.flops / ceilings.peak_of(cell)
     traffic = traffic_ns(ceilings, compulsory_bytes(cell))
     return float(np.fmax(compute, traffic)) / ceilings.grants(cell)
 
 
-def summed_floor_ns(ceilings: Ceilings, cell: Any) -> float:
+def summed_floor_ns(ceilings: Ceilings, cell: CellRecord) -> float:
     """Return the least time of a pass that does one thing at a time; NaN where no ceiling was measured.
 
     flops / peak + compulsory bytes / bandwidth. A steadier aim than the larger of the two, and no bound: a
@@ -74,8 +74,8 @@ def summed_floor_ns(ceilings: Ceilings, cell: Any) -> float:
     count at that of float32: a processor with faster products of bfloat16 may pass that too.
     """
     peak = ceilings.peak_of(cell)
-    compute = cell["flops"] / (ceilings.flops if math.isnan(peak) else peak)
+    compute = cell.flops / (ceilings.flops if math.isnan(peak) else peak)
     size = compulsory_bytes(cell)
-    cold = cell["weights"] != "hot"
+    cold = cell.conditions.weights != "hot"
     traffic = size / ceilings.bandwidth_at(MEMORY) if cold else traffic_ns(ceilings, size)
     return float(compute + traffic) / ceilings.grants(cell)

@@ -8,6 +8,7 @@ import numpy as np
 
 from harness.analysis.stats import Ratio
 from harness.paper.published import PublishedCell
+from harness.problem.axes import Conditions
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,21 +80,70 @@ class Speed:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class GpuEntry:
+    """Hold one cell of the paper's GPU columns, measured and published. status as in `Entry`."""
+
+    model: str
+    column: str
+    ratio: Ratio | None
+    status: str
+    published: PublishedCell | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rival:
+    """Hold the fastest FF of one precision, of any implementation and launch; cell is empty for none."""
+
+    precision: str
+    cell: str = ""
+    implementation: str = ""
+    launch: str = ""
+    pass_ns: float = np.nan
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Contest:
+    """Hold one FFF, in one precision and launch, against the fastest FF of each precision."""
+
+    implementation: str
+    model: str
+    precision: str
+    launch: str
+    ratios: dict[str, Ratio | None]  # by the rival's precision
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Point:
-    """Hold all that is said of one batch and width under one set of conditions (conditions.COLUMNS).
+    """Hold all that is said of one batch and width under one set of conditions.
 
     baseline: the model that the ratios are over.
     fastest: the cell that the speedups of `versus` are over. stand_in: whether it is of float32 because no
-    FF of the section's own dtype was measured; aa is then that FF's too.
+    FF of the section's own dtype was measured; aa is then that FF's too, and `lacking` says of each FF of
+    that dtype why (implementation, reason).
+    gpu: the paper's GPU columns, none for a run on the CPU.
     """
 
     batch: int
     width: int
     baseline: str
-    conditions: tuple[str, ...]
+    conditions: Conditions
     entries: dict[str, list[Entry]]  # by provider
+    gpu: list[GpuEntry]
     fastest: str
     stand_in: bool
+    lacking: list[tuple[str, str]]
     versus: list[Versus]
     aa: Ratio | None
     speeds: list[Speed]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Contests:
+    """Hold best against best on a device at one point's batch, width, data and place of the weights.
+
+    rivals: one a precision. rows: every FFF against each of them, in the tables' order.
+    """
+
+    point: Point
+    rivals: list[Rival]
+    rows: list[Contest]

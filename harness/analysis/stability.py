@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
-from scipy import stats
+from scipy import stats as distributions
 
+from harness.analysis.samples import BlockTimes, CellSamples, Samples
 from harness.analysis.stats import block_times
 
 # A tick of /proc/stat is 10 ms on every Linux that we know of (USER_HZ is part of its interface).
@@ -43,48 +44,49 @@ def _throttled(samples: pd.DataFrame) -> str:
     return f"THROTTLED in {len(marked)} of {len(samples)} samples ({names})"
 
 
-def trend(times: pd.Series) -> float:
+def trend(times: BlockTimes) -> float:
     """Return the relative change of a cell's time over the run, 0 where no trend is significant.
 
     Theil and Sen's slope over the blocks, which single disturbed blocks do not move; significant where
     Kendall's rank correlation with the block's number has p below 0.01.
     """
-    values = times.to_numpy()
+    values = np.array(list(times.values()))
     if len(values) < 6 or np.ptp(values) == 0:
         return 0.0
     place = np.arange(len(values))
-    if stats.kendalltau(place, values).pvalue > _DRIFT_P:
+    if distributions.kendalltau(place, values).pvalue > _DRIFT_P:
         return 0.0
-    slope = stats.theilslopes(values, place).slope
+    slope = distributions.theilslopes(values, place).slope
     return float(slope * (len(values) - 1) / np.median(values))
 
 
-def _drift(samples: pd.DataFrame, cell: str) -> str:
-    change = trend(block_times(samples, cell))
+def _drift(own: CellSamples) -> str:
+    change = trend(own.blocks)
     return f"drift of {100 * change:+.0f} % over the run" if abs(change) > MAX_DRIFT else ""
 
 
-def reasons(samples: pd.DataFrame, cell: str) -> list[str]:
+def reasons(samples: Samples, cell: str) -> list[str]:
     """Return why a cell's samples are not to be trusted as they are; empty where nothing shows.
 
     Steal time above 1 % of the sampled time, more than 50 involuntary context switches a second, more than
     16 page faults in the median sample, a significant drift of more than 10 % over the run. The cell is
     marked with them; no sample is dropped.
     """
-    own = samples[samples["cell"] == cell]
-    if own.empty:
+    if cell not in samples:
         return []
-    found = (_steal(own), _switches(own), _faults(own), _drift(own, cell), _throttled(own))
+    own = samples[cell]
+    found = (_steal(own.frame), _switches(own.frame), _faults(own.frame), _drift(own),
+             _throttled(own.frame))  # fmt: skip
     return [reason for reason in found if reason]
 
 
-def clock_change(samples: pd.DataFrame, reference: str) -> float:
+def clock_change(samples: Samples, reference: str) -> float:
     """Return how far the processor's clock moved between blocks, as a share, from a reference cell.
 
     The reference runs in registers alone (the FMA ceiling): its time moves with the clock and nothing else.
     The range between the 10th and the 90th percentile of its block times, over their median.
     """
-    times = block_times(samples, reference).to_numpy()
+    times = np.array(list(block_times(samples, reference).values()))
     if len(times) < 2:
         return 0.0
     low, high = np.percentile(times, (10, 90))

@@ -6,9 +6,9 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-import pandas as pd
-from scipy import stats
+from scipy.special import stdtrit
 
+from harness.analysis.samples import BlockTimes, Samples
 from harness.problem.problem import Array
 
 _CONFIDENCE = 0.95
@@ -38,60 +38,77 @@ class Ratio:
         return max(abs(math.log(self.low)), abs(math.log(self.high))) if self.known else 0.0
 
 
-def block_times(samples: pd.DataFrame, cell: str) -> pd.Series:
+def block_times(samples: Samples, cell: str) -> BlockTimes:
     """Return the time of a pass in ns for each (process, block): the mean of the block's samples."""
-    own = samples[samples["cell"] == cell]
-    return own.groupby(["process", "block"], sort=True)["pass_ns"].mean()
+    own = samples.get(cell)
+    return own.blocks if own else {}
 
 
-def half_width(values: Array, processes: Array) -> float:
-    """Return half of the 95 % interval of the mean of block values, on their own scale.
+def mean_of_units(values: Array, processes: Array) -> tuple[float, float]:
+    """Return the mean of block values over their processes, and half of its 95 % interval.
 
     The blocks of a process share its memory layout and its moment, so what is independent is the process:
-    the spread of the processes' means decides, each weighted by its blocks, with Student's quantile for the
-    number of processes. The blocks of a single process stand for themselves. Two values or more are needed.
+    each has one vote, whatever the number of its blocks, and the spread of their means gives the interval,
+    by Student's quantile for the number of processes. Where their means are of unequal precision it holds
+    the truth at least as often as it says (Bakirov and Szekely 2006). Weights by blocks would not: a process
+    that has most of the blocks pulls the mean to itself, and hides its own deviation.
+    The blocks of a single process stand for themselves. Half is NaN for a single value.
     """
     found, unit = np.unique(processes, return_inverse=True)
     if len(found) == 1:
         unit = np.arange(len(values))
-    units = int(unit.max()) + 1
-    # Of each unit's mean from the mean of all, times its blocks.
-    deviations = np.bincount(unit, weights=values - values.mean())
-    error = np.sqrt(units / (units - 1) * np.square(deviations).sum()) / len(values)
-    return float(stats.t.ppf(0.5 + _CONFIDENCE / 2, units - 1) * error)
+    means = np.bincount(unit, weights=values) / np.bincount(unit)
+    if len(means) < 2:
+        return float(means[0]), math.nan
+    error = means.std(ddof=1) / math.sqrt(len(means))
+    return float(means.mean()), float(student(len(means) - 1) * error)
 
 
-def ratio(samples: pd.DataFrame, slow: str, fast: str) -> Ratio | None:
-    """Return how many times longer cell `slow` takes than cell `fast`, by blocks.
+def student(freedom: float) -> float:
+    """Return Student's two-sided 95 % quantile."""
+    return float(stdtrit(freedom, 0.5 + _CONFIDENCE / 2))
+
+
+def shared_blocks(slow: BlockTimes, fast: BlockTimes) -> dict[tuple[int, int], float]:
+    """Return how many times longer the one takes than the other in each (process, block) that both have."""
+    return {block: time / fast[block] for block, time in slow.items() if block in fast}
+
+
+def ratio_of_blocks(slow: BlockTimes, fast: BlockTimes) -> Ratio | None:
+    """Return how many times longer the one takes than the other, by the blocks that both have.
 
     The log ratio is taken per block, in which both were sampled side by side, so that a drift of the whole
-    machine cancels; the estimate is the geometric mean over the blocks. The interval is Student's with the
-    processes as units. None where no block has both.
+    machine cancels; the estimate is the geometric mean over the processes, of each over its blocks. The
+    interval is Student's with the processes as units. None where no block has both.
     """
-    both = pd.concat(
-        [block_times(samples, slow).rename("slow"), block_times(samples, fast).rename("fast")],
-        axis=1, join="inner",
-    ).dropna()  # fmt: skip
-    if both.empty:
+    both = shared_blocks(slow, fast)
+    if not both:
         return None
-    log_ratios = np.log(both["slow"].to_numpy() / both["fast"].to_numpy())
-    value = float(np.exp(log_ratios.mean()))
-    if len(log_ratios) < 2:
-        return Ratio(value=value, low=np.nan, high=np.nan, blocks=len(log_ratios))
-    processes = both.index.get_level_values("process").to_numpy()
-    half = half_width(log_ratios, processes)
-    return Ratio(
-        value=value, low=value * math.exp(-half), high=value * math.exp(half),
-        blocks=len(log_ratios),
-    )  # fmt: skip
+    log_ratios = np.log(list(both.values()))
+    mean, half = mean_of_units(log_ratios, np.array([process for process, _ in both]))
+    low, value, high = (math.exp(mean + step) for step in (-half, 0.0, half))
+    return Ratio(value=value, low=low, high=high, blocks=len(log_ratios))
 
 
-def wall_ns(samples: pd.DataFrame, cell: str) -> float:
+def ratio(samples: Samples, slow: str, fast: str) -> Ratio | None:
+    """Return how many times longer cell `slow` takes than cell `fast`; see `ratio_of_blocks`."""
+    return ratio_of_blocks(block_times(samples, slow), block_times(samples, fast))
+
+
+def wall_ns(samples: Samples, cell: str) -> float:
     """Return a cell's median time of a pass with its launches in ns, NaN where it ran on no device."""
-    own = samples[(samples["cell"] == cell) & (samples["wall_ns"] > 0)]
+    if cell not in samples:
+        return math.nan
+    own = samples[cell].frame
+    own = own[own["wall_ns"] > 0]
     return float((own["wall_ns"] / own["loops"] * own["slices"]).median())
 
 
-def pass_ns(samples: pd.DataFrame, cell: str) -> float:
+def pass_ns(samples: Samples, cell: str) -> float:
     """Return a cell's median time of a pass in ns, NaN where it has no sample."""
-    return float(samples.loc[samples["cell"] == cell, "pass_ns"].median())
+    return samples[cell].pass_ns if cell in samples else math.nan
+
+
+def fastest_ns(samples: Samples, cell: str) -> float:
+    """Return a cell's least time of a pass in ns, NaN where it has no sample."""
+    return float(samples[cell].frame["pass_ns"].min()) if cell in samples else math.nan

@@ -6,6 +6,7 @@ import ctypes
 import importlib.metadata
 import os
 import sys
+import time
 from collections.abc import Callable, Iterable
 from ctypes.util import find_library
 from dataclasses import dataclass
@@ -23,6 +24,13 @@ REQUIRED = ("sdot", "saxpy", "sgemv", "sgemm")
 BATCHED = ("sgemv_batch", "saxpy_batch")
 DEFAULT = "scipy"
 
+_PRODUCT = (
+    512  # of so many rows and columns: 0.1 s of the slowest library, and worth its threads to any
+)
+_POOLS_REST_S = (
+    0.2  # the threads of another library spin for a tenth of a second when they were made
+)
+
 # How builds decorate the Fortran names. Plain OpenBLAS, MKL, BLIS and the reference library use the
 # first; PyPI's OpenBLAS wheels put `scipy_` before; 64-bit builds of OpenBLAS put `64_` behind.
 _DECORATIONS = (("", "_"), ("scipy_", "_"), ("", ""), ("", "64_"), ("", "_64_"), ("scipy_", "64_"))
@@ -34,8 +42,8 @@ class Provider:
 
     name: what the user asked for, or the file's name where that was a path. path: the file that serves
     the routines. architecture: the kernel set that the library chose for this processor, empty where it
-    does not tell. threads: what its pool says after loading, 0 where it does not tell. routines: those
-    that it has. table: the C function table.
+    does not tell. threads: what its pool says after loading, or as many as a product keeps at work, 0 where
+    neither tells. routines: those that it has. table: the C function table.
     """
 
     name: str
@@ -127,26 +135,33 @@ def _in_distribution(distribution: str, *starts: str) -> str:
     return ""
 
 
-def _from_system(stem: str) -> str:
+def _installed(stem: str) -> str:
+    """Return a shared library of the Python environment, else of the system, or an empty string.
+
+    conda puts libraries beside the interpreter, where no package lists them and the loader does not look.
+    """
+    for prefix in dict.fromkeys((sys.prefix, sys.base_prefix)):
+        for file in sorted(Path(prefix, "lib").glob(f"lib{stem}.so*")):
+            return os.path.realpath(file)
     return find_library(stem) or ""
 
 
 def _find_openblas() -> str:
-    return _from_system("openblas") or _in_distribution("scipy-openblas32", "libscipy_openblas")
+    return _installed("openblas") or _in_distribution("scipy-openblas32", "libscipy_openblas")
 
 
 def _find_mkl() -> str:
-    return _in_distribution("mkl", "libmkl_rt.so") or _from_system("mkl_rt")
+    return _in_distribution("mkl", "libmkl_rt.so") or _installed("mkl_rt")
 
 
 def _find_aocl() -> str:
-    return _in_distribution("aoclda", "libblis", "libaocl") or _from_system("blis-mt")
+    return _in_distribution("aoclda", "libblis", "libaocl") or _installed("blis-mt")
 
 
 _NAMED: dict[str, tuple[Callable[[], str], str]] = {
     "mkl": (_find_mkl, "pip install mkl"),
     "openblas": (_find_openblas, "apt install libopenblas0, or pip install scipy-openblas32"),
-    "blis": (lambda: _from_system("blis"), "apt install libblis4"),
+    "blis": (lambda: _installed("blis"), "apt install libblis4"),
     "aocl": (_find_aocl, "pip install aoclda"),
 }
 
@@ -271,6 +286,25 @@ def _pool_of(path: str) -> dict[str, Any]:
     return {}
 
 
+def _count_threads(sgemm_address: int, int_bits: int) -> int:
+    """Return how many threads a product of matrices keeps at work, for a library of which no tool tells.
+
+    Processor time against the calling thread's own: each thread of a product does an equal part of it.
+    """
+    integer = ctypes.c_int64 if int_bits == 64 else ctypes.c_int32
+    n, one, no = integer(_PRODUCT), ctypes.c_float(1.0), ctypes.c_char(b"N")
+    a = np.ones((_PRODUCT, _PRODUCT), np.float32)
+    c = np.zeros_like(a)
+    arguments = (no, no, n, n, n, one, a, n, a, n, one, c, n)
+    at = [v.ctypes.data if isinstance(v, np.ndarray) else ctypes.addressof(v) for v in arguments]
+    sgemm = ctypes.CFUNCTYPE(None, *[ctypes.c_void_p] * len(at))(sgemm_address)
+    time.sleep(_POOLS_REST_S)
+    everybodys, own = time.process_time_ns(), time.thread_time_ns()
+    sgemm(*at)
+    everybodys, own = time.process_time_ns() - everybodys, time.thread_time_ns() - own
+    return max(1, round(everybodys / own)) if own else 0
+
+
 def load(name: str = DEFAULT) -> Provider:
     """Load a provider by name or path, prove its integer width and return it.
 
@@ -287,7 +321,7 @@ def load(name: str = DEFAULT) -> Provider:
         path=path,
         version=_version(pool),
         architecture=_mkl_architecture() if is_mkl else str(pool.get("architecture") or ""),
-        threads=int(pool.get("num_threads") or 0),
+        threads=int(pool.get("num_threads") or _count_threads(addresses["sgemm"], int_bits)),
         threading_layer=str(pool.get("threading_layer") or ""),
         int_bits=int_bits,
         routines=tuple(addresses),
@@ -302,10 +336,15 @@ def _version(pool: dict[str, Any]) -> str:
     return f"{api} {pool.get('version') or ''}".strip()
 
 
-def listing() -> Iterable[tuple[str, str, str]]:
-    """Yield each known provider's name, its file, and the reason where it is unavailable."""
-    for name in names():
+def find_missing(wanted: Iterable[str]) -> dict[str, str]:
+    """Return why providers are not on this machine, by name; those that are here stay out.
+
+    Raises UnknownNameError for a name that is neither known nor a path.
+    """
+    missing = {}
+    for name in wanted:
         try:
-            yield name, locate(name), ""
+            locate(name)
         except UnavailableError as error:
-            yield name, "", str(error)
+            missing[name] = str(error)
+    return missing

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from harness.backends import blas, registry
+from harness.backends import blas, registry, torch_reference
 from harness.backends.registry import Context
 from harness.errors import UnavailableError
 from harness.machine import resources
@@ -72,6 +72,51 @@ def _dtype(tensor: torch.Tensor) -> str:
     return str(tensor.dtype).removeprefix("torch.")
 
 
+# ---- what is taken ------------------------------------------------------------------------------
+
+
+def _check_kinds(x: torch.Tensor, w_in: torch.Tensor, w_out: torch.Tensor) -> None:
+    """Refuse operands of several dtypes or devices: a kernel would read one's memory as the other."""
+    if w_in.dtype != w_out.dtype:
+        raise ValueError(f"w_in is {_dtype(w_in)}, w_out is {_dtype(w_out)}: need one dtype")
+    if x.dtype != w_in.dtype:
+        raise ValueError(
+            f"weights are {_dtype(w_in)}, x is {_dtype(x)}: convert one of them, or run under torch.autocast"
+        )
+    if not x.is_floating_point():
+        raise ValueError(f"x and the weights: need a floating dtype, got {_dtype(x)}")
+    if w_in.device != w_out.device:
+        raise ValueError(f"w_in is on {w_in.device}, w_out is on {w_out.device}: need one device")
+    if x.device != w_in.device:
+        raise ValueError(f"weights are on {w_in.device}, x is on {x.device}: move one of them")
+
+
+def _check_shapes(x: torch.Tensor, w_in: torch.Tensor, w_out: torch.Tensor) -> None:
+    """Refuse shapes that are no layer's."""
+    if x.ndim != 2:
+        raise ValueError(f"x: need 2 dimensions, got {x.ndim}")
+    if w_in.ndim not in (2, 3):
+        raise ValueError(f"w_in: need 2 dimensions (FF) or 3 (FFF), got {w_in.ndim}")
+    if w_in.shape[:-1] != w_out.shape[:-1]:
+        raise ValueError(
+            f"w_out: need the neurons of w_in, {tuple(w_in.shape[:-1])}, got {tuple(w_out.shape[:-1])}"
+        )
+    if w_in.shape[-1] != x.shape[1]:
+        raise ValueError(f"w_in: need the d_in of x, {x.shape[1]}, got {w_in.shape[-1]}")
+    if w_in.ndim == 3 and (w_in.shape[1] & (w_in.shape[1] + 1) or not w_in.shape[1]):
+        raise ValueError(
+            f"w_in: a tree has 2**(depth + 1) - 1 nodes (1, 3, 7, ...), got {w_in.shape[1]}"
+        )
+
+
+def _check(x: torch.Tensor, w_in: torch.Tensor, w_out: torch.Tensor) -> None:
+    _check_kinds(x, w_in, w_out)
+    _check_shapes(x, w_in, w_out)
+
+
+# ---- the way to an implementation ---------------------------------------------------------------
+
+
 def _make_problem(x: torch.Tensor, w_in: torch.Tensor, w_out: torch.Tensor) -> Problem:
     extents = {"batch": x.shape[0], "d_in": x.shape[1], "d_out": w_out.shape[-1]}
     dtype = _dtype(x)
@@ -111,40 +156,6 @@ def _run(
     found.prepare(problem, operands, context).forward()
 
 
-# ---- the reference ------------------------------------------------------------------------------
-
-
-def _wide(tensor: torch.Tensor) -> torch.Tensor:
-    """Return a tensor in the precision of accumulation: float32 at least."""
-    return tensor if tensor.dtype == torch.float64 else tensor.float()
-
-
-def _descend(x: torch.Tensor, w_in: torch.Tensor) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
-    """Return each level's nodes and pre-activations (batch, trees): right where the latter is `>= 0`."""
-    trees, n_nodes, _ = w_in.shape
-    which = torch.arange(trees, device=x.device)
-    node = torch.zeros(x.shape[0], trees, dtype=torch.int64, device=x.device)
-    nodes, scores = [], []
-    for _ in range((n_nodes + 1).bit_length() - 1):
-        z = (_wide(x)[:, None] * _wide(w_in[which, node])).sum(2)
-        nodes.append(node)
-        scores.append(z)
-        node = 2 * node + 1 + (z >= 0)
-    return nodes, scores
-
-
-def reference(x: torch.Tensor, w_in: torch.Tensor, w_out: torch.Tensor) -> torch.Tensor:
-    """Return the layer's output by plain operations of torch, in any dtype and on any device."""
-    gelu = torch.nn.functional.gelu
-    if w_in.ndim == 2:
-        return (gelu(_wide(x) @ _wide(w_in).T) @ _wide(w_out)).to(x.dtype)
-    which = torch.arange(w_in.shape[0], device=x.device)
-    y = _wide(x).new_zeros(x.shape[0], w_out.shape[2])
-    for node, z in zip(*_descend(x, w_in), strict=True):
-        y = y + (gelu(z)[:, :, None] * _wide(w_out[which, node])).sum(1)
-    return y.to(x.dtype)
-
-
 # ---- the operator -------------------------------------------------------------------------------
 
 
@@ -155,12 +166,15 @@ def layer(
     """Return ``y (batch, d_out)`` of an FF (w_in of 2 dimensions) or an FFF (of 3).
 
     implementation: an id of the registry, `reference`, or empty for the fastest that is here.
+
+    Raises ValueError for operands of several dtypes or devices, and for shapes that are no layer's.
     """
+    _check(x, w_in, w_out)
     name = implementation or choose(
         "ff" if w_in.ndim == 2 else "fff", x.device.type, _dtype(x), few=x.shape[0] < FEW
     )
     if name == REFERENCE:
-        return reference(x, w_in, w_out)
+        return torch_reference.forward(x, w_in, w_out)
     y = x.new_empty(x.shape[0], w_out.shape[-1])
     if x.shape[0]:
         _run(name, x, w_in, w_out, y)
@@ -171,6 +185,7 @@ def layer(
 def _fake(
     x: torch.Tensor, w_in: torch.Tensor, w_out: torch.Tensor, implementation: str
 ) -> torch.Tensor:
+    _check(x, w_in, w_out)
     return x.new_empty(x.shape[0], w_out.shape[-1])
 
 
@@ -180,39 +195,7 @@ def _keep(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
 
 def _backward(ctx: Any, grad: torch.Tensor) -> tuple[Any, ...]:
     x, w_in, w_out = ctx.saved_tensors
-    parts = _backward_ff if w_in.ndim == 2 else _backward_fff
-    found = parts(*map(_wide, (x, w_in, w_out, grad)))
-    return (*(g.to(t.dtype) for g, t in zip(found, (x, w_in, w_out), strict=True)), None)
-
-
-def _backward_ff(
-    x: torch.Tensor, w_in: torch.Tensor, w_out: torch.Tensor, grad: torch.Tensor
-) -> tuple[torch.Tensor, ...]:
-    z = x @ w_in.T
-    dz = torch.ops.aten.gelu_backward(grad @ w_out.T, z)
-    return dz @ w_in, dz.T @ x, torch.nn.functional.gelu(z).T @ grad
-
-
-def _backward_fff(
-    x: torch.Tensor, w_in: torch.Tensor, w_out: torch.Tensor, grad: torch.Tensor
-) -> tuple[torch.Tensor, ...]:
-    """Return the gradients through the neurons on each token's path; the turns themselves have none."""
-    trees, n_nodes, d_in = w_in.shape
-    which = torch.arange(trees, device=x.device)
-    dx = torch.zeros_like(x)
-    dw_in, dw_out = torch.zeros_like(w_in), torch.zeros_like(w_out)
-    for node, z in zip(*_descend(x, w_in), strict=True):
-        da = (grad[:, None] * w_out[which, node]).sum(2)
-        dz = torch.ops.aten.gelu_backward(da, z)
-        dx = dx + (dz[:, :, None] * w_in[which, node]).sum(1)
-        rows = (which * n_nodes + node).reshape(-1)
-        add_in = (dz[:, :, None] * x[:, None]).reshape(-1, d_in)
-        add_out = (torch.nn.functional.gelu(z)[:, :, None] * grad[:, None]).reshape(
-            -1, grad.shape[1]
-        )
-        dw_in.view(-1, d_in).index_add_(0, rows, add_in)
-        dw_out.view(-1, grad.shape[1]).index_add_(0, rows, add_out)
-    return dx, dw_in, dw_out
+    return (*torch_reference.backward(x, w_in, w_out, grad), None)
 
 
 layer.register_autograd(_backward, setup_context=_keep)

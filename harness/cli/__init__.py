@@ -1,34 +1,79 @@
-"""Own the command line: its words become dataclasses; nothing is measured or formatted here."""
+"""The command line: words in, exit status out; a command a file."""
 
 from __future__ import annotations
 
+from importlib import import_module
+
+import typer
 import typer.exceptions
 
-from harness.cli import explain, machine, runs, sweep
 from harness.errors import UsageError
 
-app = typer.Typer(
-    name="harness",
-    help="Measure conditional (FFF) against dense (FF) feedforward layers, honestly.\n\n"
-    "Begin with `python -m harness sweep --quick`.",
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-)
-app.command("sweep")(sweep.sweep_command)
-app.command("explain")(explain.explain_command)
-app.command("table")(runs.table_command)
-app.command("plot")(runs.plot_command)
-app.command("compare")(runs.compare_command)
-app.command("merge")(runs.merge_command)
-app.command("doctor")(machine.doctor_command)
-app.command("list")(machine.list_command)
-app.command("include-dir")(machine.include_dir_command)
+# Each command's module, and the first words of its help.
+COMMANDS = {
+    "sweep": (
+        "sweep",
+        "Measure the paper's Table 2 here, the CPU half or with --device cuda the GPU half.",
+    ),
+    "explain": (
+        "explain",
+        "Say what the published speedup is made of: from its protocol to a strict one, a fault at a time.",
+    ),
+    "table": (
+        "runs",
+        "Print a run's tables and write table.md, table.csv, speeds.csv and table.tex from its samples.",
+    ),
+    "plot": ("runs", "Draw a run's figures as PNG and SVG from its samples."),
+    "compare": (
+        "runs",
+        "Say of each cell whether run B is faster, slower or the same as run A, or that it can't be told.",
+    ),
+    "merge": (
+        "runs",
+        "Put the runs of several machines into one table, a row for each machine and shape.",
+    ),
+    "doctor": (
+        "machine",
+        "Say what is wrong for measuring here and what to do about it; nothing is changed.",
+    ),
+    "list": (
+        "machine",
+        "Show the implementations and BLAS providers, with the reason where one is unavailable.",
+    ),
+    "include-dir": ("machine", "Print the folder of ffk.h, for compiling a kernel of your own."),
+}
+
+
+def _not_asked() -> None:
+    """Stand for a command in the list of all."""
+
+
+def make_app(asked: str) -> typer.Typer:
+    """Return the command line, of whose commands the one that is asked for can be carried out.
+
+    Its module alone is imported: a page about a finished run needs no compiled extension, and help loads
+    nothing. The others are there for the list and for what was misspelt.
+    """
+    app = typer.Typer(
+        name="harness",
+        help="Measure conditional (FFF) against dense (FF) feedforward layers, honestly.\n\n"
+        "Begin with `python -m harness sweep --quick`.",
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        rich_markup_mode=None,
+    )
+    for name, (module, summary) in COMMANDS.items():
+        if name == asked:
+            home = import_module(f"harness.cli.{module}")
+            app.command(name)(getattr(home, f"{name.replace('-', '_')}_command"))
+        else:
+            app.command(name, help=summary)(_not_asked)
+    return app
 
 
 def run(arguments: list[str]) -> int:
     """Carry out a command line and return its exit status. Raises UsageError for a mistake in it."""
-    command = typer.main.get_command(app)
+    command = typer.main.get_command(make_app(arguments[0] if arguments else ""))
     try:
         status = command.main(
             args=arguments or ["--help"], prog_name="python -m harness", standalone_mode=False

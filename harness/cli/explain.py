@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from harness.cli import options
-from harness.cli.progress import Display
 from harness.cli.runs import print_error
-from harness.cli.sweep import print_plan
-from harness.cli.sweep_options import make_spec
 from harness.paper import ladder as paper_ladder
 from harness.paper.published import PAPER_WIDTH
 from harness.records.reader import load_run
-from harness.sweep import ladder as sweep_ladder
-from harness.sweep import plan
-from harness.sweep import run as sweep_run
+from harness.sweep import defaults
 
 
 def explain_command(
@@ -27,14 +23,14 @@ def explain_command(
     ] = None,
     quick: options.Quick = False,
     blas_names: options.Blas = None,
-    batch: Annotated[str | None, options.batch(sweep_ladder.QUICK_BATCH)] = None,
+    batch: Annotated[str | None, options.batch(defaults.LADDER_QUICK_BATCH)] = None,
     width: options.Width = str(PAPER_WIDTH),
     seed: options.Seed = 0,
     passes: options.Passes = None,
     budget: Annotated[
-        float | None, options.budget(sweep_ladder.BUDGET_S, sweep_ladder.QUICK_BUDGET_S)
+        float | None, options.budget(defaults.LADDER_BUDGET_S, defaults.LADDER_QUICK_BUDGET_S)
     ] = None,
-    processes: options.Processes = plan.PROCESSES,
+    processes: options.Processes = defaults.PROCESSES,
     dry_run: options.DryRun = False,
     out: options.Out = None,
 ) -> int:
@@ -45,19 +41,33 @@ def explain_command(
     """
     if run is not None:
         return 0 if _write_page(run) else 1
-    default_budget = sweep_ladder.QUICK_BUDGET_S if quick else sweep_ladder.BUDGET_S
+    # What measures needs the compiled extension, which a page of a finished run does without.
+    from harness.backends import blas
+    from harness.cli.sweep import print_plan
+    from harness.cli.sweep_options import make_spec
+    from harness.machine import facts
+    from harness.sweep import ladder as sweep_ladder
+    from harness.sweep import run as sweep_run
+
+    quick_batch = str(defaults.LADDER_QUICK_BATCH) if quick else None
+    default_budget = defaults.LADDER_QUICK_BUDGET_S if quick else defaults.LADDER_BUDGET_S
     spec = sweep_ladder.ask(
         make_spec(
-            models=paper_ladder.FFF_MODEL, batch=batch or (str(sweep_ladder.QUICK_BATCH) if quick else None),
-            width=width, blas_names=blas_names, seed=seed, passes=passes,
+            models=paper_ladder.FFF_MODEL, batch=batch or quick_batch, width=width,
+            blas_names=blas_names, seed=seed, passes=passes,
             budget=budget or (None if passes else default_budget), processes=processes,
             quick=quick, out=out,
         )
     )  # fmt: skip
-    made = sweep_ladder.make_ladder(spec)
+    machine = facts.read_machine(device=spec.device, missing_providers=blas.find_missing(spec.blas))
+    made = sweep_ladder.make_ladder(spec, machine)
+    for notice in made.notices:
+        print(notice, file=sys.stderr)
     if dry_run:
         print_plan(made)
         return 0
+    from harness.cli.progress import Display  # loads what analyses: a plan is printed without it
+
     with Display() as display:
         outcome = sweep_run.run(made, display)
     written = _write_page(outcome.folder)
@@ -71,12 +81,13 @@ def explain_command(
 
 def _write_page(folder: Path) -> bool:
     """Print a ladder's page and write it with its figure; say whether that could be written."""
+    from harness.analysis.analysis import analyse
     from harness.report import ladder as report_ladder
 
-    loaded = load_run(folder)
-    print(report_ladder.format_page(loaded))
+    analysis = analyse(load_run(folder))
+    print(report_ladder.format_page(analysis))
     try:
-        files = report_ladder.write_page(loaded)
+        files = report_ladder.write_page(analysis)
     except OSError as error:
         print_error(f"can't write the page to {folder}: {error.strerror}; `python -m harness explain "
                     f"{folder}` makes it from the samples")  # fmt: skip

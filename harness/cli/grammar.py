@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
-from harness.errors import UsageError
-from harness.problem import recipes
-from harness.problem.models import split
-from harness.problem.problem import DTYPES
+from harness.errors import UnknownNameError, UsageError
+from harness.problem import axes, models
+from harness.problem.axes import Axis
+from harness.problem.models import Model, split
 
+_T = TypeVar("_T")
 LEVELS = (1, 2, 3)
 _NUMBER = r"(\d+)(?:\^(\d+))?"
 
@@ -80,20 +81,65 @@ def parse_levels(text: str) -> list[int]:
     return sorted(set(levels))
 
 
-def parse_choices(option: str, text: str, known: Sequence[str]) -> list[str]:
-    """Return the words of a list, each one of `known`. Raises UsageError for another."""
-    words = list(dict.fromkeys(split(text)))
-    for word in words:
-        if word not in known:
-            raise UsageError(f"{option}: unknown value {word!r}; known: {', '.join(known)}")
-    if not words:
-        raise UsageError(f"{option}: need at least one of {', '.join(known)}, got {text!r}")
-    return words
+def _parse(option: str, parse: Callable[[str], _T], text: str) -> _T:
+    """Return what a parser that knows no options makes of one's text; its mistakes name the option."""
+    try:
+        return parse(text)
+    except UnknownNameError:  # says itself what it is a name of
+        raise
+    except UsageError as error:
+        raise UsageError(f"{option}: {error}") from None
 
 
-def parse_dtypes(text: str) -> list[str]:
-    """Return the dtypes of a list. Raises UsageError for an unknown one."""
-    return parse_choices("--dtype", text, DTYPES)
+def parse_models(text: str) -> list[Model]:
+    """Return the models of a list. Raises UsageError for one that can't be, UnknownNameError."""
+    return _parse("--models", models.parse_models, text)
+
+
+def parse_baseline(text: str) -> str:
+    """Return the name of the FF that ratios are over. Raises UsageError for an FFF, UnknownNameError."""
+    return _parse("--baseline", models.parse_baseline, text)
+
+
+def parse_axes(device: str, asked: Mapping[str, str | None]) -> dict[str, list[str]]:
+    """Return the values on each axis: what was asked for, else what is usual on the device.
+
+    Raises UsageError for an unknown value, UnknownNameError for what is no axis.
+    """
+    found = axes.usual(device)
+    for name, text in asked.items():
+        if text is not None:
+            found[name] = parse_axis(axes.find(name), device, text)
+    return found
+
+
+def parse_axis(axis: Axis, device: str, text: str) -> list[str]:
+    """Return the values of a list such as `uniform,zipf,trace:FILE`; a file's path becomes absolute.
+
+    Raises UsageError for an unknown value, a file that is not there, or what the device does not have.
+    """
+    option, known = f"--{axis.name}", ", ".join(axis.known)
+    found = []
+    for word in split(text):
+        if not axis.takes(word):
+            raise UsageError(f"{option}: unknown value {word!r}; known: {known}")
+        found.append(word if word in axis.values else _resolve(axis, word))
+    if not found:
+        raise UsageError(f"{option}: need at least one of {known}, got {text!r}")
+    if axis.device and device == "cpu" and set(found) != {axis.default}:
+        raise UsageError(
+            f"{option}: the CPU has {axis.default} alone, got {text!r}; take --device {axis.device}"
+        )
+    return list(dict.fromkeys(found))
+
+
+def _resolve(axis: Axis, word: str) -> str:
+    """Return a value that names a file with the file's absolute path."""
+    start = next(start for start in axis.files if word.startswith(start))
+    path = Path(word.removeprefix(start))
+    if not path.is_file():
+        raise UsageError(f"--{axis.name}: there is no {start.removesuffix(':')} file {str(path)!r}")
+    return f"{start}{path.resolve()}"
 
 
 def parse_order(text: str) -> Literal["interleaved", "blocked"]:
@@ -101,24 +147,3 @@ def parse_order(text: str) -> Literal["interleaved", "blocked"]:
     if text not in ("interleaved", "blocked"):
         raise UsageError(f"--order: unknown value {text!r}; known: interleaved, blocked")
     return "blocked" if text == "blocked" else "interleaved"
-
-
-def parse_routing(text: str) -> list[str]:
-    """Return the routings of a list such as `uniform,zipf,trace:FILE`; a trace's path becomes absolute.
-
-    Raises UsageError for an unknown routing or a trace whose file can't be read.
-    """
-    known = (*recipes.ROUTINGS, f"{recipes.TRACE}FILE")
-    found = []
-    for word in split(text):
-        if not recipes.is_known(word):
-            raise UsageError(f"--routing: unknown value {word!r}; known: {', '.join(known)}")
-        if word.startswith(recipes.TRACE):
-            path = Path(word.removeprefix(recipes.TRACE))
-            if not path.is_file():
-                raise UsageError(f"--routing: there is no trace file {str(path)!r}")
-            word = f"{recipes.TRACE}{path.resolve()}"
-        found.append(word)
-    if not found:
-        raise UsageError(f"--routing: need at least one of {', '.join(known)}, got {text!r}")
-    return list(dict.fromkeys(found))

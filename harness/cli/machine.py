@@ -18,12 +18,13 @@ from harness.backends.registry import Implementation
 from harness.cli import options
 from harness.errors import UsageError
 from harness.gpu import probe
-from harness.machine import doctor
+from harness.machine import doctor, facts
 from harness.machine.inspection import Inspection
 from harness.measure.process import MeasuringProcess, ProcessError
 from harness.measure.process_key import ProcessKey
 from harness.records.facts import SEVERITIES, Finding
 from harness.records.schema import SCHEMA_VERSION
+from harness.report.formats import NONE
 from harness.sweep import preflight
 
 
@@ -46,7 +47,9 @@ def doctor_command(
     """
     options.require_positive("--threads", threads)
     names = list(dict.fromkeys(options.split_patterns(blas_names)))
-    seen = preflight.inspect(names, threads=threads, keep_blas_env=keep_blas_env or None)
+    missing = {} if names else blas.find_missing(blas.names())
+    here = facts.read_machine(device="cpu", missing_providers=missing)
+    seen = preflight.inspect(names, here, threads=threads, keep_blas_env=keep_blas_env or None)
     findings = doctor.judge(seen)
     if as_json:
         print(format_json(seen, findings))
@@ -61,10 +64,10 @@ def _describe(provider: str) -> tuple[str, str]:
         process = MeasuringProcess(ProcessKey(provider=provider), threads=1, keep_blas_env=False)
     except (UsageError, ProcessError) as error:
         return "", str(error).removeprefix("--blas: ")
-    facts = process.hello.provider
+    loaded = process.hello.provider
     process.close()
-    assert facts is not None  # its key names one
-    parts = (facts.version, facts.architecture, f"{facts.int_bits}-bit", facts.path)
+    assert loaded is not None  # its key names one
+    parts = (loaded.version, loaded.architecture, f"{loaded.int_bits}-bit", loaded.path)
     return ", ".join(p for p in parts if p), ""
 
 
@@ -82,14 +85,16 @@ def list_command(plugins: options.Plugins = None) -> int:
     console = Console(width=None if sys.stdout.isatty() else 160)
     table = Table("implementation", "layer", "level", "device", "what it is", "available")
     for i in registry.all():
-        level = str(i.level) if i.level else "–"
+        level = str(i.level) if i.level else NONE
         table.add_row(i.id, i.layer, level, ", ".join(i.devices), i.summary, _availability(i))
-    console.print(table)
+    # Without markup: `fff-harness[torch]` names an extra, and a plugin's summary may hold brackets.
+    console.print(table, markup=False)
     providers = Table("BLAS provider", "available", "what it is, or why not")
-    for name, _, reason in blas.listing():
-        facts, why = ("", reason) if reason else _describe(name)
-        providers.add_row(name, "no" if why else "yes", why or facts)
-    console.print(providers)
+    missing = blas.find_missing(blas.names())
+    for name in blas.names():
+        text, why = ("", missing[name]) if name in missing else _describe(name)
+        providers.add_row(name, "no" if why else "yes", why or text)
+    console.print(providers, markup=False)
     return 0
 
 
@@ -120,7 +125,7 @@ def make_tables(findings: Sequence[Finding]) -> list[Table]:
         for name in shown:
             table.add_column(name, overflow="fold", no_wrap=name == "id")
         for f in rows:
-            cells = (f.id, f.found, f.why, f.remedy or "–")
+            cells = (f.id, f.found, f.why, f.remedy or NONE)
             table.add_row(*cells[: len(shown)])
         tables.append(table)
     return tables

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -9,7 +11,8 @@ import typer
 
 from harness.errors import UsageError
 from harness.paper.published import PAPER_BATCH
-from harness.records.blas_kernels import FORCING
+from harness.problem import axes
+from harness.problem.axes import Axis
 
 Blas = Annotated[
     list[str] | None,
@@ -35,7 +38,8 @@ KeepBlasEnv = Annotated[
     bool,
     typer.Option(
         "--keep-blas-env",
-        help=f"Keep variables that force a BLAS kernel ({', '.join(FORCING)}).",
+        help="Keep variables that change a library's kernels, precision, threads or memory "
+        "(docs/doctor.md lists them).",
     ),
 ]
 DryRun = Annotated[
@@ -73,6 +77,34 @@ def budget(usual: float, quick: float) -> Any:
         help="Seconds for the whole of it, instead of --passes. "
         f"[default: {usual:g}; with --quick {quick:g}]"
     )
+
+
+def describe_axis(axis: Axis) -> str:
+    """Return what --help says of an axis: its values, and what is measured where none is asked for."""
+    values = [*axis.values.items(), *((f"{start}FILE", says) for start, says in axis.files.items())]
+    known = ", ".join(f"{value} ({says})" if says else value for value, says in values)
+    usual = [axis.default]
+    usual += [f"on {device} {','.join(found)}" for device, found in axis.usual.items()]
+    return f"{axis.asks}: a list of {known}. [default: {'; '.join(usual)}]"
+
+
+def take_axes(command: Callable[..., int], *, behind: str) -> Callable[..., int]:
+    """Give a command that takes words by name (`**asked`) an option for each axis, behind one of its own."""
+    parameters = []
+    for parameter in inspect.signature(command, eval_str=True).parameters.values():
+        if parameter.kind is not inspect.Parameter.VAR_KEYWORD:
+            parameters.append(parameter)
+        if parameter.name == behind:
+            parameters += [
+                parameter.replace(
+                    name=axis.name, default=None,
+                    annotation=Annotated[str | None, typer.Option(help=describe_axis(axis))],
+                )
+                for axis in axes.AXES
+            ]  # fmt: skip
+    # The signature is where typer looks for a command's options.
+    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    return command
 
 
 def require_positive(option: str, value: float | None) -> None:

@@ -13,9 +13,9 @@ from rich.live import Live
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from harness.analysis import contrasts
 from harness.problem import axes
 from harness.problem.models import BASELINE
+from harness.records.identity import identify
 from harness.records.schema import CellRecord, SampleRecord
 from harness.report.formats import format_time
 
@@ -27,6 +27,13 @@ def _format_span(seconds: float) -> str:
     return f"{minutes}:{rest:02d}"
 
 
+def _same_level(cell: CellRecord) -> tuple[object, ...]:
+    """Return what a cell shares with the baseline's cell of its own level: all but the layer."""
+    identity = identify(cell)
+    how = cell.implementation.partition("_")[2]
+    return (cell.level, *identity._replace(implementation=how, model=""))
+
+
 class Display:
     """Show a sweep's progress: a live table on a terminal, a line every ten seconds elsewhere."""
 
@@ -36,6 +43,7 @@ class Display:
         self.console = Console(stderr=True)
         self.cells: dict[str, CellRecord] = {}
         self.samples: dict[str, list[float]] = defaultdict(list)
+        self.baselines: dict[tuple[object, ...], str] = {}  # by what a cell shares with its own
         self.reasons: set[str] = set()  # why cells are unavailable: each is said once
         self.text = ""
         self.last_line = 0.0
@@ -66,22 +74,17 @@ class Display:
 
     def _speedup(self, cell: CellRecord) -> str:
         """Return the ratio to the same level's baseline cell, from medians, without an interval."""
-        for other in self.cells.values():
-            same = all(
-                getattr(other, name) == getattr(cell, name)
-                for name in ("level", "provider", "batch", "d_in", *axes.COLUMNS)
-            )
-            how = other.implementation.partition("_")[2] == cell.implementation.partition("_")[2]
-            if same and how and other.model == self.baseline and other.role == "layer":
-                base, own = self.samples.get(other.cell), self.samples.get(cell.cell)
-                if base and own and other is not cell:
-                    return f"{statistics.median(base) / statistics.median(own):.3g}x"
-        return ""
+        baseline = self.baselines.get(_same_level(cell), "")
+        base, own = self.samples.get(baseline), self.samples.get(cell.cell)
+        if not base or not own or baseline == cell.cell:
+            return ""
+        return f"{statistics.median(base) / statistics.median(own):.3g}x"
 
     def _table(self) -> Table:
         table = Table(
-            "implementation", "model", "batch", "provider", "samples", "a pass", "same level"
-        )
+            "implementation", "model", "batch", "width", "provider", "samples", "a pass",
+            "same level",
+        )  # fmt: skip
         for cell in self.cells.values():
             if cell.status == "unavailable":
                 continue  # said once, above
@@ -93,8 +96,8 @@ class Display:
                 state = cell.status.upper()
             table.add_row(
                 cell.implementation + (" (again)" if cell.role == "aa" else ""),
-                ", ".join(filter(None, (cell.model, axes.title(contrasts.of_cell(cell))))),
-                str(cell.batch), cell.provider, str(len(times)), state, self._speedup(cell),
+                ", ".join(filter(None, (cell.model, axes.title(cell.conditions)))),
+                str(cell.batch), str(cell.d_in), cell.provider, str(len(times)), state, self._speedup(cell),
             )  # fmt: skip
         return table
 
@@ -120,6 +123,8 @@ class Display:
         known = self.cells.get(record.cell)
         if known is None or record.status != "ok":
             self.cells[record.cell] = record
+        if record.role == "layer" and record.model == self.baseline:
+            self.baselines[_same_level(record)] = record.cell
         if record.status == "unavailable":
             if record.reason in self.reasons:
                 return

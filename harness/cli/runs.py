@@ -5,13 +5,16 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from harness.cli import options
 from harness.errors import UsageError
-from harness.records.reader import Run, load_run
+from harness.records.reader import load_run
+
+if TYPE_CHECKING:
+    from harness.analysis.analysis import Analysis
 
 
 def print_error(text: str) -> None:
@@ -21,15 +24,16 @@ def print_error(text: str) -> None:
 
 def write_outputs(folder: Path) -> bool:
     """Print a run's table and write what is derived from it; say whether that could be written."""
+    from harness.analysis.analysis import analyse
     from harness.report import table
     from harness.report.files import write_plots, write_tables
 
-    run = load_run(folder)
-    print(table.format_markdown(run))
-    if run.samples.empty:
+    analysis = analyse(load_run(folder))
+    print(table.format_markdown(analysis))
+    if not analysis.samples:
         print(f"{folder}: nothing was sampled, so there are no figures", file=sys.stderr)
     try:
-        files = [*write_tables(run), *([] if run.samples.empty else write_plots(run))]
+        files = [*write_tables(analysis), *(write_plots(analysis) if analysis.samples else [])]
     except OSError as error:
         print_error(f"can't write the tables and figures to {folder}: {error.strerror}; `python -m harness "
                      "table` and `plot` make them from the samples")  # fmt: skip
@@ -38,12 +42,12 @@ def write_outputs(folder: Path) -> bool:
     return True
 
 
-def _write(run: Run, what: str, write: Callable[[Run], list[Path]]) -> int:
+def _write(analysis: Analysis, what: str, write: Callable[[Analysis], list[Path]]) -> int:
     """Write what is derived from a run, name the files, and return the exit status."""
     try:
-        files = write(run)
+        files = write(analysis)
     except OSError as error:
-        print_error(f"can't write the {what} to {run.folder}: {error.strerror}")
+        print_error(f"can't write the {what} to {analysis.folder}: {error.strerror}")
         return 1
     print(f"Written: {', '.join(map(str, files))}")
     return 0
@@ -51,22 +55,24 @@ def _write(run: Run, what: str, write: Callable[[Run], list[Path]]) -> int:
 
 def table_command(run: options.RunFolder) -> int:
     """Print a run's tables and write table.md, table.csv, speeds.csv and table.tex from its samples."""
+    from harness.analysis.analysis import analyse
     from harness.report import table
     from harness.report.files import write_tables
 
-    loaded = load_run(run)
-    print(table.format_markdown(loaded))
-    return _write(loaded, "tables", write_tables)
+    analysis = analyse(load_run(run))
+    print(table.format_markdown(analysis))
+    return _write(analysis, "tables", write_tables)
 
 
 def plot_command(run: options.RunFolder) -> int:
     """Draw a run's figures as PNG and SVG from its samples."""
+    from harness.analysis.analysis import analyse
     from harness.report.files import write_plots
 
-    loaded = load_run(run)
-    if loaded.samples.empty:
+    analysis = analyse(load_run(run))
+    if not analysis.samples:
         raise UsageError(f"{run} has no samples: there is nothing to draw")
-    return _write(loaded, "figures", write_plots)
+    return _write(analysis, "figures", write_plots)
 
 
 def compare_command(

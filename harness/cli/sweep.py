@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -11,15 +12,16 @@ from rich.console import Console
 from rich.table import Table
 
 from harness import plugin
+from harness.backends import blas
 from harness.cli import options
-from harness.cli.progress import Display
 from harness.cli.runs import print_error, write_outputs
 from harness.cli.sweep_options import make_spec
 from harness.errors import UsageError
+from harness.machine import facts
 from harness.paper.published import PAPER_WIDTH
 from harness.problem.models import BASELINE, PAPER_MODELS
 from harness.records.reader import Run, load_run
-from harness.sweep import plan, resume
+from harness.sweep import defaults, plan, resume
 from harness.sweep import run as sweep_run
 from harness.sweep.plan import Plan
 from harness.sweep.spec import SweepSpec
@@ -86,6 +88,7 @@ def _print_missing(run: Run, made: Plan) -> None:
     print(f"{run.folder}: {text} are missing; they would be measured in fresh processes.")
 
 
+@partial(options.take_axes, behind="processes")
 def sweep_command(
     context: typer.Context,
     levels: Annotated[
@@ -106,7 +109,7 @@ def sweep_command(
             "from it."
         ),
     ] = BASELINE,
-    batch: Annotated[str | None, options.batch(plan.QUICK_BATCH)] = None,
+    batch: Annotated[str | None, options.batch(defaults.QUICK_BATCH)] = None,
     width: options.Width = str(PAPER_WIDTH),
     only: Annotated[
         list[str] | None,
@@ -120,50 +123,10 @@ def sweep_command(
     threads: options.Threads = 1,
     seed: options.Seed = 0,
     passes: options.Passes = None,
-    budget: Annotated[float | None, options.budget(plan.BUDGET_S, plan.QUICK_BUDGET_S)] = None,
-    processes: options.Processes = plan.PROCESSES,
-    data: Annotated[
-        str, typer.Option(help="What x and the weights hold: a list of random, zeros (all 0).")
-    ] = "random",
-    dtype: Annotated[
-        str | None,
-        typer.Option(
-            help="What x, the weights and y are stored in: a list of float32, bfloat16. Sums are float32. "
-            "[default: float32; on cuda both]"
-        ),
+    budget: Annotated[
+        float | None, options.budget(defaults.BUDGET_S, defaults.QUICK_BUDGET_S)
     ] = None,
-    math: Annotated[
-        str | None,
-        typer.Option(
-            help="Products of float32 on cuda: a list of ieee, tf32 (rounded to 10 bits, on tensor cores). "
-            "[default: both on cuda]"
-        ),
-    ] = None,
-    launch: Annotated[
-        str | None,
-        typer.Option(
-            help="How passes start on cuda: a list of eager, graph (replayed from a CUDA graph). "
-            "[default: both on cuda]"
-        ),
-    ] = None,
-    rows: Annotated[
-        str, typer.Option(help="Tokens: a list of distinct, same (every token is one row).")
-    ] = "distinct",
-    routing: Annotated[
-        str,
-        typer.Option(
-            help="Paths of the tokens through the FFF: a list of uniform (left to random data), zipf (leaves "
-            "by Zipf's law, exponent 1), single (one path, distinct rows), trace:FILE (leaves from a file)."
-        ),
-    ] = "uniform",
-    weights: Annotated[
-        str | None,
-        typer.Option(
-            help="Where the weights stand as a pass begins: a list of hot (as the last pass left them), "
-            "rotated (several sets in turn, twice the last-level cache), flushed (caches evicted). "
-            "[default: hot; on cuda hot,flushed]"
-        ),
-    ] = None,
+    processes: options.Processes = defaults.PROCESSES,
     isa: Annotated[
         str,
         typer.Option(
@@ -200,6 +163,7 @@ def sweep_command(
             "options are those of the run.",
         ),
     ] = None,
+    **asked: str | None,
 ) -> int:
     """Measure the paper's Table 2 here, the CPU half or with --device cuda the GPU half.
 
@@ -213,13 +177,13 @@ def sweep_command(
         levels=levels, device=device, models=models, batch=batch, width=width, only=only,
         skip=skip, blas_names=blas_names, threads=threads, seed=seed, passes=passes,
         budget=budget, processes=processes, quick=quick, keep_blas_env=keep_blas_env, out=out,
-        plugins=plugins or [], timeout=timeout, strict=strict,
-        data=data, rows=rows, routing=routing, weights=weights, order=order,
-        dtype=dtype, isa=isa, baseline=baseline, math=math, launch=launch,
+        plugins=plugins or [], timeout=timeout, strict=strict, order=order, isa=isa,
+        baseline=baseline, **asked,
     )  # fmt: skip
     if resume_run is not None:
         resumed, spec = _take_up(context, resume_run, spec)
-    made = plan.make_plan(spec)
+    machine = facts.read_machine(device=spec.device, missing_providers=blas.find_missing(spec.blas))
+    made = plan.make_plan(spec, machine)
     for notice in made.notices:
         print(notice, file=sys.stderr)
     if dry_run:
@@ -228,6 +192,8 @@ def sweep_command(
     if resumed and resume.has_ended(resumed):
         print(f"{resumed.folder}: nothing is missing", file=sys.stderr)
         return 0 if write_outputs(resumed.folder) else 1
+    from harness.cli.progress import Display  # loads what analyses: a plan is printed without it
+
     with Display(spec.baseline) as display:
         outcome = sweep_run.run(made, display, resumed)
     return _conclude(outcome)

@@ -5,17 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from harness import native
 from harness.backends import blas
 from harness.cli import grammar
 from harness.cli.options import require_positive, split_patterns
-from harness.errors import UnknownNameError, UsageError
-from harness.machine import resources
+from harness.errors import UsageError
 from harness.paper.published import PAPER_BATCH
-from harness.problem import axes, recipes
-from harness.problem.models import BASELINE, parse_baseline, parse_models
-from harness.problem.problem import MATHS
-from harness.sweep import plan
+from harness.problem.models import BASELINE
+from harness.sweep import defaults
 from harness.sweep.spec import SweepSpec
 
 
@@ -25,18 +21,15 @@ def make_spec(
     threads: int = 1, seed: int, passes: int | None, budget: float | None, processes: int,
     quick: bool, keep_blas_env: bool = False, out: Path | None,
     plugins: Sequence[Path] = (), timeout: float | None = None, strict: bool = False,
-    data: str = "random", rows: str = "distinct", routing: str = "uniform",
-    weights: str | None = None, order: str = "interleaved", dtype: str | None = None, isa: str = "",
-    math: str | None = None, launch: str | None = None, baseline: str = BASELINE,
+    order: str = "interleaved", isa: str = "", baseline: str = BASELINE, **asked: str | None,
 ) -> SweepSpec:  # fmt: skip
-    """Return the spec that the words of the command line ask for. Raises UsageError that names the option."""
+    """Return the spec that the words of the command line ask for. asked: the words on each axis, by its name.
+
+    Raises UsageError that names the option.
+    """
     for option, value in (("--threads", threads), ("--passes", passes), ("--budget", budget),
                           ("--processes", processes), ("--timeout", timeout)):  # fmt: skip
         require_positive(option, value)
-    if threads > resources.cores():
-        raise UsageError(
-            f"--threads: need 1 to {resources.cores()}, the processors here, got {threads}"
-        )
     if device != "cpu" and threads != 1:
         raise UsageError(f"--threads: of the CPU; --device {device} takes none, got {threads}")
     if seed < 0:
@@ -45,11 +38,10 @@ def make_spec(
         raise UsageError(
             "--passes and --budget: give one of them; each decides when the sweep ends"
         )
-    usual = axes.usual(device)
-    default_batch = str(plan.QUICK_BATCH if quick else PAPER_BATCH)
-    default_budget = plan.QUICK_BUDGET_S if quick else plan.BUDGET_S
+    default_batch = str(defaults.QUICK_BATCH if quick else PAPER_BATCH)
+    default_budget = defaults.QUICK_BUDGET_S if quick else defaults.BUDGET_S
     return SweepSpec(
-        levels=grammar.parse_levels(levels), device=device, models=parse_models(models),
+        levels=grammar.parse_levels(levels), device=device, models=grammar.parse_models(models),
         batches=grammar.parse_extents("--batch", batch or default_batch),
         widths=grammar.parse_extents("--width", width), only=split_patterns(only),
         skip=split_patterns(skip),
@@ -58,13 +50,8 @@ def make_spec(
         processes=min(processes, passes) if passes else processes,
         quick=quick, keep_blas_env=keep_blas_env, out=out, strict=strict,
         plugins=[str(path.resolve()) for path in plugins], timeout_s=timeout or 0.0,
-        data=grammar.parse_choices("--data", data, recipes.DATA),
-        rows=grammar.parse_choices("--rows", rows, recipes.ROWS), routing=grammar.parse_routing(routing),
-        weights=grammar.parse_choices("--weights", weights or usual.weights, axes.WEIGHTS),
-        order=grammar.parse_order(order), dtype=grammar.parse_dtypes(dtype or usual.dtype),
-        isa=check_isa(isa), math=_of_device("--math", device, math or usual.math, MATHS),
-        launch=_of_device("--launch", device, launch or usual.launch, axes.LAUNCHES),
-        baseline=parse_baseline(baseline),
+        axes=grammar.parse_axes(device, asked), order=grammar.parse_order(order), isa=isa,
+        baseline=grammar.parse_baseline(baseline),
     )  # fmt: skip
 
 
@@ -75,23 +62,3 @@ def _parse_blas(device: str, names: list[str] | None) -> list[str]:
     if names:
         raise UsageError(f"--blas: a BLAS library of the CPU; --device {device} uses none")
     return []
-
-
-def _of_device(option: str, device: str, text: str, known: Sequence[str]) -> list[str]:
-    """Return the choices of an option whose first alone exists on the CPU. Raises UsageError."""
-    chosen = grammar.parse_choices(option, text, known)
-    if device == "cpu" and chosen != [known[0]]:
-        raise UsageError(
-            f"{option}: the CPU has {known[0]} alone, got {text!r}; take --device cuda"
-        )
-    return chosen
-
-
-def check_isa(name: str) -> str:
-    """Return the name of an instruction set of our own code that this processor has; empty for any.
-
-    Raises UnknownNameError listing those that it has.
-    """
-    if name and name not in native.isas():
-        raise UnknownNameError("instruction set of this processor", name, known=native.isas())
-    return name

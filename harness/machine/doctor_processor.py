@@ -58,6 +58,19 @@ def sibling_threads(seen: Inspection) -> list[Finding]:
                 "keep the machine idle, or pin the sweep with taskset")  # fmt: skip
 
 
+def core_kinds(seen: Inspection) -> list[Finding]:
+    """Judge whether the processors that may be used are of one kind."""
+    kinds = seen.machine.facts.core_kinds
+    if len(kinds) <= 1:
+        return one("core-kinds", "ok", "the cores are of one kind, as far as is told", "")
+    told = ", ".join(f"{name} on {len(cpus)}" for name, cpus in kinds.items())
+    largest = ",".join(str(cpu) for cpu in next(iter(kinds.values())))
+    return one("core-kinds", "warning", f"cores of {len(kinds)} kinds: {told} processors",
+                "a process that moves from one kind to the other changes its speed, caches and vector units "
+                "in the middle of a sample; caches and clock are told of one kind",
+                f"pin to one kind: taskset -c {largest} python -m harness ...")  # fmt: skip
+
+
 def numa(seen: Inspection) -> list[Finding]:
     """Judge memory nodes."""
     facts = seen.machine.facts
@@ -80,10 +93,30 @@ def limits(seen: Inspection) -> list[Finding]:
             "a process over its quota stands still for the rest of the period, in the middle of a sample",
             "raise the quota (docker: --cpus), or give whole processors with a cpuset",
         )  # fmt: skip
-    if 0 < allowed < facts.cpus_online:
+    if 0 < allowed < seen.threads:
+        found += one("affinity", "serious",
+                      f"{seen.threads} threads may run on {allowed} of {facts.cpus_online} processors",
+                      "threads that share a processor wait for each other",
+                      "fewer --threads, or a wider affinity (taskset)")  # fmt: skip
+    elif 0 < allowed < facts.cpus_online:
         found += one("affinity", "note", f"{allowed} of {facts.cpus_online} processors may be used",
                       "good for measuring where nothing else runs on them")  # fmt: skip
     return found or one("limits", "ok", "no quota, and all processors may be used", "")
+
+
+def process_affinity(seen: Inspection) -> list[Finding]:
+    """Compare the processors of each measuring process, with all loaded, with those of this one."""
+    allowed, found = len(seen.machine.facts.cpus_allowed), []
+    for process in seen.providers:
+        if 0 < process.cpus_allowed < allowed:
+            found += one(
+                f"affinity-{process.name}",
+                "serious" if process.cpus_allowed < seen.threads else "note",
+                f"the process of {process.name} may run on {process.cpus_allowed} of {allowed} processors",
+                "an OpenMP runtime bound it as it was loaded; threads that are made later inherit that",
+                "unset OMP_PROC_BIND, OMP_PLACES and the like; look for a library or plugin that binds",
+            )  # fmt: skip
+    return found
 
 
 def virtual_machine(seen: Inspection) -> list[Finding]:
@@ -129,5 +162,5 @@ def load(seen: Inspection) -> list[Finding]:
 
 
 CHECKS: tuple[Check, ...] = (
-    governor, turbo, sibling_threads, numa, limits, virtual_machine, load,
+    governor, turbo, sibling_threads, core_kinds, numa, limits, process_affinity, virtual_machine, load,
 )  # fmt: skip

@@ -37,18 +37,25 @@ def memory(seen: Inspection) -> list[Finding]:
 
 
 def huge_pages(seen: Inspection) -> list[Finding]:
-    """Judge transparent huge pages."""
-    thp = seen.machine.facts.thp
-    if not thp:
-        return one("huge-pages", "note", "transparent huge pages: not told", "")
+    """Judge transparent huge pages: the setting, and what a buffer like the operands got of them."""
+    facts = seen.machine.facts
+    found = [
+        f"{p.huge_page_share:.0%} of such a buffer in the process of {p.name}"
+        for p in seen.providers
+        if p.huge_page_share is not None
+    ]
+    if not facts.thp:
+        what = "; ".join(["transparent huge pages: not told", *found])
+        return one("huge-pages", "note", what, "")
+    small = f"pages of {facts.page_bytes >> 10} KiB" if facts.page_bytes else "small pages"
     why = {
         "always": "whether a buffer gets them depends on how fragmented memory is: processes differ",
-        "madvise": "buffers lie in 4 KiB pages unless a library asks; the FFF's scattered rows then "
-        "miss the TLB more than the FF's",
-        "never": "buffers lie in 4 KiB pages; the FFF's scattered rows miss the TLB more than the FF's",
-    }.get(thp, "")
-    return one("huge-pages", "note", f"transparent huge pages: {thp}", why,
-                "name the setting beside the figures")  # fmt: skip
+        "madvise": f"NumPy asks for them for arrays of 4 MiB and more, so that the weights lie in them where "
+        f"memory is not fragmented; smaller arrays lie in {small}",
+        "never": f"buffers lie in {small}; the FFF's scattered rows miss the TLB more than the FF's",
+    }.get(facts.thp, "")
+    what = "; ".join([f"transparent huge pages: {facts.thp}", *found])
+    return one("huge-pages", "note", what, why, "name the setting beside the figures")
 
 
 def address_layout(seen: Inspection) -> list[Finding]:

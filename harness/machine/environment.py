@@ -3,49 +3,56 @@
 from __future__ import annotations
 
 import os
-import re
 import shlex
 import shutil
 import sysconfig
 from collections.abc import Mapping
 
-from harness.records.blas_kernels import FORCING
+from harness.records import variables
+
+# They stand before the compiler in CC and CXX; the compiler is what comes behind them.
+_WRAPPERS = ("ccache", "sccache", "distcc", "icecc", "buildcache", "env")
 
 
-def find_compiler() -> str:
-    """Return the path of the C compiler that a build here would take, empty where there is none."""
-    configured = os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc"
-    for command in (shlex.split(configured)[0], "cc"):
-        path = shutil.which(command)
-        if path:
+def _find_command(words: str) -> str:
+    """Return the path of the compiler in a command such as ``ccache gcc -m64``, else empty."""
+    for word in shlex.split(words):
+        if "=" in word:  # env CCACHE_DIR=... gcc
+            continue
+        path = shutil.which(word) or ""
+        if not path or os.path.basename(word) not in _WRAPPERS:
             return path
     return ""
 
 
+def find_compiler() -> str:
+    """Return the path of the C compiler that a build here would take, empty where there is none."""
+    if named := os.environ.get("CC"):
+        return _find_command(named)
+    return _find_command(sysconfig.get_config_var("CC") or "cc") or shutil.which("cc") or ""
+
+
 def find_cpp_compiler() -> str:
     """Return the path of the C++ compiler that torch.compile would take, empty where there is none."""
-    return shutil.which(shlex.split(os.environ.get("CXX") or "g++")[0]) or ""
-
-
-_RELEVANT = re.compile(r"^(OPENBLAS|MKL|BLIS|GOTO|OMP|GOMP|KMP|NVPL|VECLIB)_|^LD_PRELOAD$|^MALLOC_")
+    return _find_command(os.environ.get("CXX") or "g++")
 
 
 def relevant_variables(environment: Mapping[str, str] | None = None) -> dict[str, str]:
-    """Return the variables that can change a BLAS, its threads or the allocator."""
-    variables = os.environ if environment is None else environment
-    return {k: v for k, v in sorted(variables.items()) if _RELEVANT.search(k)}
+    """Return the variables that can change a library that is measured."""
+    here = os.environ if environment is None else environment
+    return {name: here[name] for name in sorted(here) if variables.find_family(name)}
 
 
 def worker_environment(threads: int, *, keep_blas_env: bool) -> tuple[dict[str, str], list[str]]:
     """Return the environment of a measuring process, and the names that were taken out of it.
 
     The pool sizes stand before the process starts, since libraries read them when they load. Variables
-    that force a kernel are taken away unless `keep_blas_env`, so that the baseline is not handicapped.
+    that turn a library from what it does by itself (`records.variables`) are taken away unless
+    `keep_blas_env`, so that the baseline is not handicapped.
     """
-    environment = dict(os.environ)
-    dropped = [] if keep_blas_env else [name for name in FORCING if name in environment]
-    for name in dropped:
-        del environment[name]
+    foreign = variables.find_foreign(sorted(os.environ))
+    dropped = [n for n, f in foreign.items() if f.fate == "dropped" and not keep_blas_env]
+    environment = {name: value for name, value in os.environ.items() if name not in dropped}
     for name in ("OMP", "OPENBLAS", "MKL", "BLIS", "GOTO"):
         environment[f"{name}_NUM_THREADS"] = str(threads)
     environment.update(

@@ -11,20 +11,27 @@ from harness.records.schema import MachineRecord
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadedProvider:
-    """Hold what a measuring process says of its BLAS.
+    """Hold what a measuring process says of itself and of its BLAS.
 
-    asked_for: the measurement uses it; otherwise it is only there. reason: why it can't be used, else
-    empty. pools: (file, threads) of every thread pool in that process.
+    name: of the BLAS, or of the plugin that the process serves. asked_for: the measurement uses it; otherwise
+    it is only there. reason: why it can't be used, else empty. has_blas: a process of a plugin has none.
+    threads: that the BLAS runs on, 0 where it is not told. pools: (file, threads) of every thread pool in
+    that process. cpus_allowed: processors that it may run on with all loaded, 0 where it is not told.
+    huge_page_share: of a buffer like the operands, None where it is not told.
     """
 
     name: str
     asked_for: bool
     reason: str = ""
+    has_blas: bool = True
     path: str = ""
     version: str = ""
     architecture: str = ""
+    threads: int = 0
     pools: Sequence[tuple[str, int]] = ()
     flush_to_zero: Sequence[str] = ()
+    cpus_allowed: int = 0
+    huge_page_share: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from harness import native
 from harness.gpu import nvidia_smi
 from harness.machine import environment as machine_environment
-from harness.machine import resources
+from harness.machine import processor, resources
 from harness.machine.resources import Files
 from harness.records.facts import MachineFacts
 
@@ -47,6 +47,24 @@ def read_shared_cores(files: Files, online: Sequence[int]) -> int | None:
         if siblings:
             cores[siblings] = cores.get(siblings, 0) + 1
     return sum(n > 1 for n in cores.values()) if cores else None
+
+
+def read_core_kinds(files: Files, allowed: Sequence[int]) -> dict[str, list[int]]:
+    """Return the processors of `allowed` by their kind of core, the largest kind first; empty if not told.
+
+    A hybrid x86 processor lists its kinds, Arm has a capacity for each processor; else the names of Arm's
+    cores count.
+    """
+    listed = {k: parse_list(files.text(f"sys/devices/cpu_{k}/cpus")) for k in ("core", "atom")}
+    hybrid = {k: [cpu for cpu in cpus if cpu in allowed] for k, cpus in listed.items()}
+    if any(hybrid.values()):
+        return {kind: cpus for kind, cpus in hybrid.items() if cpus}
+    capacities = {cpu: files.number(f"{_CPU}/cpu{cpu}/cpu_capacity") for cpu in allowed}
+    sizes = sorted({c for c in capacities.values() if c is not None}, reverse=True)
+    if len(sizes) > 1:
+        return {f"capacity {c}": [n for n in allowed if capacities[n] == c] for c in sizes}
+    names = {n: name for n, name in processor.read_cores(files).items() if n in allowed}
+    return {name: [n for n in names if names[n] == name] for name in sorted(set(names.values()))}
 
 
 def read_governors(files: Files) -> tuple[str, list[str]]:
@@ -133,12 +151,32 @@ def read_aslr(files: Files) -> int | None:
     return files.number("proc/sys/kernel/randomize_va_space")
 
 
+# What the firmware of a virtual machine names as its maker or product, where no flag of the processor says
+# that it is one: only x86 has such a flag. After systemd's detect-virt; metal instances of a cloud say so.
+_VIRTUAL = (
+    "Amazon EC2", "QEMU", "KVM", "OpenStack", "KubeVirt", "VMware", "VMW", "VirtualBox", "innotek GmbH",
+    "Xen", "Bochs", "Parallels", "BHYVE", "Google Compute Engine", "Virtual Machine", "Alibaba Cloud ECS",
+    "Apple Virtualization", "Cloud Hypervisor", "Firecracker", "DigitalOcean", "Hetzner", "UTM",
+)  # fmt: skip
+_DMI = "sys/class/dmi/id"
+
+
 def read_hypervisor(files: Files) -> str:
     """Return who runs the virtual machine, empty on bare metal."""
+    maker = files.text(f"{_DMI}/sys_vendor")
     flags = [line for line in files.text("proc/cpuinfo").splitlines() if line.startswith("flags")]
-    if not flags or "hypervisor" not in flags[0].split():
-        return ""
-    return files.text("sys/class/dmi/id/sys_vendor") or "hypervisor"
+    if flags:
+        return (maker or "hypervisor") if "hypervisor" in flags[0].split() else ""
+    product = files.text(f"{_DMI}/product_name")
+    said = (maker, product, files.text(f"{_DMI}/bios_vendor"))
+    if any(s.startswith(_VIRTUAL) for s in said) and not product.endswith(".metal"):
+        return maker or product
+    tree = files.text("proc/device-tree/hypervisor/compatible").replace("\0", " ").strip()
+    board = files.text("proc/device-tree/compatible")
+    named = (
+        "QEMU" if "dummy-virt" in board else ""
+    )  # the board that QEMU, crosvm and Firecracker make
+    return files.text("sys/hypervisor/type") or tree or named
 
 
 # ---- clock, tools, the whole -------------------------------------------------------------------------
@@ -167,6 +205,7 @@ def gather(files: Files | None = None, *, interval_s: float = INTERVAL_S) -> Mac
     return MachineFacts(
         cpus_online=len(online), cpus_allowed=allowed, cpu_quota=resources.read_quota(files),
         memory_limit_bytes=resources.read_memory_limit(files),
+        core_kinds=read_core_kinds(files, allowed),
         smt_shared_cores=read_shared_cores(files, online),
         numa_nodes=len(files.matches("sys/devices/system/node/node[0-9]*")),
         numa_balancing=None if numa is None else numa != 0,
@@ -178,7 +217,8 @@ def gather(files: Files | None = None, *, interval_s: float = INTERVAL_S) -> Mac
         interval_s=interval_s, hypervisor=read_hypervisor(files),
         memory_available_bytes=memory.get("MemAvailable", 0),
         swap_used_bytes=memory.get("SwapTotal", 0) - memory.get("SwapFree", 0),
-        thp=read_thp(files), aslr=read_aslr(files), flush_to_zero=native.flush_to_zero(),
+        page_bytes=os.sysconf("SC_PAGE_SIZE"), thp=read_thp(files), aslr=read_aslr(files),
+        flush_to_zero=native.flush_to_zero(),
         compiler=machine_environment.find_compiler(),
         perf_event_paranoid=files.number("proc/sys/kernel/perf_event_paranoid"),
         gpus=gpus, gpu_reason=gpu_reason,

@@ -16,7 +16,9 @@ import psutil
 
 from harness import native
 from harness.machine import environment as machine_environment
-from harness.machine import linux, resources
+from harness.machine import linux, processor
+from harness.machine.facts import Machine
+from harness.machine.resources import Files
 from harness.records.schema import MachineRecord
 
 _PACKAGES = (
@@ -64,29 +66,6 @@ def host() -> str:
     return re.sub(r"[^A-Za-z0-9_.]", "_", socket.gethostname().split(".")[0]) or "host"
 
 
-def _cpuinfo(field: str) -> str:
-    try:
-        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
-    except OSError:
-        return ""
-    match = re.search(rf"^{field}\s*:\s*(.*)$", text, re.MULTILINE)
-    return match.group(1).strip() if match else ""
-
-
-def _processor() -> str:
-    """Return the processor's name; family and model tell the generation where a hypervisor hides it."""
-    name = _cpuinfo("model name") or platform.processor()
-    family, model = _cpuinfo("cpu family"), _cpuinfo("model")
-    return f"{name}, family {family} model {model}" if family and model else name
-
-
-def _virtual_machine() -> str:
-    if "hypervisor" not in _cpuinfo("flags").split():
-        return ""
-    vendor = Path("/sys/class/dmi/id/sys_vendor")
-    return vendor.read_text().strip() if vendor.is_file() else "hypervisor"
-
-
 def _packages() -> dict[str, str]:
     found = {}
     for name in _PACKAGES:
@@ -97,27 +76,27 @@ def _packages() -> dict[str, str]:
     return found
 
 
-def make_record() -> MachineRecord:
-    """Return the machine record of a run."""
+def make_record(machine: Machine) -> MachineRecord:
+    """Return the machine record of a run, with the facts that its plan was made from."""
+    files = Files()
     target: Any = archspec.cpu.host()
-    features = [
-        f for f in sorted(target.features) if re.match(r"avx|fma|sse4|asimd|sve|neon|amx", f)
-    ]
     return MachineRecord(
         host=host(),
         system=f"{platform.system()} {platform.release()} {platform.machine()}",
-        processor=_processor(),
+        processor=processor.read_name(files),
         microarchitecture=target.name,
-        isa=features,
-        cores=resources.cores(),
-        caches=resources.caches(),
+        # archspec knows what a named generation should have, not what this processor reports.
+        isa=processor.read_isa(files),
+        cores=machine.cores,
+        caches=dict(machine.caches),
+        last_level_caches=machine.last_level_caches,
         memory_bytes=int(psutil.virtual_memory().total),
-        virtual_machine=_virtual_machine(),
+        virtual_machine=linux.read_hypervisor(files),
         python=platform.python_version(),
         packages=_packages(),
         build=native.build_record(),
         harness_version=importlib.metadata.version("fff-harness"),
         commit=commit_label(),
         environment=machine_environment.relevant_variables(),
-        facts=linux.gather(),
+        facts=linux.gather(files),
     )

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-
-import psutil
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,17 +66,39 @@ def read_quota(files: Files) -> float | None:
     return min(found, default=None)
 
 
-def read_memory_limit(files: Files) -> int | None:
-    """Return the memory that the cgroup allows in bytes, None where it sets no limit."""
+def _memory_limits(files: Files) -> dict[str, int]:
+    """Return the bytes that each folder of the cgroup allows; those without a limit stay out."""
     total = read_meminfo(files).get("MemTotal", 0)
-    found = []
+    found = {}
     for folder in _cgroup_folders(files, "memory"):
         for name in ("memory.max", "memory.limit_in_bytes"):
             limit = files.number(f"{folder}/{name}")
             # Version 1 writes "no limit" as a number beyond any memory.
             if limit and (not total or limit < total):
-                found.append(limit)
-    return min(found, default=None)
+                found[folder] = limit
+    return found
+
+
+def read_memory_limit(files: Files) -> int | None:
+    """Return the memory that the cgroup allows in bytes, None where it sets no limit."""
+    return min(_memory_limits(files).values(), default=None)
+
+
+def _used_bytes(files: Files, folder: str) -> int:
+    """Return what a cgroup's processes hold, without the file pages that the kernel would give up first."""
+    used = files.number(f"{folder}/memory.current") or files.number(
+        f"{folder}/memory.usage_in_bytes"
+    )
+    lines = [line.split() for line in files.text(f"{folder}/memory.stat").splitlines()]
+    stat = {line[0]: int(line[1]) for line in lines if len(line) == 2 and line[1].isdigit()}
+    given_up = stat.get("total_inactive_file", stat.get("inactive_file", 0))
+    return max(0, (used or 0) - given_up)
+
+
+def read_available_memory(files: Files) -> int:
+    """Return the bytes that new allocations can have without swapping, within the cgroup's limits."""
+    free = [limit - _used_bytes(files, at) for at, limit in _memory_limits(files).items()]
+    return max(0, min([read_meminfo(files).get("MemAvailable", 0), *free]))
 
 
 def read_meminfo(files: Files) -> dict[str, int]:
@@ -91,28 +112,40 @@ def read_meminfo(files: Files) -> dict[str, int]:
     return found
 
 
-def available_memory_bytes() -> int:
-    """Return the memory that new allocations can have without swapping."""
-    return int(psutil.virtual_memory().available)
+def _cache_folders(files: Files, processor: int) -> list[tuple[int, str]]:
+    """Return the level and the folder of each cache of data that one processor sees."""
+    folders = files.matches(f"sys/devices/system/cpu/cpu{processor}/cache/index[0-9]*")
+    levels = [(files.number(f"{at}/level"), at) for at in folders]
+    return [
+        (level, at)
+        for level, at in levels
+        if level is not None and files.text(f"{at}/type") != "Instruction"
+    ]
 
 
-def cores() -> int:
-    """Return the processors that this process may run on."""
-    return len(os.sched_getaffinity(0))
+def read_caches(files: Files, processor: int) -> dict[str, int]:
+    """Return the bytes of each cache as one processor sees it; empty where the system does not tell.
 
-
-def caches() -> dict[str, int]:
-    """Return the bytes of each cache as one core sees it; empty where the system does not tell."""
+    Guests on Arm and under some hypervisors have levels and types and no sizes.
+    """
     found: dict[str, int] = {}
-    for index in sorted(Path("/sys/devices/system/cpu/cpu0/cache").glob("index*")):
-        facts = {n: (index / n).read_text().strip() for n in ("level", "type", "size")}
-        if facts["type"] == "Instruction" or not facts["size"].endswith("K"):
-            continue
-        name = f"L{facts['level']}" + ("d" if facts["level"] == "1" else "")
-        found[name] = int(facts["size"][:-1]) * 1024
+    for level, at in _cache_folders(files, processor):
+        size = files.text(f"{at}/size")
+        if size.endswith("K") and size[:-1].isdigit():
+            found[f"L{level}" + ("d" if level == 1 else "")] = int(size[:-1]) * 1024
     return found
 
 
-def last_level_bytes() -> int:
-    """Return the size of the last-level cache, 0 where the system does not tell."""
-    return max(caches().values(), default=0)
+def count_last_level(files: Files, processors: Iterable[int]) -> int:
+    """Return how many last-level caches processors have between them; 1 where the system does not tell."""
+    found = set()
+    for processor in processors:
+        _, at = max(_cache_folders(files, processor), default=(0, ""))
+        if shared := files.text(f"{at}/shared_cpu_list"):
+            found.add(shared)
+    return max(1, len(found))
+
+
+def caches() -> dict[str, int]:
+    """Return the bytes of each cache as the first processor sees it that this process may run on."""
+    return read_caches(Files(), min(os.sched_getaffinity(0)))

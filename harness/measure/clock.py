@@ -31,7 +31,10 @@ _REST_S, _AT_REST_NS, _MOST_RESTS = 0.005, 1_000_000, 100
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sample:
-    """Hold one timed value and what disturbed it. The last four are a device's, see cuda_clock.py."""
+    """Hold one timed value and what disturbed it. The last four are a device's, see gpu_clock.py.
+
+    cpu_ns: the processor time that all threads of the process took for it.
+    """
 
     loops: int
     elapsed_ns: int
@@ -39,6 +42,7 @@ class Sample:
     faults: int
     steal_ticks: int
     call_ns: int = 0
+    cpu_ns: int = 0
     wall_ns: int = 0
     sm_clock_mhz: int = 0
     power_w: float = 0.0
@@ -93,12 +97,13 @@ def sample(time: TimePasses, loops: int, expected_ns: float) -> Sample:
     warming = count_warming(expected_ns)
     if warming:
         time(warming)
-    before = read_disturbance()
+    before, computed = read_disturbance(), process_time_ns()
     called = perf_counter_ns()
     elapsed = time(loops)
     call_ns = perf_counter_ns() - called - elapsed
+    cpu_ns = process_time_ns() - computed
     disturbed: dict[str, Any] = read_disturbance().since(before)
-    return Sample(loops=loops, elapsed_ns=elapsed, call_ns=call_ns, **disturbed)
+    return Sample(loops=loops, elapsed_ns=elapsed, call_ns=call_ns, cpu_ns=cpu_ns, **disturbed)
 
 
 def rest(

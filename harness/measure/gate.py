@@ -9,14 +9,13 @@ from typing import Any, TypeVar
 from harness.backends import blas, registry
 from harness.backends.registry import Context, Implementation, Prepared
 from harness.gpu.device import CaptureError, Device
-from harness.machine import resources
 from harness.measure import clock
 from harness.measure.buffers import Placed, Store
 from harness.measure.gpu_clock import make_timer
 from harness.measure.protocol import GateAnswer, GateRequest, Unavailable
 from harness.measure.timing import DeviceTiming, HostTiming, Timing
-from harness.problem import oracle, working_set
-from harness.problem.check import Verdict, check
+from harness.problem import working_set
+from harness.problem.check import Expected, Verdict, check
 from harness.problem.problem import Problem
 from harness.problem.working_set import Touched
 
@@ -50,7 +49,7 @@ class ReadyCell:
 
 
 class Gate:
-    """Take cells through their gate; they share inputs, weights, workspace and the oracle's truths."""
+    """Take cells through their gate; they share inputs, weights, workspace and the oracle's answers."""
 
     def __init__(
         self, provider: blas.Provider | None, store: Store, device: Device | None = None
@@ -58,16 +57,15 @@ class Gate:
         """Begin with nothing prepared. provider: the BLAS of this process. device: None for the CPU."""
         self.timing: Timing = DeviceTiming(device) if device else HostTiming()
         self._provider, self._store, self._device = provider, store, device
-        self._caches = resources.caches()
         self._touched: dict[Problem, Touched] = {}
-        self._truths: dict[object, oracle.Truth] = {}
+        self._expected: dict[object, Expected] = {}
 
     def context(self, request: GateRequest) -> Context:
         """Return what the implementation of a request is prepared with in this process."""
         own: Any = {"device": "cuda", "timer": make_timer(self._device)} if self._device else {}
         return Context(
             provider=self._provider, workspace=self._store.workspace, isa=request.isa,
-            threads=request.threads, caches=self._caches, **own,
+            threads=request.threads, caches=request.caches, **own,
         )  # fmt: skip
 
     def prepare(self, request: GateRequest) -> tuple[GateAnswer | Unavailable, ReadyCell | None]:
@@ -103,7 +101,9 @@ class Gate:
         """Warm up and calibrate what passed its gate, and cut a long pass into slices."""
         problem, loops, slices = request.problem, request.loops, request.slices
         if request.weights == "flushed":
-            flushed, found = self.timing.flushed(piece.prepared, request.min_sample_ns)
+            flushed, found = self.timing.flushed(
+                piece.prepared, request.min_sample_ns, request.caches
+            )
             piece = replace(piece, prepared=flushed)
             loops, slices = loops or found, 1
         elif not request.head_only:
@@ -134,7 +134,7 @@ class Gate:
             piece.placed.fetch(),
             seed=piece.problem.seed,
             implementation=piece.implementation,
-            known=self._truths,
+            known=self._expected,
             key=(
                 piece.problem,
                 piece.first,

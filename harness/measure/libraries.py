@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 
 from harness import native, package, plugin
 from harness.backends import blas, registry
 from harness.machine import environment as machine_environment
+from harness.machine import pages
 from harness.measure.process_key import ProcessKey
 from harness.measure.protocol import Hello
 from harness.records.facts import ProviderFacts
@@ -24,7 +26,8 @@ class Libraries:
         variables = machine_environment.relevant_variables() if self.facts else {}
         return Hello(
             package=package.identify(), provider=self.facts, pools=blas.pools(), variables=variables,
-            flush_to_zero=native.flush_to_zero(),
+            flush_to_zero=native.flush_to_zero(), cpus_allowed=len(os.sched_getaffinity(0)),
+            huge_page_share=pages.measure_huge_page_share(),
         )  # fmt: skip
 
 

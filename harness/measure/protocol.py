@@ -28,9 +28,10 @@ VERSION = 1  # of the messages; a process that speaks another one is refused
 class Hello:
     """Say what a process loaded: it serves from now on.
 
-    provider: its BLAS, or the package that brings one; None where it needs neither. pools: of threads.
-    variables: of its environment that can change a BLAS. flush_to_zero: what the main thread flushes.
-    package: the harness that it runs.
+    package: the harness that it runs. provider: its BLAS, or the package that brings one; None where it needs
+    neither. pools: of threads. variables: of its environment that can change a library. flush_to_zero: what
+    the main thread flushes. cpus_allowed: processors that it may run on with all loaded. huge_page_share: of
+    a buffer like the operands, None where it is not told.
     """
 
     package: Identity
@@ -38,6 +39,8 @@ class Hello:
     pools: list[ThreadPool]
     variables: dict[str, str]
     flush_to_zero: list[str]
+    cpus_allowed: int
+    huge_page_share: float | None
     version: int = VERSION
     kind: Literal["hello"] = "hello"
 
@@ -139,7 +142,8 @@ class GateRequest(Request[GateAnswer | Unavailable]):
 
     cell: the name by which it is sampled afterwards. loops, slices: of a sample, 0 to find them. head_only:
     check the first tokens alone, and each slice of the output behind its first sample. weights, sets, launch:
-    as the cell has them (sweep/cell.py). isa: of our own code, empty for the fastest.
+    as the cell has them (sweep/cell.py). isa: of our own code, empty for the fastest. caches: of the machine,
+    by which kernels cut their work, and which are flushed.
     """
 
     answers: ClassVar = (GateAnswer, Unavailable)
@@ -151,6 +155,7 @@ class GateRequest(Request[GateAnswer | Unavailable]):
     min_sample_ns: int
     isa: str
     threads: int
+    caches: dict[str, int]
     weights: str = "hot"
     sets: int = 1
     launch: str = "eager"

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Protocol
 
 from harness.backends.registry import Prepared
 from harness.gpu.device import Device
-from harness.machine import resources
 from harness.measure import clock, gpu_clock, locality
 from harness.measure.gpu_clock import DeviceTimer
 
@@ -18,8 +18,13 @@ class Timing(Protocol):
     def calibrate(self, prepared: Prepared, gate_ns: int, min_sample_ns: int) -> int:
         """Return the loops that make a sample long enough; this is the warm-up too."""
 
-    def flushed(self, prepared: Prepared, min_sample_ns: int) -> tuple[Prepared, int]:
-        """Return the preparation with every pass timed alone from flushed caches, and its loops."""
+    def flushed(
+        self, prepared: Prepared, min_sample_ns: int, caches: Mapping[str, int]
+    ) -> tuple[Prepared, int]:
+        """Return the preparation with every pass timed alone from flushed caches, and its loops.
+
+        caches: bytes of those of the host's cores, empty where the system does not tell.
+        """
 
     def captured(self, prepared: Prepared, *, flushed: bool) -> Prepared:
         """Return the preparation with its passes replayed from a graph. Raises CaptureError."""
@@ -40,10 +45,12 @@ class HostTiming:
         loops = clock.calibrate(prepared.time, gate_ns, min_sample_ns)
         return locality.rotate_loops(loops, prepared.sets)
 
-    def flushed(self, prepared: Prepared, min_sample_ns: int) -> tuple[Prepared, int]:
+    def flushed(
+        self, prepared: Prepared, min_sample_ns: int, caches: Mapping[str, int]
+    ) -> tuple[Prepared, int]:
         """Return the preparation with every pass timed alone from flushed caches, and its loops."""
         if self._flusher is None:
-            self._flusher = locality.Flusher.make(resources.last_level_bytes())
+            self._flusher = locality.Flusher.make(max(caches.values(), default=0))
         time = self._flusher.singles(prepared.time)
         pass_ns = max(1.0, time(2) / 2)
         notes = {**prepared.notes, "weights": self._flusher.note(pass_ns)}
@@ -79,7 +86,9 @@ class DeviceTiming:
         gpu_clock.require_seen(timer.measure(loops))
         return loops
 
-    def flushed(self, prepared: Prepared, min_sample_ns: int) -> tuple[Prepared, int]:
+    def flushed(
+        self, prepared: Prepared, min_sample_ns: int, caches: Mapping[str, int]
+    ) -> tuple[Prepared, int]:
         """Return the preparation with every pass timed alone from a flushed L2, and its loops."""
         timer = replace(self._timer(prepared), flushed=True)
         loops = gpu_clock.flushed_loops(timer(2) / 2, min_sample_ns)

@@ -106,12 +106,15 @@ def count_work(implementation: str, problem: Problem) -> tuple[int, int]:
 # ---- where they run ---------------------------------------------------------------------------------
 
 
-def find_capacities(caches: Mapping[str, int], threads: int = 1) -> dict[str, int]:
+def find_capacities(
+    caches: Mapping[str, int], threads: int = 1, last_level_caches: int = 1
+) -> dict[str, int]:
     """Return the bytes of each cache level, the fastest first; assumed ones where the system tells none.
 
     caches: as one core sees them. Several threads have as many of each level as they are, but for the last:
-    that one all cores are taken to share.
+    of that one they have no more than there are for all cores.
     """
     found = {name.removesuffix("d"): size for name, size in sorted(caches.items()) if size > 0}
     *own, last = (found or ASSUMED_CACHES).items()
-    return {**{name: threads * size for name, size in own}, last[0]: last[1]}
+    shared = min(threads, last_level_caches)
+    return {**{name: threads * size for name, size in own}, last[0]: shared * last[1]}

@@ -43,21 +43,19 @@ def split(text: str) -> list[str]:
 def parse_model(name: str) -> Model:
     """Return a model by name: a published one, `ff-HIDDEN`, or `KxD` for any trees and depth.
 
-    Raises UnknownNameError listing the known names.
+    Raises UnknownNameError listing the known names, UsageError for a shape that no kernel takes.
     """
     text = name.strip().lower()
     if match := re.fullmatch(r"(bert-base|ff)-(\d+)", text):
         hidden = int(match.group(2))
         if hidden < 1:
-            raise UsageError(f"--models: hidden must be at least 1, got {name!r}")
+            raise UsageError(f"hidden must be at least 1, got {name!r}")
         title = f"BERT-base-{hidden}" if match.group(1) == "bert-base" else f"FF-{hidden}"
         return Model(name=text, title=title, layer="ff", hidden=hidden)
     if match := re.fullmatch(r"(?:ultrafastbert-)?(\d+)x(\d+)", text):
         trees, depth = int(match.group(1)), int(match.group(2))
         if not 1 <= trees <= MAX_TREES or depth > MAX_DEPTH:
-            raise UsageError(
-                f"--models: need 1 to {MAX_TREES} trees of depth 0 to {MAX_DEPTH}, got {name!r}"
-            )
+            raise UsageError(f"need 1 to {MAX_TREES} trees of depth 0 to {MAX_DEPTH}, got {name!r}")
         return Model(
             name=f"ultrafastbert-{trees}x{depth}", title=f"UltraFastBERT-{trees}x{depth}",
             layer="fff", depth=depth, trees=trees,
@@ -70,17 +68,20 @@ def parse_baseline(name: str) -> str:
     """Return the name of an FF that ratios can be over. Raises UsageError for an FFF or an unknown one."""
     model = parse_model(name)
     if model.layer != "ff":
-        raise UsageError(f"--baseline: need an FF, such as {BASELINE} or ff-49152, got {name!r}")
+        raise UsageError(f"need an FF, such as {BASELINE} or ff-49152, got {name!r}")
     return model.name
 
 
 def parse_models(text: str) -> list[Model]:
-    """Return the models of a list; `family` stands for all of the paper's `KxD`."""
+    """Return the models of a list; `family` stands for all of the paper's `KxD`.
+
+    Raises UnknownNameError or UsageError, as parse_model does.
+    """
     names: list[str] = []
     for part in split(text):
         names.extend(FAMILY if part.lower() == "family" else [part])
     if not names:
-        raise UsageError(f"--models: need at least one model, got {text!r}")
+        raise UsageError(f"need at least one model, got {text!r}")
     models = {model.name: model for model in map(parse_model, names)}
     return list(models.values())
 

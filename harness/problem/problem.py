@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from harness.problem import recipes
+from harness.problem.axes import AXES, DEFAULTS, Conditions
 
 Array = npt.NDArray[Any]
 Layer = Literal["ff", "fff", "ceiling"]
@@ -20,7 +21,6 @@ _STORED: dict[str, np.dtype[Any]] = {
     "bfloat16": np.dtype(ml_dtypes.bfloat16),
 }
 DTYPES = tuple(_STORED)
-MATHS = ("ieee", "tf32")
 ITEM_BYTES = {name: int(stored.itemsize) for name, stored in _STORED.items()}
 ALIGNMENT = 64
 MAX_DEPTH = 20
@@ -66,11 +66,9 @@ class Problem:
         for name in ("batch", "d_in", "d_out"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        for name, known in (
-            ("dtype", DTYPES), ("math", MATHS), ("data", recipes.DATA), ("rows", recipes.ROWS),
-        ):  # fmt: skip
-            if getattr(self, name) not in known:
-                raise ValueError(f"{name} must be one of {known}, got {getattr(self, name)!r}")
+        for axis in AXES:
+            if axis.of == "problem" and not axis.takes(value := getattr(self, axis.name)):
+                raise ValueError(f"{axis.name} must be one of {axis.known}, got {value!r}")
         if self.math != "ieee" and self.dtype != "float32":
             raise ValueError(f"math {self.math} is of float32 operands, got dtype {self.dtype}")
         if self.layer == "fff":
@@ -90,9 +88,6 @@ class Problem:
             raise ValueError("an FFF has depth and trees; hidden must be 0")
 
     def _check_recipes(self) -> None:
-        if not recipes.is_known(self.routing):
-            known = (*recipes.ROUTINGS, f"{recipes.TRACE}FILE")
-            raise ValueError(f"routing must be one of {known}, got {self.routing!r}")
         names_fff = self.layer == "ff" and self.routing != "uniform"
         if bool(self.routed_trees) != names_fff or (self.routed_depth and not names_fff):
             raise ValueError(
@@ -106,6 +101,11 @@ class Problem:
             reason = recipes.shortage(self.routing, self.d_in, router.trees, router.depth)
         if reason:
             raise ValueError(reason)
+
+    def conditions(self, **protocol: str) -> Conditions:
+        """Return the conditions of a cell on this problem; of the protocol the default where not given."""
+        own = {axis.name: getattr(self, axis.name) for axis in AXES if axis.of == "problem"}
+        return DEFAULTS._replace(**own, **protocol)
 
     def router(self) -> Problem | None:
         """Return the FFF whose paths x is made for; None where routing is uniform."""

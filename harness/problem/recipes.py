@@ -8,18 +8,10 @@ import numpy.typing as npt
 
 Array = npt.NDArray[Any]
 
-DATA = ("random", "zeros")
-ROWS = ("distinct", "same")
-ROUTINGS = ("uniform", "zipf", "single")
 TRACE = "trace:"
 # Rows of a random matrix that is nearly square are nearly dependent: x would grow without bound. With
 # this many dimensions to spare the correction stays of x's own size for every path of a large batch.
 SPARE = 4
-
-
-def is_known(routing: str) -> bool:
-    """Say whether a routing is one of the named ones or a trace with a file."""
-    return routing in ROUTINGS or (routing.startswith(TRACE) and len(routing) > len(TRACE))
 
 
 def conflict(data: str, rows: str, routing: str) -> str:

@@ -1,4 +1,4 @@
-"""Own how wide the vectors of a BLAS kernel architecture are, against what the processor has."""
+"""Own what a BLAS runs on, against what it could: the width of its vectors, the number of its threads."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from collections.abc import Iterable
 
 WIDTHS = ("baseline", "avx", "avx2", "avx512")
 
-# By the names that OpenBLAS and BLIS (through threadpoolctl) and MKL (by its kernel library) use, in
+# By the names that OpenBLAS and BLIS (through threadpoolctl), MKL (by its kernel library) and torch use, in
 # lower case. OpenBLAS's Zen is AVX2 code; processors since Zen 4 get SkylakeX or Cooperlake from it.
 _OF_ARCHITECTURE = {
     "baseline": (
         "generic prescott katmai coppermine northwood banias core2 penryn dunnington nehalem athlon "
-        "opteron opteron_sse3 barcelona nano bobcat atom def mc3"
+        "opteron opteron_sse3 barcelona nano bobcat atom def mc3 default"
     ),
     "avx": "sandybridge bulldozer piledriver steamroller excavator avx",
     "avx2": "haswell zen zen2 zen3 avx2",
@@ -48,8 +48,8 @@ def is_veiled(architecture: str) -> bool:
     return architecture.lower() in ("def", "mc3")
 
 
-# Variables that force a BLAS library to a kernel or a cache size instead of letting it choose.
-FORCING = (
-    "OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE", "MKL_DEBUG_CPU_TYPE", "MKL_ENABLE_INSTRUCTIONS",
-    "BLIS_ARCH_TYPE",
-)  # fmt: skip
+def format_threads(threads: int, asked: int) -> str:
+    """Return on how many threads a library runs where others were asked for, in words."""
+    if threads < asked:
+        return f"{threads} of the {asked} threads asked for"
+    return f"{threads} threads where {asked} {'was' if asked == 1 else 'were'} asked for"

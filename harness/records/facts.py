@@ -86,6 +86,9 @@ class MachineFacts(_Fact):
         default=None, description="processors' worth of time that the cgroup allows"
     )
     memory_limit_bytes: int | None = Field(default=None, description="what the cgroup allows")
+    core_kinds: dict[str, list[int]] = Field(
+        default_factory=dict, description="allowed processors by kind of core, where kinds are told"
+    )
     smt_shared_cores: int | None = Field(
         default=None, description="cores of which more than one hardware thread is online"
     )
@@ -117,6 +120,7 @@ class MachineFacts(_Fact):
     # Memory.
     memory_available_bytes: int = 0
     swap_used_bytes: int = 0
+    page_bytes: int = Field(default=0, description="of the smallest page; 0 if not told")
     thp: str = Field(default="", description="transparent huge pages: always, madvise or never")
     aslr: int | None = Field(
         default=None, description="randomize_va_space; 0 where this process has it off"

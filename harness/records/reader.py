@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
-import pandas as pd
-from pydantic import ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 
 from harness.errors import UsageError
+from harness.problem.axes import COLUMNS
 from harness.records.schema import (
     HEAD,
     KINDS,
@@ -26,6 +27,17 @@ from harness.records.schema import (
     RunHead,
     SampleRecord,
 )
+from harness.records.text import MOST, printable, printable_values
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_QUOTED = 200  # characters of a damaged line that its warning may show
+_NAMED = 5  # damaged lines that are named; the others are counted
+_LONGEST = 4 << 20  # characters of one record; a longer line is none of this harness's
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 # A migration takes the head or a line of the version it stands under and returns that of the next one.
 # One stands here for every version below SCHEMA_VERSION, so that older runs stay readable.
@@ -65,7 +77,7 @@ def _read_head(folder: Path) -> tuple[RunHead, int]:
     if not path.is_file():
         raise UsageError(f"{folder} is not a run: it has no {HEAD}")
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = printable_values(json.loads(path.read_text(encoding="utf-8")))
         if not isinstance(data, dict):
             raise UsageError(f"{path} can't be read: need an object, got {type(data).__name__}")
         version = data.get("schema_version")
@@ -77,22 +89,24 @@ def _read_head(folder: Path) -> tuple[RunHead, int]:
                 f"({SCHEMA_VERSION}); install a newer fff-harness"
             )
         return RunHead.model_validate(_migrated(data, version, _HEAD_MIGRATIONS)), version
-    except (UnicodeDecodeError, json.JSONDecodeError, ValidationError) as error:
+    # ValidationError and what JSON can do to a reader (broken, too deep, a number of 5000 digits).
+    except (ValueError, RecursionError) as error:
         raise UsageError(f"{path} can't be read: {_first_line(error)}") from None
     except OSError as error:
         raise UsageError(f"{path} can't be read: {error.strerror}") from None
 
 
 def _first_line(error: Exception) -> str:
+    """Return what is the matter, in one line of visible characters that is not long."""
     if isinstance(error, ValidationError):
         first = error.errors()[0]
-        return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
-    return str(error).splitlines()[0]
+        return printable(f"{'.'.join(map(str, first['loc']))}: {first['msg']}", _QUOTED)
+    return printable(str(error).partition("\n")[0], _QUOTED)
 
 
 def _parse_line(text: str, version: int) -> Line:
     """Return the record in a line. Raises ValueError, whose text says what is the matter with it."""
-    data = json.loads(text)
+    data = printable_values(json.loads(text))
     if not isinstance(data, dict):
         raise ValueError(f"need an object, got {type(data).__name__}")
     # A line may name its own version: only a newer harness would write one into this run.
@@ -109,21 +123,42 @@ def _parse_line(text: str, version: int) -> Line:
     return line
 
 
+_ANY_LINE: TypeAdapter[Line] = TypeAdapter(Annotated[Line, Field(discriminator="kind")])
+
+
+def _read_line(text: str, version: int) -> Line:
+    """Return the record in a line, as `_parse_line` does.
+
+    A run may have 200 000 lines. One of today's version whose texts stand in it as they will be shown, with
+    no escape, is read in one step; whatever that refuses is looked at again, for the reason.
+    """
+    line = text.rstrip("\n")
+    if version == SCHEMA_VERSION and line.isprintable() and "\\" not in line and len(line) <= MOST:
+        with suppress(ValidationError):
+            return _ANY_LINE.validate_json(line)
+    return _parse_line(text, version)
+
+
 def _read_lines(path: Path, version: int, warnings: list[str]) -> Iterator[Line]:
     """Yield the records; a damaged line is named in `warnings` and passed over."""
     if not path.is_file():
         warnings.append(f"{path.name} is missing: nothing was measured")
         return
+    damaged = 0
     # Only "\n" ends a record: a control character inside of one must not shift the numbers of the lines.
     with path.open(encoding="utf-8", errors="replace", newline="\n") as file:
-        for number, text in enumerate(file, start=1):
+        for number, text in enumerate(iter(lambda: file.readline(_LONGEST), ""), start=1):
             try:
-                yield _parse_line(text, version)
+                yield _read_line(text, version)
             except (ValueError, RecursionError) as error:
+                damaged += 1
                 cut = "" if text.endswith("\n") else " (the line is cut short)"
-                warnings.append(
-                    f"{path.name}:{number} is damaged and left out{cut}: {_first_line(error)}"
-                )
+                if damaged <= _NAMED:
+                    warnings.append(
+                        f"{path.name}:{number} is damaged and left out{cut}: {_first_line(error)}"
+                    )
+    if damaged > _NAMED:
+        warnings.append(f"{path.name}: {damaged - _NAMED} more lines are damaged and left out")
 
 
 _RANK = {"wrong": 0, "failed": 1, "unavailable": 2, "ok": 3}
@@ -138,7 +173,12 @@ def _cell_frame(cells: list[CellRecord]) -> pd.DataFrame:
         known = rows.setdefault(cell.cell, cell.model_dump(exclude={"kind"}))
         if _RANK[cell.status] < _RANK[known["status"]]:
             known.update(status=cell.status, reason=cell.reason)
-    columns = [name for name in CellRecord.model_fields if name != "kind"]
+    columns = [
+        column
+        for name in CellRecord.model_fields
+        if name != "kind"
+        for column in (COLUMNS if name == "conditions" else (name,))
+    ]
     return pd.DataFrame(list(rows.values()), columns=columns)
 
 
@@ -160,8 +200,7 @@ def load_run(path: str | os.PathLike[str]) -> Run:
         raise UsageError(f"{folder / LINES} can't be read: {error.strerror}") from None
     cells = _cell_frame([x for x in lines if isinstance(x, CellRecord)])
     columns = [name for name in SampleRecord.model_fields if name != "kind"]
-    rows = [x.model_dump(exclude={"kind"}) for x in lines if isinstance(x, SampleRecord)]
-    samples = pd.DataFrame(rows, columns=columns)
+    samples = pd.DataFrame([vars(x) for x in lines if isinstance(x, SampleRecord)], columns=columns)
     shared = [
         "cell", "role", "implementation", "level", "model", "provider", "batch", "d_in", "slices",
     ]  # fmt: skip

@@ -2,22 +2,55 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 
+from harness.problem.axes import COLUMNS, DEFAULTS, Conditions, lists
 from harness.records.facts import DeviceFacts, Finding, MachineFacts
+from harness.records.text import printable
 
 SCHEMA_VERSION = 1
 HEAD, LINES, LOCK = "run.json", "records.jsonl", "run.lock"
 Status = Literal["ok", "wrong", "unavailable", "failed"]
 Role = Literal["layer", "ceiling", "aa", "ladder"]
 Order = Literal["interleaved", "blocked"]
+# What an implementation says, an exception's text for one: it ends in tables and on terminals.
+Shown = Annotated[str, AfterValidator(printable)]
 
 
 class _Record(BaseModel):
     # JSON has no infinity; without the setting one would be written as null and refused on reading.
     model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="constants")
+
+
+# In a file each axis is a field of its own, in a record all of them are one value. An axis that there was not
+# yet when a run was written is missing in its records: they read as the axis's default.
+
+
+def _gather(data: Any, name: str, default: Mapping[str, Any]) -> Any:
+    """Return a record's fields as they stand in a file with those of the axes put together under one name."""
+    if not isinstance(data, dict) or name in data:
+        return data
+    rest = {key: value for key, value in data.items() if key not in COLUMNS}
+    return rest | {name: {axis: data.get(axis, default[axis]) for axis in COLUMNS}}
+
+
+def _spread(fields: dict[str, Any], name: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a record's fields as they stand in a file, those of the axes in the place of the one name."""
+    spread: dict[str, Any] = {}
+    for key, value in fields.items():
+        spread |= values if key == name else {key: value}
+    return spread
 
 
 class MachineRecord(_Record):
@@ -30,6 +63,9 @@ class MachineRecord(_Record):
     isa: list[str] = Field(description="vector extensions that the processor reports")
     cores: int = Field(description="processors that this process may run on")
     caches: dict[str, int] = Field(description="L1d, L2, L3 as one core sees them")
+    last_level_caches: int = Field(
+        default=1, description="of the last level, that those processors have between them"
+    )
     memory_bytes: int
     virtual_machine: str
     python: str
@@ -40,7 +76,10 @@ class MachineRecord(_Record):
     harness_version: str
     commit: str
     environment: dict[str, str] = Field(
-        description="variables that can change a BLAS or its threads"
+        description="the sweep's variables that can change a library that is measured"
+    )
+    dropped: list[str] = Field(
+        default=[], description="variables that the measuring processes were started without"
     )
     facts: MachineFacts = Field(
         default_factory=MachineFacts, description="settings, and the state when the run began"
@@ -73,18 +112,23 @@ class SweepRecord(_Record):
     keep_blas_env: bool
     plugins: list[str] = Field(default=[], description="files of plugins that were loaded")
     timeout_s: float = Field(default=0.0, description="patience with a request, 0 for derived")
-    data: list[str] = ["random"]
-    rows: list[str] = ["distinct"]
-    routing: list[str] = ["uniform"]
-    weights: list[str] = ["hot"]
+    axes: dict[str, list[str]] = Field(
+        default_factory=lists, description="values on each axis; in the file a field for each"
+    )
     order: Order = "interleaved"
-    dtype: list[str] = ["float32"]
     isa: str = Field(
         default="", description="instruction set that was forced, empty for the fastest"
     )
     baseline: str = Field(default="bert-base-4095", description="model that ratios are over")
-    math: list[str] = ["ieee"]
-    launch: list[str] = ["eager"]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _gather_axes(cls, data: Any) -> Any:
+        return _gather(data, "axes", lists())
+
+    @model_serializer(mode="wrap")
+    def _spread_axes(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return _spread(handler(self), "axes", self.axes)
 
 
 class RunHead(_Record):
@@ -110,10 +154,16 @@ class ProviderRecord(_Record):
     int_bits: int
     routines: list[str]
     pools: list[dict[str, Any]] = Field(description="every BLAS and OpenMP pool in that process")
-    variables: dict[str, str] = Field(
-        description="BLAS variables that the process was started with"
+    cpus_allowed: int = Field(
+        default=0, description="processors that it may run on with all loaded; 0 if not told"
     )
-    dropped: list[str] = Field(description="variables that force a kernel, taken away")
+    huge_page_share: float | None = Field(
+        default=None, description="of a buffer like the operands, by the kernel; None if not told"
+    )
+    variables: dict[str, str] = Field(
+        description="variables that can change a library, as the process was started with"
+    )
+    dropped: list[str] = Field(description="variables that change a library, taken away")
 
 
 class CellRecord(_Record):
@@ -128,31 +178,29 @@ class CellRecord(_Record):
     model: str
     provider: str
     threads: int
-    batch: int
-    d_in: int
-    d_out: int
+    batch: int = Field(gt=0)
+    d_in: int = Field(gt=0)
+    d_out: int = Field(gt=0)
     hidden: int
     depth: int
     trees: int
-    dtype: str
-    math: str = Field("ieee", description="of float32 products: ieee, or tf32 on tensor cores")
-    launch: str = Field("eager", description="eager, or graph: passes replayed from a CUDA graph")
-    data: str
-    rows: str = "distinct"
-    routing: str = "uniform"
-    weights: str = Field("hot", description="where they stand as a pass begins; see locality.py")
+    conditions: Conditions = Field(
+        default=DEFAULTS, description="value on each axis; in the file a field for each"
+    )
     seed: int
     flops: int
     bytes_moved: int
     process: int
     status: Status
-    reason: str
+    reason: Shown
     loops: int
     gate_ns: int = Field(description="the checked pass, first of its process; not a sample")
     checked_tokens: int
     near_ties: int
     worst_error: float = Field(description="largest error as a share of its tolerance")
-    slices: int = Field(default=1, description="a sample times one of this many parts of the batch")
+    slices: int = Field(
+        default=1, gt=0, description="a sample times one of this many parts of the batch"
+    )
     nodes_touched: int = Field(
         description="distinct weight rows on the paths of all tokens; fff only"
     )
@@ -162,7 +210,16 @@ class CellRecord(_Record):
     working_set_bytes: int = Field(
         default=0, description="weight rows that a pass touches; 0 where not counted"
     )
-    notes: dict[str, str]
+    notes: dict[str, Shown]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _gather_conditions(cls, data: Any) -> Any:
+        return _gather(data, "conditions", DEFAULTS._asdict())
+
+    @model_serializer(mode="wrap")
+    def _spread_conditions(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return _spread(handler(self), "conditions", self.conditions._asdict())
 
 
 class SampleRecord(_Record):
@@ -177,14 +234,17 @@ class SampleRecord(_Record):
     )
     order: int = Field(description="position in the run")
     started_ns: int = Field(description="since the run began")
-    loops: int
-    elapsed_ns: int
+    loops: int = Field(gt=0)
+    elapsed_ns: int = Field(gt=0)
     switches: int = Field(description="involuntary context switches during the sample")
     faults: int = Field(description="page faults during the sample")
     steal_ticks: int = Field(
         description="time the hypervisor took from this machine, in clock ticks"
     )
     call_ns: int = Field(default=0, description="of the call from Python, outside of `elapsed_ns`")
+    cpu_ns: int = Field(
+        default=0, description="processor time of all threads of the process; 0 if not recorded"
+    )
     wall_ns: int = Field(
         default=0, description="on a device, launches and the last wait included; 0 on the CPU"
     )

@@ -49,6 +49,12 @@ class Writer:
     def _create(self, head: RunHead) -> None:
         """Write the head whole or not at all: half a head would make the folder useless."""
         path = self.folder / HEAD
+        records = self.folder / LINES
+        if records.is_file() and records.stat().st_size and not path.exists():
+            raise UsageError(
+                f"--out: {self.folder} holds {LINES} without {HEAD}: records of a run whose head is lost; "
+                "name a folder of its own"
+            )
         if path.exists():
             raise UsageError(
                 f"--out: {self.folder} holds a run already; name a folder of its own, or take it up "

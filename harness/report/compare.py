@@ -12,16 +12,20 @@ import pandas as pd
 from harness.analysis.compare import TOLERANCE, Comparison, Verdict
 from harness.analysis.stats import Ratio
 from harness.records.reader import Run
-from harness.report.formats import format_markdown_table, format_time
+from harness.report.formats import (
+    NONE,
+    format_markdown_table,
+    format_time,
+    plain,
+    plain_ratio,
+)
 from harness.report.header import format_machine
-
-_NONE = "–"
 
 
 def format_change(change: Ratio | None) -> str:
     """Return `+5.2 % [+4.1, +6.3]`; digits stop where the interval does."""
     if change is None:
-        return _NONE
+        return NONE
     if not change.known:
         return f"~{100 * (change.value - 1):+.0f} %"
     half = 100 * (change.high - change.low) / 2
@@ -60,7 +64,15 @@ def _frame(comparison: Comparison) -> pd.DataFrame:
 
 def _run_line(name: str, run: Run) -> str:
     code = run.head.machine.commit
-    return f"- {name}: {run.folder}, {code}, {run.head.started_utc}; {format_machine(run)}"
+    return f"- {name}: {run.folder}, {code}, {run.head.started_utc}; {format_machine(run.head.machine)}"
+
+
+def _build_lines(comparison: Comparison) -> list[str]:
+    """Return what differs of the two builds of our own kernels, as far as both tell."""
+    then, now = comparison.a.head.machine.build, comparison.b.head.machine.build
+    differing = [name for name in then if name in now and then[name] != now[name]]
+    told = "; ".join(f"{name} {then[name]} in A, {now[name]} in B" for name in differing)
+    return [f"- Our own kernels were built otherwise: {told}"] if told else []
 
 
 def _reference_line(comparison: Comparison) -> str:
@@ -81,6 +93,7 @@ def _reference_line(comparison: Comparison) -> str:
 def format_comparison(comparison: Comparison) -> str:
     """Return a comparison as Markdown."""
     lines = ["# B compared with A", "", _run_line("A", comparison.a), _run_line("B", comparison.b)]
+    lines += _build_lines(comparison)
     lines.append(_reference_line(comparison))
     for name, run in (("A", comparison.a), ("B", comparison.b)):
         lines += [f"- **Record of {name} damaged**: {w}" for w in run.warnings]
@@ -99,18 +112,12 @@ def format_comparison(comparison: Comparison) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _number(value: float | None) -> float | None:
-    return value if value is not None and math.isfinite(value) else None
-
-
 def comparison_rows(comparison: Comparison) -> list[dict[str, Any]]:
     """Return a comparison as rows of plain numbers, for other programs."""
     return [
         {
-            "cell": c.cell, "a_ns": _number(c.a_ns), "b_ns": _number(c.b_ns),
-            "change": _number(c.change.value if c.change else None),
-            "low": _number(c.change.low if c.change else None),
-            "high": _number(c.change.high if c.change else None),
+            "cell": c.cell, "a_ns": plain(c.a_ns), "b_ns": plain(c.b_ns),
+            **dict(zip(("change", "low", "high"), plain_ratio(c.change), strict=True)),
             "blocks": c.change.blocks if c.change else 0,
             "verdict": c.verdict, "reason": c.reason,
         }
@@ -129,7 +136,7 @@ def format_comparison_json(comparison: Comparison) -> str:
     document = {
         "a": str(comparison.a.folder), "b": str(comparison.b.folder),
         "same_machine": comparison.same_machine, "references": list(comparison.references),
-        "drift": _number(comparison.drift), "resolution": comparison.resolution,
+        "drift": plain(comparison.drift), "resolution": comparison.resolution,
         "tolerance": TOLERANCE, "summary": summarize(comparison),
         "cells": comparison_rows(comparison), "unmatched": comparison.unmatched,
     }  # fmt: skip

@@ -2,41 +2,33 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import pandas as pd
 
-from harness.analysis import points as analysis_points
+from harness.analysis.analysis import Analysis
 from harness.analysis.rows import Point
 from harness.analysis.stats import Ratio
 from harness.paper.published import PublishedCell
-from harness.problem import axes
 from harness.problem.models import speedup_limit
-from harness.records.reader import Run
-
-
-def _number(value: float | None) -> float | None:
-    return value if value is not None and math.isfinite(value) else None
+from harness.report.formats import plain_ratio
 
 
 def _csv_row(point: Point, ratio: Ratio | None, cell: PublishedCell | None, **names: Any) -> Any:
     return {
         "batch": point.batch, "width": point.width, **names,
-        "speedup": _number(ratio.value if ratio else None),
-        "low": _number(ratio.low if ratio else None),
-        "high": _number(ratio.high if ratio else None),
+        **dict(zip(("speedup", "low", "high"), plain_ratio(ratio), strict=True)),
         "blocks": ratio.blocks if ratio else 0,
         "published": cell.speedup if cell else None,
         "provenance": cell.provenance if cell else None,
-        **dict(zip(axes.COLUMNS, point.conditions, strict=True)),
+        **point.conditions._asdict(),
     }  # fmt: skip
 
 
-def csv_frame(run: Run) -> pd.DataFrame:
+def csv_frame(analysis: Analysis) -> pd.DataFrame:
     """Return every speedup as a row of plain numbers, for other programs."""
     rows: list[Any] = []
-    for point in analysis_points.points(run):
+    for point in analysis.points:
         for provider, entries in point.entries.items():
             rows += [
                 _csv_row(
@@ -57,11 +49,9 @@ def csv_frame(run: Run) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def speeds_csv_frame(run: Run) -> pd.DataFrame:
+def speeds_csv_frame(analysis: Analysis) -> pd.DataFrame:
     """Return every cell's absolute figures as plain numbers, ceilings included."""
-    speeds = [
-        s for point in analysis_points.points(run) for s in point.speeds
-    ] + analysis_points.ceilings(run)
+    speeds = [*(s for point in analysis.points for s in point.speeds), *analysis.ceiling_speeds]
     names = ("cell", "implementation", "model", "provider", "status", "pass_ns", "token_ns", "gflops",
              "share", "of_ceiling", "of_floor", "place", "gbs", "samples", "note", "wall_ns")  # fmt: skip
     return pd.DataFrame([{n: getattr(s, n) for n in names} for s in speeds])

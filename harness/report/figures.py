@@ -9,17 +9,20 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from harness.analysis import points as analysis_points
+from harness.analysis.analysis import Analysis
 from harness.analysis.rows import Point, Speed
 from harness.analysis.stats import Ratio
 from harness.problem import axes
+from harness.problem.axes import Conditions
 from harness.problem.models import speedup_limit, title
-from harness.records.reader import Run
+from harness.records.schema import RunHead
 from harness.report.figure_style import COLOURS, MARKERS, new_figure, set_title
 from harness.report.formats import format_ratio, format_source, format_time
 from harness.report.table import format_place
 
 _PAPER = "#999999"
+# A label may be another's too (two traces whose files have one name); with the conditions it is one cell's.
+_Series = tuple[str, Conditions]
 _LABEL = {"facecolor": "white", "edgecolor": "none", "pad": 0.6}
 
 
@@ -48,9 +51,9 @@ def _bars_of(point: Point) -> list[tuple[str, Ratio, float | None, bool, float]]
     return bars
 
 
-def speedup_figure(run: Run) -> Figure:
+def speedup_figure(analysis: Analysis) -> Figure:
     """Draw the measured speedups with their intervals beside the published ones, the limit as a tick."""
-    point = analysis_points.points(run)[0]
+    point = analysis.points[0]
     bars = _bars_of(point)
     figure = new_figure(9.5, 1.6 + 0.62 * max(1, len(bars)))
     axes = figure.subplots()
@@ -79,7 +82,7 @@ def speedup_figure(run: Run) -> Figure:
     axes.set_xlim(left=0.8, right=highest * 3)
     axes.xaxis.set_major_formatter(lambda x, _: f"{x:g}x")
     axes.set_xlabel("speedup (log)")
-    set_title(figure, run, f"Measured against published, {format_place(point).lower()}")
+    set_title(figure, analysis.head, f"Measured against published, {format_place(point).lower()}")
     _speedup_legend(axes)
     return figure
 
@@ -97,12 +100,11 @@ def _speedup_legend(axes: Any) -> None:
     )  # fmt: skip
 
 
-def time_figure(run: Run) -> Figure:
+def time_figure(analysis: Analysis) -> Figure:
     """Draw time per token: lines over the batch, or bars where the run has one batch only."""
-    points = analysis_points.points(run)
-    widest = points[0].width
-    points = [p for p in points if p.width == widest]
-    rows: dict[str, dict[int, float]] = {}
+    widest = analysis.points[0].width
+    points = [p for p in analysis.points if p.width == widest]
+    rows: dict[_Series, dict[int, float]] = {}
     for point in points:
         for s in point.speeds:
             if np.isfinite(s.token_ns):
@@ -110,17 +112,17 @@ def time_figure(run: Run) -> Figure:
                 how = axes.title(point.conditions)
                 differs = f"; {how}" if how else ""
                 name = f"{s.implementation} ({title(s.model)}{provider}{differs})"
-                rows.setdefault(name, {})[point.batch] = s.token_ns
+                rows.setdefault((name, point.conditions), {})[point.batch] = s.token_ns
     text = f"Time per token, width {widest}"
     if len({p.batch for p in points}) > 1:
-        return _time_lines(run, rows, text)
-    return _time_bars(run, rows, f"{text}, batch {points[0].batch}", points[0].batch)
+        return _time_lines(analysis.head, rows, text)
+    return _time_bars(analysis.head, rows, f"{text}, batch {points[0].batch}", points[0].batch)
 
 
-def _time_lines(run: Run, rows: dict[str, dict[int, float]], text: str) -> Figure:
+def _time_lines(head: RunHead, rows: dict[_Series, dict[int, float]], text: str) -> Figure:
     figure = new_figure(10.5, 6)
     axes = figure.subplots()
-    for i, (name, times) in enumerate(rows.items()):
+    for i, ((name, _), times) in enumerate(rows.items()):
         batches = sorted(times)
         dashed = "--" if name.startswith("ff_") else "-"
         axes.plot(batches, [times[b] for b in batches], dashed, color=COLOURS[i % 8],
@@ -132,37 +134,39 @@ def _time_lines(run: Run, rows: dict[str, dict[int, float]], text: str) -> Figur
     axes.yaxis.set_major_formatter(lambda ns, _: format_time(ns))
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
-    set_title(figure, run, text)
+    set_title(figure, head, text)
     return figure
 
 
-def _time_bars(run: Run, rows: dict[str, dict[int, float]], text: str, batch: int) -> Figure:
+def _time_bars(
+    head: RunHead, rows: dict[_Series, dict[int, float]], text: str, batch: int
+) -> Figure:
     figure = new_figure(9.5, 1.4 + 0.36 * max(1, len(rows)))
     axes = figure.subplots()
-    ordered = sorted(rows, key=lambda name: -rows[name][batch])
-    for i, name in enumerate(ordered):
-        time = rows[name][batch]
+    ordered = sorted(rows, key=lambda series: -rows[series][batch])
+    for i, (name, conditions) in enumerate(ordered):
+        time = rows[name, conditions][batch]
         axes.barh(i, time, color=COLOURS[1] if name.startswith("ff_") else COLOURS[0])
         axes.text(time * 1.05, i, format_time(time), va="center", fontsize=8)
-    axes.set_yticks(range(len(ordered)), ordered, fontsize=8)
+    axes.set_yticks(range(len(ordered)), [name for name, _ in ordered], fontsize=8)
     axes.set_xscale("log")
-    times = [rows[name][batch] for name in ordered] or [1.0]
+    times = [rows[series][batch] for series in ordered] or [1.0]
     axes.set_xlim(min(times) / 3, max(times) * 3)
     axes.xaxis.set_major_formatter(lambda ns, _: format_time(ns))
     axes.set_xlabel("time per token (log)")
-    set_title(figure, run, text)
+    set_title(figure, head, text)
     return figure
 
 
-def ceilings_figure(run: Run) -> Figure:
+def ceilings_figure(analysis: Analysis) -> Figure:
     """Draw the ceilings that were measured, and how far each layer reaches what they allow."""
-    point = analysis_points.points(run)[0]
+    point = analysis.points[0]
     speeds = [s for s in point.speeds if np.isfinite(s.of_ceiling)]
-    streams = [s for s in analysis_points.ceilings(run) if np.isfinite(s.gbs)]
+    streams = [s for s in analysis.ceiling_speeds if np.isfinite(s.gbs)]
     figure = new_figure(11, 2.2 + 0.3 * max(6, len(speeds), len(streams)))
     left, right = figure.subplots(1, 2)
     _rate_bars(left, streams)
-    of = "the device" if run.head.machine.device else "one thread"
+    of = "the device" if analysis.head.machine.device else "one thread"
     left.set_xlabel(f"bandwidth of {of}, GB/s (log)")
     for i, s in enumerate(speeds):
         colour = COLOURS[5] if s.impossible else COLOURS[1 if s.implementation[:3] == "ff_" else 0]
@@ -179,8 +183,8 @@ def ceilings_figure(run: Run) -> Figure:
     right.axvline(100, color="black", lw=0.8)
     right.set_xlim(0, max([115.0, *(115 * s.of_ceiling for s in speeds)]))
     right.set_xlabel("least time that the ceilings allow, % of the measured time")
-    set_title(figure, run, f"Ceilings of this machine and the layers below them, batch {point.batch}, "
-               f"width {point.width}")  # fmt: skip
+    what = "Ceilings of this machine and the layers below them"
+    set_title(figure, analysis.head, f"{what}, {format_place(point).lower()}")
     return figure
 
 

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import matplotlib as mpl
-
-from harness.analysis import points as analysis_points
+from harness.analysis.analysis import Analysis
 from harness.records.files import write_whole
-from harness.records.reader import Run
-from harness.report import figure_by_batch, figures, latex, table
+from harness.report import latex, table
 from harness.report import ledger as report_ledger
 from harness.report.csv import csv_frame, speeds_csv_frame
 
@@ -18,13 +15,17 @@ BY_BATCH = "by_batch"  # where a run has several batches
 _FORMATS = ("png", "svg")
 
 
-def write_plots(run: Run) -> list[Path]:
+def write_plots(analysis: Analysis) -> list[Path]:
     """Write each figure as PNG and SVG into the run's folder and return the files.
 
     A run that was ended before its first cell has nothing to draw and gets no files.
     """
+    import matplotlib as mpl  # tables go without it, which takes longer to load than they to print
+
+    from harness.report import figure_by_batch, figures
+
     written: list[Path] = []
-    if not analysis_points.points(run):
+    if not analysis.points:
         return written
     # Fixed ids and no date: the same samples give the same bytes.
     with mpl.rc_context({"svg.hashsalt": "fff-harness", "font.family": "DejaVu Sans"}):
@@ -35,12 +36,12 @@ def write_plots(run: Run) -> list[Path]:
                 strict=True,
             )
         )
-        if figure_by_batch.is_drawable(run):
+        if figure_by_batch.is_drawable(analysis):
             draws[BY_BATCH] = figure_by_batch.draw
         for name, draw in draws.items():
-            figure = draw(run)
+            figure = draw(analysis)
             for extension in _FORMATS:
-                path = run.folder / f"{name}.{extension}"
+                path = analysis.folder / f"{name}.{extension}"
                 metadata = {"Date": None} if extension == "svg" else {}
                 figure.savefig(path, dpi=150, metadata=metadata)
                 written.append(path)
@@ -50,16 +51,16 @@ def write_plots(run: Run) -> list[Path]:
 TABLE_FILES = ("table.md", "table.csv", "speeds.csv", "table.tex", "ledger.json")
 
 
-def write_tables(run: Run) -> list[Path]:
-    """Write table.md, table.csv, speeds.csv and table.tex into the run's folder and return them."""
+def write_tables(analysis: Analysis) -> list[Path]:
+    """Write table.md, table.csv, speeds.csv, table.tex and ledger.json into the run's folder; return them."""
     texts = (
-        table.format_markdown(run),
-        csv_frame(run).to_csv(index=False),
-        speeds_csv_frame(run).to_csv(index=False),
-        latex.format_latex(run),
-        report_ledger.format_json(run),
+        table.format_markdown(analysis),
+        csv_frame(analysis).to_csv(index=False),
+        speeds_csv_frame(analysis).to_csv(index=False),
+        latex.format_latex(analysis),
+        report_ledger.format_json(analysis.ledger),
     )
-    paths = [run.folder / name for name in TABLE_FILES]
+    paths = [analysis.folder / name for name in TABLE_FILES]
     for path, text in zip(paths, texts, strict=True):
         write_whole(path, text)
     return paths

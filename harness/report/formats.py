@@ -4,17 +4,26 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
-import pandas as pd
 from tabulate import tabulate
 
-from harness.analysis.stats import Ratio
 from harness.paper.published import PublishedCell
+from harness.problem.models import BASELINE, speedup_limit
+
+if TYPE_CHECKING:  # seconds to load, and a plan is printed without them
+    import pandas as pd
+
+    from harness.analysis.stats import Ratio
 
 NONE = "–"
 UNCONFIRMED = "†"
 # The word behind the layer in an id that is not of a provider.
 _LIBRARIES = {"torch": "torch", "triton": "Triton"}
+
+
+# From this quotient of its ends on an interval is written on a log scale, each number with its own digits.
+_WIDE = 4.0
 
 
 def _decimals(resolution: float) -> int:
@@ -28,15 +37,30 @@ def _rounded(value: float, decimals: int) -> str:
     return f"{round(value, decimals):.{max(0, decimals)}f}"
 
 
+def _significant(value: float, digits: int) -> str:
+    """Return a positive number with so many significant digits at the most, never as a power of ten."""
+    decimals = digits - 1 - math.floor(math.log10(value))
+    text = _rounded(value, decimals)
+    return text.rstrip("0").rstrip(".") if "." in text else text
+
+
 def format_ratio(ratio: Ratio | None) -> str:
-    """Return `91x [88, 94]`: digits stop where the interval does; `~91x` where one block gives none."""
+    """Return `91x [88, 94]`: digits stop where the interval does; `~91x` where one block gives none.
+
+    The digits are those that the shorter arm of the interval leaves. The ends of one that is wide,
+    `3x [0.4, 22]`, have no digit in common: each number then has two of its own.
+    """
     if ratio is None:
         return NONE
     if not ratio.known:
-        return f"~{_rounded(ratio.value, _decimals(ratio.value / 10))}x"
-    d = _decimals((ratio.high - ratio.low) / 2)
-    low, high = _rounded(ratio.low, d), _rounded(ratio.high, d)
-    return f"{_rounded(ratio.value, d)}x [{low}, {high}]"
+        return f"~{_significant(ratio.value, 2)}x"
+    numbers = (ratio.value, ratio.low, ratio.high)
+    if ratio.high >= _WIDE * ratio.low or ratio.high < 0.1:
+        value, low, high = (_significant(number, 2) for number in numbers)
+    else:
+        decimals = _decimals(min(ratio.value - ratio.low, ratio.high - ratio.value))
+        value, low, high = (_rounded(number, decimals) for number in numbers)
+    return f"{value}x [{low}, {high}]"
 
 
 def format_time(ns: float) -> str:
@@ -71,6 +95,11 @@ def format_source(implementation: str, provider: str) -> str:
     return provider or _LIBRARIES.get(implementation.split("_")[1], "own code")
 
 
+def format_limit(model: str, baseline: str = BASELINE) -> str:
+    """Return the limit of a model's speedup as the paper prints it: 1.00, 1.33, 341.25."""
+    return f"{speedup_limit(model, baseline):.2f}x"
+
+
 def format_bytes(size: int) -> str:
     """Return a size in MiB, or in KiB below one."""
     return f"{size / 2**20:.0f} MiB" if size >= 2**20 else f"{size / 2**10:.0f} KiB"
@@ -85,9 +114,29 @@ def format_markdown_table(frame: pd.DataFrame) -> str:
     return text
 
 
-def format_unavailable(found: Iterable[tuple[str, str]]) -> list[str]:
-    """Return a line for each reason, with all the implementations (id, reason) that it holds for."""
+def format_reasons(found: Iterable[tuple[str, str]]) -> list[str]:
+    """Return a part for each reason, with all the implementations (id, reason) that it holds for."""
     ids: dict[str, dict[str, None]] = {}
     for implementation, reason in found:
         ids.setdefault(reason, {})[implementation] = None
-    return [f"unavailable: {', '.join(names)}: {reason}" for reason, names in ids.items()]
+    return [f"{', '.join(names)}: {reason}" for reason, names in ids.items()]
+
+
+def format_unavailable(found: Iterable[tuple[str, str]]) -> list[str]:
+    """Return a line for each reason why implementations (id, reason) are unavailable."""
+    return [f"unavailable: {part}" for part in format_reasons(found)]
+
+
+# ---- for other programs -------------------------------------------------------------------------
+
+
+def plain(value: float | None) -> float | None:
+    """Return a number as it is, None where there is none or it is not finite."""
+    return value if value is not None and math.isfinite(value) else None
+
+
+def plain_ratio(ratio: Ratio | None) -> tuple[float | None, float | None, float | None]:
+    """Return a ratio's value and the ends of its interval, None for each that there is not."""
+    if ratio is None:
+        return None, None, None
+    return plain(ratio.value), plain(ratio.low), plain(ratio.high)

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import pandas as pd
 
-from harness.analysis import contrasts
-from harness.analysis import points as analysis_points
+from harness.analysis.contrasts import Contrast
 from harness.analysis.rows import Entry, Point, Speed, Versus
 from harness.problem import axes
-from harness.problem.models import BASELINE, speedup_limit, title
-from harness.records.reader import Run
+from harness.problem.models import BASELINE, title
 from harness.report.formats import (
     NONE,
+    format_limit,
     format_published,
     format_rate,
     format_ratio,
@@ -22,11 +22,6 @@ from harness.report.formats import (
 )
 
 REMARKED = "‡"
-
-
-def format_limit(model: str, baseline: str = BASELINE) -> str:
-    """Return the limit of a model's speedup as the paper prints it: 1.00, 1.33, 341.25."""
-    return f"{speedup_limit(model, baseline):.2f}x"
 
 
 def format_entry(entry: Entry, baseline: str = BASELINE) -> str:
@@ -51,17 +46,15 @@ def _mark(remark: str, impossible: bool) -> str:
     return " IMPOSSIBLE" if impossible else REMARKED if remark else ""
 
 
-def paper_frame(run: Run, entries: list[Entry]) -> pd.DataFrame:
+def paper_frame(entries: Sequence[Entry], baseline: str) -> pd.DataFrame:
     """Return the table in the paper's form: a row a model, a measured and a published column a level."""
-    rows, baseline = [], run.head.sweep.baseline
-    for model in analysis_points.models(run):
-        row = {"model": title(model), "limit": format_limit(model, baseline)}
-        for entry in entries:
-            if entry.model == model:
-                row[f"level {entry.level}"] = format_entry(entry, baseline)
-                row[f"paper, level {entry.level}"] = format_published(entry.published)
-        rows.append(row)
-    return pd.DataFrame(rows)
+    rows: dict[str, dict[str, str]] = {}
+    for entry in entries:
+        limit = format_limit(entry.model, baseline)
+        row = rows.setdefault(entry.model, {"model": title(entry.model), "limit": limit})
+        row[f"level {entry.level}"] = format_entry(entry, baseline)
+        row[f"paper, level {entry.level}"] = format_published(entry.published)
+    return pd.DataFrame(list(rows.values()))
 
 
 def versus_frame(point: Point) -> pd.DataFrame:
@@ -79,7 +72,7 @@ def versus_frame(point: Point) -> pd.DataFrame:
     )
 
 
-def speed_frame(speeds: list[Speed]) -> pd.DataFrame:
+def speed_frame(speeds: Sequence[Speed]) -> pd.DataFrame:
     """Return absolute figures: time, rate, share of the measured sgemm and of the ceiling, samples."""
     on_device = any(math.isfinite(s.wall_ns) for s in speeds)
     return pd.DataFrame(
@@ -110,7 +103,7 @@ def _remarks(speed: Speed) -> str:
     return ", ".join(part for part in (above, unstable, speed.note) if part)
 
 
-def ceiling_frame(speeds: list[Speed]) -> pd.DataFrame:
+def ceiling_frame(speeds: Sequence[Speed]) -> pd.DataFrame:
     """Return the machine's ceilings: rates of the median sample and of the fastest, which counts."""
     rows = []
     for s in speeds:
@@ -131,7 +124,7 @@ def ceiling_frame(speeds: list[Speed]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def contrast_frame(run: Run) -> pd.DataFrame:
+def contrast_frame(contrasts: Sequence[Contrast]) -> pd.DataFrame:
     """Return each cell that was measured under several conditions, beside its first ones."""
     return pd.DataFrame(
         {
@@ -149,5 +142,5 @@ def contrast_frame(run: Run) -> pd.DataFrame:
             if c.working_set_bytes
             else NONE,
         }
-        for c in contrasts.contrasts(run)
+        for c in contrasts
     )

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import pandas as pd
 
-from harness.analysis import gpu as analysis_gpu
-from harness.analysis.gpu import COLUMNS, PRECISIONS, GpuEntry, Rival
-from harness.analysis.rows import Point
+from harness.analysis.analysis import Analysis
+from harness.analysis.gpu import COLUMNS, PRECISIONS, is_device
+from harness.analysis.rows import Contests, GpuEntry, Point, Rival
 from harness.problem import axes
-from harness.problem.models import speedup_limit, title
-from harness.records.reader import Run
+from harness.problem.models import title
+from harness.records.facts import DeviceFacts
 from harness.report.formats import (
     NONE,
+    format_limit,
     format_markdown_table,
     format_published,
     format_ratio,
@@ -19,9 +20,8 @@ from harness.report.formats import (
 )
 
 
-def device_lines(run: Run) -> list[str]:
-    """Return what the head says of the device, and of how its state was told."""
-    device = run.head.machine.device
+def device_lines(device: DeviceFacts | None) -> list[str]:
+    """Return what the head says of the device, and of how its state was told; nothing without one."""
     if device is None:
         return []
     lines = [
@@ -44,15 +44,15 @@ def _format(entry: GpuEntry, baseline: str) -> str:
     return "1" if entry.model == baseline else format_ratio(entry.ratio)
 
 
-def gpu_frame(run: Run, point: Point) -> pd.DataFrame:
+def gpu_frame(point: Point) -> pd.DataFrame:
     """Return the GPU half of the paper's table: a measured and a published column each."""
     rows: dict[str, dict[str, str]] = {}
-    for entry in analysis_gpu.gpu_entries(run, point):
+    for entry in point.gpu:
         row = rows.setdefault(
             entry.model,
             {
                 "model": title(entry.model),
-                "limit": f"{speedup_limit(entry.model, point.baseline):.2f}x",
+                "limit": format_limit(entry.model, point.baseline),
             },
         )
         row[entry.column] = _format(entry, point.baseline)
@@ -60,9 +60,9 @@ def gpu_frame(run: Run, point: Point) -> pd.DataFrame:
     return pd.DataFrame(list(rows.values()))
 
 
-def point_lines(run: Run, point: Point) -> list[str]:
+def point_lines(point: Point) -> list[str]:
     """Return the GPU columns of the paper's table at a point, none for a run on the CPU."""
-    if not analysis_gpu.is_device(run):
+    if not point.gpu:
         return []
     columns = ", ".join(f"{name} ({suffix})" for name, suffix in COLUMNS.items())
     return [
@@ -70,11 +70,11 @@ def point_lines(run: Run, point: Point) -> list[str]:
         f"Speedup over {title(point.baseline)} in the same column ({columns}); the paper's on an "
         "RTX A6000:",
         "",
-        format_markdown_table(gpu_frame(run, point)),
+        format_markdown_table(gpu_frame(point)),
     ]  # fmt: skip
 
 
-def contest_frame(run: Run, point: Point, against: list[Rival]) -> pd.DataFrame:
+def contest_frame(contests: Contests) -> pd.DataFrame:
     """Return every FFF against the fastest FF of each precision."""
     return pd.DataFrame(
         {
@@ -84,7 +84,7 @@ def contest_frame(run: Run, point: Point, against: list[Rival]) -> pd.DataFrame:
             "launch": c.launch,
             **{f"over FF, {PRECISIONS[name]}": format_ratio(r) for name, r in c.ratios.items()},
         }
-        for c in analysis_gpu.contests(run, point, against)
+        for c in contests.rows
     )
 
 
@@ -97,9 +97,9 @@ def _rival_line(rival: Rival) -> str:
     )
 
 
-def contest_lines(run: Run) -> list[str]:
+def contest_lines(analysis: Analysis) -> list[str]:
     """Return best against best on a device: over the fastest FF of each precision, under any launch."""
-    if not analysis_gpu.is_device(run):
+    if not is_device(analysis.head):
         return []
     lines = [
         "", "## Best against best on this device", "",
@@ -107,28 +107,21 @@ def contest_lines(run: Run) -> list[str]:
         "graph. A ratio across two precisions compares layers that round differently; one across hot and "
         "cold weights, or of device time over wall time, is never taken.",
     ]  # fmt: skip
-    for point in analysis_gpu.places(run):
-        against = analysis_gpu.rivals(run, point)
-        frame = contest_frame(run, point, against)
-        if frame.empty:
+    for contests in analysis.contests:
+        if not contests.rows:
             continue
+        point = contests.point
         where = f"Batch {point.batch}, width {point.width}"
-        kept = tuple(
-            default if name in ("dtype", "math", "launch") else value
-            for name, value, default in zip(
-                axes.COLUMNS, point.conditions, axes.DEFAULTS, strict=True
-            )
-        )
-        differs = axes.title(kept)
+        differs = axes.title(axes.without_ways(point.conditions))
         lines += ["", f"### {where}{', ' + differs if differs else ''}", "", "The fastest FF:", ""]
-        lines += [_rival_line(r) for r in against]
-        lines += ["", format_markdown_table(frame)]
+        lines += [_rival_line(r) for r in contests.rivals]
+        lines += ["", format_markdown_table(contest_frame(contests))]
     return lines
 
 
-def reading_lines(run: Run) -> list[str]:
+def reading_lines(analysis: Analysis) -> list[str]:
     """Return what the foot says of the figures of a device."""
-    if not analysis_gpu.is_device(run):
+    if not is_device(analysis.head):
         return []
     return [
         "- a pass: the device's time between two events around the passes of a sample. with launches: the "

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from harness.analysis import points as analysis_points
 from harness.analysis import stability
-from harness.records import blas_kernels
-from harness.records.blas_kernels import FORCING
-from harness.records.reader import Run
-from harness.records.schema import ProviderRecord
+from harness.analysis.analysis import Analysis
+from harness.records import blas_kernels, variables
+from harness.records.schema import MachineRecord, ProviderRecord, RunHead
 from harness.report.formats import format_bytes
 from harness.report.gpu import device_lines
 
 
-def format_machine(run: Run) -> str:
-    """Return the machine in one line."""
-    m = run.head.machine
+def format_machine(machine: MachineRecord) -> str:
+    """Return a machine in one line."""
+    m = machine
     caches = ", ".join(f"{name} {format_bytes(size)}" for name, size in m.caches.items())
     where = f", virtual machine ({m.virtual_machine})" if m.virtual_machine else ""
     return (
@@ -36,14 +34,15 @@ def format_provider(record: ProviderRecord) -> str:
     return f"{record.name}: {'; '.join(facts)}"
 
 
-def _first_providers(run: Run) -> list[ProviderRecord]:
-    return list({p.name: p for p in reversed(run.providers)}.values())[::-1]
+def first_providers(analysis: Analysis) -> list[ProviderRecord]:
+    """Return each provider as the first process recorded it."""
+    return list({p.name: p for p in reversed(analysis.providers)}.values())[::-1]
 
 
-def format_narrow_kernels(run: Run) -> list[str]:
+def format_narrow_kernels(analysis: Analysis) -> list[str]:
     """Return a line a provider whose recorded kernels use narrower vectors than the recorded processor."""
-    isa, lines = run.head.machine.isa, []
-    for provider in _first_providers(run):
+    isa, lines = analysis.head.machine.isa, []
+    for provider in first_providers(analysis):
         if not blas_kernels.is_narrower(provider.architecture, isa):
             continue
         what = (
@@ -57,53 +56,81 @@ def format_narrow_kernels(run: Run) -> list[str]:
     return lines
 
 
-def _format_isa(run: Run) -> str:
+def format_other_threads(analysis: Analysis) -> list[str]:
+    """Return a line a provider that ran on other threads than the run asked for, in any of its processes."""
+    asked = analysis.head.sweep.threads
+    told = {(p.name, p.threads): None for p in analysis.providers if p.threads not in (0, asked)}
+    return [
+        f"**{name} ran on {blas_kernels.format_threads(threads, asked)}: the speedups over it are not of "
+        "equal shares of the machine**"
+        for name, threads in told
+    ]
+
+
+def format_variables(analysis: Analysis) -> list[str]:
+    """Return what of the caller's environment the measuring processes did not get, and what they did."""
+    head = analysis.head
+    machine, kept = head.machine, head.sweep.keep_blas_env
+    families = variables.find_foreign(machine.environment)
+    # On a device no process records its own variables: those of the sweep tell.
+    reached = {n: machine.environment[n] for n, f in families.items() if kept or f.fate == "kept"}
+    for provider in analysis.providers:
+        reached |= provider.variables
+    dropped = {*machine.dropped, *(name for p in analysis.providers for name in p.dropped)}
+    lines = []
+    if dropped:
+        lines.append(
+            f"Taken out of the measuring processes' environment: {', '.join(sorted(dropped))}"
+        )
+    if foreign := variables.format_foreign(reached):
+        lines.append(f"**The environment reached the measuring processes: {foreign}**")
+    return lines
+
+
+def _format_isa(head: RunHead) -> str:
     """Return the instruction set of our own kernels, and that it was forced where it was."""
-    forced = run.head.sweep.isa
-    return f"{forced} (forced)" if forced else run.head.machine.build["isa"]
+    forced = head.sweep.isa
+    return f"{forced} (forced)" if forced else head.machine.build["isa"]
 
 
-def head_lines(run: Run) -> list[str]:
+def head_lines(analysis: Analysis) -> list[str]:
     """Return the lines above all tables: the machine, the providers, and what is wrong with the run."""
-    sweep, machine = run.head.sweep, run.head.machine
+    sweep, machine = analysis.head.sweep, analysis.head.machine
     quick = " (QUICK: small batch, few samples; not for quoting)" if sweep.quick else ""
     where = sweep.device.upper()
     lines = [f"# Speedups of conditional over dense feedforward layers, {where}{quick}", ""]
-    lines += [f"- Machine: {format_machine(run)}", *device_lines(run)]
-    lines += [f"- BLAS {format_provider(p)}" for p in _first_providers(run)]
-    dropped = sorted({d for p in run.providers for d in p.dropped})
-    if dropped:
-        lines.append(f"- Taken out of the measuring processes' environment: {', '.join(dropped)}")
-    forced = sorted({f"{k}={v}" for p in run.providers for k, v in p.variables.items()
-                     if k in FORCING})  # fmt: skip
-    if forced:
-        lines.append(f"- **The BLAS kernel was forced by the environment: {', '.join(forced)}**")
-    lines += [f"- {text}" for text in format_narrow_kernels(run)]
+    lines += [f"- Machine: {format_machine(machine)}", *device_lines(machine.device)]
+    lines += [f"- BLAS {format_provider(p)}" for p in first_providers(analysis)]
+    lines += [f"- {text}" for text in format_variables(analysis)]
+    lines += [
+        f"- {text}" for text in [*format_narrow_kernels(analysis), *format_other_threads(analysis)]
+    ]
     lines += [
         f"- **Serious for measuring, when the run began: {f.found}**"
         for f in machine.findings
-        if f.severity == "serious" and not f.id.startswith("blas-")  # those stand above
+        if f.severity == "serious"
+        and not f.id.startswith(("blas-", "forced-"))  # those stand above
     ]
     lines.append(
-        f"- {', '.join(sweep.dtype)}, {sweep.threads} thread{'s' if sweep.threads != 1 else ''}, "
-        f"seed {sweep.seed}; started {run.head.started_utc}; fff-harness {machine.harness_version}, "
-        f"{machine.commit}; {_format_isa(run)} kernels, {machine.build['compiler']}"
+        f"- {', '.join(sweep.axes['dtype'])}, {sweep.threads} thread{'s' if sweep.threads != 1 else ''}, "
+        f"seed {sweep.seed}; started {analysis.head.started_utc}; fff-harness {machine.harness_version}, "
+        f"{machine.commit}; {_format_isa(analysis.head)} kernels, {machine.build['compiler']}"
     )
     if sweep.order == "blocked":
         lines.append(
             "- Order: blocked. Each process takes all samples of one cell, then those of the next: a drift "
             "of the machine enters the ratios, and blocks pair samples by their number alone."
         )
-    if run.end is None:
+    if analysis.end is None:
         lines.append("- **The run did not end: it was killed, or is still going.**")
-    elif run.end.reason != "complete":
-        lines.append(f"- The run ended early ({run.end.reason}); what was finished is shown.")
+    elif analysis.end.reason != "complete":
+        lines.append(f"- The run ended early ({analysis.end.reason}); what was finished is shown.")
     lines += [
         f"- Taken up again at {r.resumed_utc} from block {r.block} on, in fresh processes."
-        for r in run.resumes
+        for r in analysis.resumes
     ]
-    lines += [f"- **Record damaged**: {w}" for w in run.warnings]
-    moved = analysis_points.clock_change(run)
+    lines += [f"- **Record damaged**: {w}" for w in analysis.warnings]
+    moved = analysis.clock_change
     if moved > stability.MAX_CLOCK_CHANGE:
         lines.append(
             f"- **UNSTABLE: the processor's clock moved by {100 * moved:.0f} % between blocks** "

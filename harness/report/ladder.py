@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,14 +10,12 @@ import jinja2
 import matplotlib as mpl
 import pandas as pd
 
-from harness.analysis import ladder as analysis_ladder
-from harness.analysis.ladder import Climbs
+from harness.analysis.analysis import Analysis
 from harness.analysis.stats import Ratio
 from harness.paper import ladder as paper_ladder
 from harness.paper.ladder import LEVELS
 from harness.problem.models import BASELINE, parse_model
 from harness.records.files import write_whole
-from harness.records.reader import Run
 from harness.report import formats, header
 from harness.report.ladder_figure import ladder_figure
 from harness.report.ladder_words import (
@@ -42,14 +41,14 @@ def _environment() -> jinja2.Environment:
     )  # fmt: skip
 
 
-def _rows(run: Run, climbs: Climbs) -> list[dict[str, Any]]:
-    rows = []
+def _rows(analysis: Analysis) -> list[dict[str, Any]]:
+    climbs, rows = analysis.require_ladder().climbs, []
     for number, step in enumerate(paper_ladder.STEPS):
         at = {level: climbs[level][number] for level in LEVELS}
         rows.append(
             {
                 "number": number, "mended": step.mended, "title": TITLES[step.key],
-                "text": describe_step(run, step.key, climbs[LEVELS[0]]),
+                "text": describe_step(analysis, step.key),
                 "speedup": {level: format_speedup(r) for level, r in at.items()},
                 "factor": {level: format_factor(r) for level, r in at.items()},
                 "effect": {level: describe_effect(r) for level, r in at.items()},
@@ -58,39 +57,30 @@ def _rows(run: Run, climbs: Climbs) -> list[dict[str, Any]]:
     return rows
 
 
-def _problems(run: Run) -> list[str]:
-    bad = run.cells[run.cells["status"] != "ok"]
-    found = [f"{c['status'].upper()}: {c['cell']}: {c['reason']}" for _, c in bad.iterrows()]
-    if run.end is None:
+def _problems(analysis: Analysis) -> list[str]:
+    found = [
+        f"{c.status.upper()}: {c.cell}: {c.reason}"
+        for c in analysis.cells.values()
+        if c.status != "ok"
+    ]
+    if analysis.end is None:
         found.append("The run did not end: it was killed, or is still going.")
-    elif run.end.reason != "complete":
-        found.append(f"The run ended early ({run.end.reason}).")
-    return [*found, *(f"Record damaged: {w}" for w in run.warnings)]
+    elif analysis.end.reason != "complete":
+        found.append(f"The run ended early ({analysis.end.reason}).")
+    return [*found, *(f"Record damaged: {w}" for w in analysis.warnings)]
 
 
-def _passes(run: Run) -> tuple[str, str]:
-    """Return the passes behind one mean of the published protocol, for the FFF and for the FF."""
-    cells = run.cells[(run.cells["role"] == "ladder") & (run.cells["loops"] > 0)]
-    cells = cells[cells["batch"] == run.head.sweep.batches[0]]
-
-    def span(layer: str) -> str:
-        loops = sorted({int(n) for n in cells.loc[cells["layer"] == layer, "loops"]})
-        return f"{loops[0]}" if len(loops) == 1 else f"{loops[0]} to {loops[-1]}" if loops else "0"
-
-    return span("fff"), span("ff")
+def _span(loops: Sequence[int]) -> str:
+    """Return the passes behind one mean: `250`, or `12 to 250` where they differ between cells."""
+    return f"{loops[0]}" if len(loops) == 1 else f"{loops[0]} to {loops[-1]}" if loops else "0"
 
 
-def format_page(run: Run, climbs: Climbs | None = None) -> str:
-    """Return the page as Markdown. Raises UsageError where the run has no ladder.
-
-    climbs: the run's rungs where they are known already.
-    """
-    analysis_ladder.require_ladder(run)
-    climbs = climbs or analysis_ladder.climb_all(run)
+def format_page(analysis: Analysis) -> str:
+    """Return the page as Markdown. Raises UsageError where the run has no ladder."""
+    ladder = analysis.require_ladder()
+    climbs = ladder.climbs
     base, tree = parse_model(BASELINE), parse_model(paper_ladder.FFF_MODEL)
-    fff_passes, ff_passes = _passes(run)
-    providers = list({p.name: p for p in reversed(run.providers)}.values())[::-1]
-    sweep, record = run.head.sweep, run.head.machine
+    sweep, record = analysis.head.sweep, analysis.head.machine
     example = next(
         (
             format_speedup(r)
@@ -108,27 +98,25 @@ def format_page(run: Run, climbs: Climbs | None = None) -> str:
         published={level: format_speedup(climbs[level][0]) for level in LEVELS},
         strict={level: format_speedup(strict_rung(climbs[level])) for level in LEVELS},
         own=format_own(climbs[LEVELS[-1]]), gap={level: describe_gap(climbs, level) for level in LEVELS},
-        rows=_rows(run, climbs), product={n: describe_product(rungs) for n, rungs in climbs.items()},
-        machine=header.format_machine(run),
-        providers=[header.format_provider(p) for p in providers],
+        rows=_rows(analysis), product={n: describe_product(rungs) for n, rungs in climbs.items()},
+        machine=header.format_machine(record),
+        providers=[header.format_provider(p) for p in header.first_providers(analysis)],
         first_provider=sweep.blas[0].rsplit("/", 1)[-1],
         batch=sweep.batches[0], width=sweep.widths[0], threads=sweep.threads,
-        started=run.head.started_utc, code=f"{record.harness_version}, {record.commit}",
-        passes=fff_passes, ff_passes=ff_passes,
-        processes=run.samples["process"].nunique(), problems=_problems(run),
+        started=analysis.head.started_utc, code=f"{record.harness_version}, {record.commit}",
+        passes=_span(ladder.passes["fff"]), ff_passes=_span(ladder.passes["ff"]),
+        processes=analysis.processes, problems=_problems(analysis),
     )  # fmt: skip
     return text
 
 
 def _numbers(ratio: Ratio | None, name: str) -> dict[str, float | None]:
-    if ratio is None:
-        return {name: None, f"{name}_low": None, f"{name}_high": None}
-    return {name: ratio.value, f"{name}_low": ratio.low, f"{name}_high": ratio.high}
+    names = (name, f"{name}_low", f"{name}_high")
+    return dict(zip(names, formats.plain_ratio(ratio), strict=True))
 
 
-def csv_frame(run: Run, climbs: Climbs | None = None) -> pd.DataFrame:
+def csv_frame(analysis: Analysis) -> pd.DataFrame:
     """Return the ladder as rows of plain numbers, one a step and level."""
-    climbs = climbs or analysis_ladder.climb_all(run)
     return pd.DataFrame(
         {
             "step": number, "key": rung.step.key, "mended": rung.step.mended, "level": level,
@@ -137,24 +125,25 @@ def csv_frame(run: Run, climbs: Climbs | None = None) -> pd.DataFrame:
             **_numbers(rung.factor, "factor"),
             "blocks": rung.speedup.blocks if rung.speedup else 0, "reason": rung.reason,
         }
-        for level, rungs in climbs.items()
+        for level, rungs in analysis.require_ladder().climbs.items()
         for number, rung in enumerate(rungs)
     )  # fmt: skip
 
 
-def write_page(run: Run) -> list[Path]:
-    """Write explain.md, explain.csv, explain.png and explain.svg into the run's folder and return them."""
-    analysis_ladder.require_ladder(run)
-    climbs = analysis_ladder.climb_all(run)
-    texts = (format_page(run, climbs), csv_frame(run, climbs).to_csv(index=False))
-    paths = [run.folder / name for name in EXPLAIN_FILES]
+def write_page(analysis: Analysis) -> list[Path]:
+    """Write explain.md, explain.csv, explain.png and explain.svg into the run's folder and return them.
+
+    Raises UsageError where the run has no ladder.
+    """
+    texts = (format_page(analysis), csv_frame(analysis).to_csv(index=False))
+    paths = [analysis.folder / name for name in EXPLAIN_FILES]
     for path, text in zip(paths, texts, strict=True):
         write_whole(path, text)
     # Fixed ids and no date: the same samples give the same bytes.
     with mpl.rc_context({"svg.hashsalt": "fff-harness", "font.family": "DejaVu Sans"}):
-        figure = ladder_figure(run, climbs)
+        figure = ladder_figure(analysis)
         for extension in ("png", "svg"):
-            path = run.folder / f"explain.{extension}"
+            path = analysis.folder / f"explain.{extension}"
             figure.savefig(path, dpi=150, metadata={"Date": None} if extension == "svg" else {})
             paths.append(path)
     return paths

@@ -9,11 +9,10 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from harness.analysis import ladder as analysis_ladder
-from harness.analysis.ladder import Climbs, Rung
+from harness.analysis.analysis import Analysis
+from harness.analysis.ladder import Rung
 from harness.paper import ladder as paper_ladder
 from harness.paper.ladder import LEVELS
-from harness.records.reader import Run
 from harness.report.figure_style import COLOURS, new_figure, set_title
 from harness.report.ladder_words import (
     NOT_MEASURED,
@@ -51,10 +50,12 @@ def _draw_bars(panel: Any, rungs: Sequence[Rung], claim_x: float) -> None:
         before = s.value
 
 
-def ladder_figure(run: Run, climbs: Climbs | None = None) -> Figure:
-    """Draw the speedup after each step as a waterfall on a log axis, a panel for each level."""
-    analysis_ladder.require_ladder(run)
-    climbs = climbs or analysis_ladder.climb_all(run)
+def ladder_figure(analysis: Analysis) -> Figure:
+    """Draw the speedup after each step as a waterfall on a log axis, a panel for each level.
+
+    Raises UsageError where the run has no ladder.
+    """
+    climbs = analysis.require_ladder().climbs
     figure = new_figure(12.5, 5.6)
     panels = figure.subplots(1, len(LEVELS), sharey=True)
     names = [f"{i}. {TITLES[step.key]}" for i, step in enumerate(paper_ladder.STEPS)]
@@ -72,8 +73,8 @@ def ladder_figure(run: Run, climbs: Climbs | None = None) -> Figure:
         panel.set_title(f"FFF at level {level}; published: {claim.text}x", fontsize=9)
         panel.set_yticks(range(len(names)), names, fontsize=8)
     panels[0].invert_yaxis()
-    set_title(figure, run, f"From the published protocol to a strict one, batch "
-                            f"{run.head.sweep.batches[0]}")  # fmt: skip
+    batch = analysis.head.sweep.batches[0]
+    set_title(figure, analysis.head, f"From the published protocol to a strict one, batch {batch}")
     figure.legend(
         handles=[
             Patch(color=_FIRST, label="as published"), Patch(color=_DOWN, label="a step lowers it"),

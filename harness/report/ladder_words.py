@@ -6,10 +6,10 @@ import math
 from collections.abc import Sequence
 
 from harness.analysis import ladder as analysis_ladder
+from harness.analysis.analysis import Analysis
 from harness.analysis.ladder import Climbs, Rung
 from harness.paper import ladder as paper_ladder
 from harness.paper.published import FASTEST_FF, PublishedCell, find
-from harness.records.reader import Run
 from harness.report import formats
 
 NOT_MEASURED = "not measured"
@@ -174,29 +174,26 @@ def strict_rung(rungs: Sequence[Rung]) -> Rung:
     return next(r for r in rungs if r.step.key == "baseline")
 
 
-def _name(run: Run, cell: str) -> str:
+def _name(analysis: Analysis, cell: str) -> str:
     """Return an interleaved cell's implementation and provider."""
-    row = run.cells[run.cells["cell"] == cell].iloc[0]
-    return f"`{row['implementation']}` ({row['provider'] or 'own code'})"
+    record = analysis.cells[cell]
+    return f"`{record.implementation}` ({record.provider or 'own code'})"
 
 
-def describe_step(run: Run, key: str, rungs: Sequence[Rung]) -> str:
+def describe_step(analysis: Analysis, key: str) -> str:
     """Return a step's text, with what this run found of it."""
-    text = _TEXTS[key]
-    rung = next(r for r in rungs if r.step.key == key)
-    if key == "activation":
-        cost, batch = analysis_ladder.erfc_cost(run)
-        if cost is not None:
-            text += (
-                " What it does to a comparison at level 1: the level-1 FF takes "
-                f"{formats.format_ratio(cost)} as long with it (measured over {batch} tokens)."
-            )
-    if key == "baseline" and rung.ff:
-        asked = ", ".join(run.head.sweep.blas)
+    text, ladder = _TEXTS[key], analysis.require_ladder()
+    rung = next(r for r in ladder.climbs[paper_ladder.LEVELS[0]] if r.step.key == key)
+    if key == "activation" and ladder.erfc_cost is not None:
         text += (
-            f" Of those that this run measured (providers: {asked}) it is {_name(run, rung.ff)}."
+            " What it does to a comparison at level 1: the level-1 FF takes "
+            f"{formats.format_ratio(ladder.erfc_cost)} as long with it "
+            f"(measured over {ladder.erfc_batch} tokens)."
         )
+    if key == "baseline" and rung.ff:
+        asked = ", ".join(analysis.head.sweep.blas)
+        text += f" Of those that this run measured (providers: {asked}) it is {_name(analysis, rung.ff)}."
     if key == "own":
-        own = analysis_ladder.own_fff(run)
-        text += f" The fastest here is {_name(run, own)}." if own else " This run had none."
+        own = ladder.own_fff
+        text += f" The fastest here is {_name(analysis, own)}." if own else " This run had none."
     return text

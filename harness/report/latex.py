@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import pandas as pd
 
-from harness.analysis import points as analysis_points
+from harness.analysis.analysis import Analysis
 from harness.problem.models import title
-from harness.records.reader import Run
 from harness.report import table
 from harness.report.formats import NONE, UNCONFIRMED
 from harness.report.frames import paper_frame, versus_frame
@@ -32,17 +31,19 @@ def _latex_table(frame: pd.DataFrame, caption: str) -> str:
     return text
 
 
-def format_latex(run: Run) -> str:
+def format_latex(analysis: Analysis) -> str:
     """Return the paper's table and the best-against-best table as LaTeX (package booktabs)."""
-    parts = [f"% {line.removeprefix('- ')}" for line in head_lines(run) if line.startswith("-")]
+    parts = [
+        f"% {line.removeprefix('- ')}" for line in head_lines(analysis) if line.startswith("-")
+    ]
     parts += ["% Needs \\usepackage{booktabs}. * unconfirmed in any source that could be opened."]
-    for point in analysis_points.points(run):
+    for point in analysis.points:
         at = table.format_place(point).lower()
         for provider, entries in point.entries.items():
             caption = (
                 f"Speedup over {title(point.baseline)} at the same BLAS level ({provider}, {at})"
             )
-            parts.append(_latex_table(paper_frame(run, entries), caption))
+            parts.append(_latex_table(paper_frame(entries, point.baseline), caption))
         if point.versus:
             parts.append(_latex_table(versus_frame(point), f"Speedup over the fastest FF ({at})"))
     return "\n".join(parts)

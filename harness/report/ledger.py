@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import asdict
 
 import pandas as pd
 
 from harness.analysis import ledger
+from harness.analysis.analysis import Analysis
 from harness.analysis.ledger import BAND
 from harness.analysis.stats import Ratio
 from harness.paper.published import FASTEST_FF
 from harness.problem.models import title
-from harness.records.reader import Run
 from harness.report.formats import format_markdown_table, format_ratio
 
 
-def format_json(run: Run) -> str:
-    """Return the ledger as JSON: the rule's band, the counts, a row for each published cell."""
-    entries = ledger.make_ledger(run)
+def format_json(entries: Sequence[ledger.Entry]) -> str:
+    """Return a ledger as JSON: the rule's band, the counts, a row for each published cell."""
     data = {
         "source": "arXiv 2311.10770, Table 2 and abstract",
         "band": BAND,
@@ -51,11 +51,11 @@ def ledger_frame(entries: list[ledger.Entry]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def ledger_lines(run: Run) -> list[str]:
+def ledger_lines(analysis: Analysis) -> list[str]:
     """Return the lines of the ledger: its counts, and each published cell that stands beside one here."""
-    entries = ledger.make_ledger(run)
+    entries = analysis.ledger
     by_arithmetic = [e for e in entries if e.provenance == "arithmetic"]
-    other = "CPU" if ledger.paper_device(run) == "gpu" else "GPU"
+    other = "CPU" if ledger.paper_device(analysis.head) == "gpu" else "GPU"
     elsewhere = [e for e in entries if e.device == other.lower() and e not in by_arithmetic]
     shown = [e for e in entries if e not in by_arithmetic and e not in elsewhere]
     counts = ", ".join(f"{n} {finding}" for finding, n in ledger.count(shown).items())

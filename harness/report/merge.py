@@ -15,11 +15,14 @@ from harness.analysis.stats import Ratio
 from harness.errors import UsageError
 from harness.problem.models import speedup_limit, title
 from harness.records.reader import Run
-from harness.report.formats import format_markdown_table, format_ratio
-from harness.report.frames import format_limit
+from harness.report.formats import NONE, format_limit, format_markdown_table, format_ratio
 
 MERGED_FILES = ("merged.md", "merged.csv")
-_NONE = "–"
+# The columns of every table, in the order of the file.
+_COLUMNS = (
+    "machine", "run", "started", "commit", "quick", "provider", "batch", "width", "threads", "model",
+    "baseline",
+)  # fmt: skip
 
 
 def _plain(prefix: str, ratio: Ratio | None) -> dict[str, Any]:
@@ -29,32 +32,27 @@ def _plain(prefix: str, ratio: Ratio | None) -> dict[str, Any]:
             for n, v in zip(names, values, strict=True)}  # fmt: skip
 
 
-def _columns(rows: list[Row]) -> list[tuple[str, int]]:
-    found = {key for row in rows for key in row if isinstance(key, tuple)}
-    return sorted(found, key=lambda key: (key[0] == "best", key[1]))
-
-
-def _title(column: tuple[str, int]) -> str:
-    kind, level = column
-    return f"level {level}" if kind == "level" else f"level {level}, over the fastest FF"
+def _title(column: tuple[str, str]) -> str:
+    kind, name = column
+    return name if kind == merge.SAME else f"{name}, over the fastest FF"
 
 
 def merged_frame(rows: list[Row]) -> pd.DataFrame:
     """Return the rows as plain numbers, for other programs."""
     plain = []
     for row in rows:
-        flat = {k: v for k, v in row.items() if isinstance(k, str)}
+        flat = {name: row[name] for name in (*_COLUMNS, *merge.differing(rows))}
         flat["limit"] = speedup_limit(row["model"], row["baseline"])
-        for column in _columns(rows):
+        for column in merge.columns(rows):
             flat.update(_plain(_title(column), row.get(column)))
         plain.append(flat)
     return pd.DataFrame(plain)
 
 
-def _format_cell(row: Row, column: tuple[str, int]) -> str:
+def _format_cell(row: Row, column: tuple[str, str]) -> str:
     ratio = row.get(column)
     if (
-        column[0] == "level"
+        column[0] == merge.SAME
         and ratio is not None
         and speedup_limit(row["model"], row["baseline"]) == 1
     ):
@@ -65,7 +63,8 @@ def _format_cell(row: Row, column: tuple[str, int]) -> str:
 def _separate(rows: list[Row]) -> list[str]:
     """Say which conditions differ between rows, so that nobody reads across them."""
     notes = []
-    for name in ("batch", "width", "threads", "provider", "quick", "commit"):
+    names = ("batch", "width", "threads", "provider", "quick", "commit", *merge.differing(rows))
+    for name in names:
         values = list(dict.fromkeys(row[name] for row in rows))
         if len(values) > 1:
             notes.append(
@@ -74,15 +73,29 @@ def _separate(rows: list[Row]) -> list[str]:
     return notes
 
 
+def _reading_line(rows: list[Row]) -> str:
+    """Say what the columns of ratios are over."""
+    names = [name for kind, name in merge.columns(rows) if kind == merge.SAME]
+    same, best = "level: over the baseline at the same BLAS level", "under any provider"
+    if not all(name.startswith("level ") for name in names):
+        same = f"{', '.join(names)}: over the baseline in the same column"
+        best = "of any implementation"
+    return (
+        f"- {same} on the same machine; over the fastest FF: of that machine, {best}. "
+        "Times of different machines are not compared."
+    )
+
+
 def format_merged(runs: Sequence[Run], rows: list[Row]) -> str:
     """Return the rows of several runs as Markdown."""
     frame = pd.DataFrame(
         {
-            "machine": row["machine"], "provider": row["provider"], "batch": row["batch"],
+            "machine": row["machine"], "provider": row["provider"] or NONE, "batch": row["batch"],
             "width": row["width"], "threads": row["threads"],
+            **{name: row[name] for name in merge.differing(rows)},
             "model": title(row["model"]) + (" (quick)" if row["quick"] else ""),
             "limit": format_limit(row["model"], row["baseline"]),
-            **{_title(c): _format_cell(row, c) for c in _columns(rows)},
+            **{_title(c): _format_cell(row, c) for c in merge.columns(rows)},
         }
         for row in rows
     )  # fmt: skip
@@ -91,8 +104,7 @@ def format_merged(runs: Sequence[Run], rows: list[Row]) -> str:
         "",
         format_markdown_table(frame),
         "",
-        "- level: over the baseline at the same BLAS level on the same machine; over the fastest FF: of "
-        "that machine, under any provider. Times of different machines are not compared.",
+        _reading_line(rows),
         *_separate(rows),
         "",
         "Runs:",
@@ -102,7 +114,7 @@ def format_merged(runs: Sequence[Run], rows: list[Row]) -> str:
         m = run.head.machine
         damaged = f"; **{len(run.warnings)} damaged lines left out**" if run.warnings else ""
         cut = "" if run.end and run.end.reason == "complete" else "; ended early"
-        lines.append(f"- {run.folder.name}: {merge.label(run)}, {m.system}, {m.commit}, "
+        lines.append(f"- {run.folder.name}: {merge.label(run.head)}, {m.system}, {m.commit}, "
                      f"{run.head.started_utc}{cut}{damaged}")  # fmt: skip
     return "\n".join(lines) + "\n"
 

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from harness.analysis import ceilings as analysis_ceilings
 from harness.analysis import ledger
-from harness.analysis import points as analysis_points
+from harness.analysis.analysis import Analysis
+from harness.analysis.contrasts import Contrast
 from harness.analysis.rows import Entry, Point, Versus
 from harness.analysis.stats import Ratio
 from harness.paper.published import PAPER_BATCH, PAPER_WIDTH
 from harness.problem import axes
 from harness.problem.models import title
-from harness.records.reader import Run
 from harness.report import gpu as report_gpu
 from harness.report import ledger as report_ledger
 from harness.report.formats import (
@@ -20,6 +19,7 @@ from harness.report.formats import (
     format_markdown_table,
     format_rate,
     format_ratio,
+    format_reasons,
     format_share,
     format_source,
     format_time,
@@ -44,11 +44,11 @@ def format_place(point: Point) -> str:
     return f"Batch {point.batch}, width {point.width}" + (f", {differs}" if differs else "")
 
 
-def impossible(points: list[Point]) -> list[str]:
+def impossible(points: Sequence[Point]) -> list[str]:
     """Return a line for each figure that passes its limit or ceiling without an explanation."""
     lines = []
     for point in points:
-        at = f"batch {point.batch}, width {point.width}"
+        at = format_place(point).lower()
         for provider, entries in point.entries.items():
             lines += [
                 f"{title(e.model)} at level {e.level}, {provider}, {at}: {e.remark}"
@@ -64,19 +64,19 @@ def impossible(points: list[Point]) -> list[str]:
     return lines
 
 
-def _point_lines(run: Run, point: Point) -> list[str]:
+def _point_lines(analysis: Analysis, point: Point) -> list[str]:
     lines = ["", f"## {format_place(point)}"]
     for provider, entries in point.entries.items():
         lines += [
             "",
             f"Speedup over {title(point.baseline)} at the same BLAS level, provider {provider}:",
             "",
-            format_markdown_table(paper_frame(run, entries)),
+            format_markdown_table(paper_frame(entries, point.baseline)),
         ]
         lines += _remark_lines([(f"{title(e.model)}, level {e.level}", e) for e in entries])
-    lines += report_gpu.point_lines(run, point)
+    lines += report_gpu.point_lines(point)
     if point.versus:
-        lines += ["", _best_line(run, point), "", format_markdown_table(versus_frame(point))]
+        lines += ["", _best_line(analysis, point), "", format_markdown_table(versus_frame(point))]
         lines += _remark_lines([(f"{title(v.model)}, {v.implementation}", v) for v in point.versus])
     if point.aa is not None:
         lines += ["", _aa_line(point.aa)]
@@ -109,15 +109,15 @@ def _remark_lines(found: Sequence[tuple[str, Entry | Versus]]) -> list[str]:
     return ["", *remarks] if remarks else []
 
 
-def _best_line(run: Run, point: Point) -> str:
-    speed = analysis_points.find_speed(run, point.fastest)
+def _best_line(analysis: Analysis, point: Point) -> str:
+    speed = analysis.find_speed(point.fastest)
     if speed is None:
         return "Best against best: no FF was measured."
     named = f"{speed.implementation} ({format_source(speed.implementation, speed.provider)})"
     if point.stand_in:
         return (
-            f"Best against best: no FF of {point.conditions[0]} was measured "
-            f"({analysis_points.why_no_ff(run, point)}), so the speedups are over the fastest float32 "
+            f"Best against best: no FF of {point.conditions.dtype} was measured "
+            f"({_why_no_ff(point)}), so the speedups are over the fastest float32 "
             f"FF, which moves twice the bytes: {named}, "
             f"{format_time(speed.pass_ns)} a pass."
         )
@@ -128,9 +128,14 @@ def _best_line(run: Run, point: Point) -> str:
     )
 
 
-def _contrast_lines(run: Run) -> list[str]:
-    frame = contrast_frame(run)
-    if frame.empty:
+def _why_no_ff(point: Point) -> str:
+    """Return why a section has no FF of its own dtype."""
+    found = sorted(point.lacking, key=lambda pair: pair[1])
+    return "; ".join(format_reasons(found)) or "none was asked for"
+
+
+def _contrast_lines(contrasts: Sequence[Contrast]) -> list[str]:
+    if not contrasts:
         return []
     return [
         "", "## What data and locality change", "",
@@ -138,23 +143,23 @@ def _contrast_lines(run: Run) -> list[str]:
         "longer a pass takes than under the first line's. Leaf bits: entropy of the tokens over the "
         "leaves. Default: " + ", ".join(map(" ".join, zip(axes.COLUMNS, axes.DEFAULTS,
                                                           strict=True))) + ".",
-        "", format_markdown_table(frame),
+        "", format_markdown_table(contrast_frame(contrasts)),
     ]  # fmt: skip
 
 
-def _foot_lines(run: Run) -> list[str]:
+def _foot_lines(analysis: Analysis) -> list[str]:
     lines = ["", "## Reading this", ""]
-    if analysis_points.ceilings(run):
-        threads = analysis_ceilings.count_threads(run)
+    if analysis.ceiling_speeds:
+        threads = analysis.ceilings.threads
         several = f", of {threads} threads together" if threads > 1 else ""
         lines += [f"The machine's own ceilings, measured in the same run{several}:", ""]
-        lines += [format_markdown_table(ceiling_frame(analysis_points.ceilings(run))), ""]
+        lines += [format_markdown_table(ceiling_frame(analysis.ceiling_speeds)), ""]
     lines += [
         "- `91x [88, 94]`: geometric mean over blocks of interleaved samples and its 95 % interval "
         "(Student's, with the fresh processes as units); digits stop where the interval does. "
         "`~91x`: one block, no interval.",
-        *_call_lines(run),
-        *report_gpu.reading_lines(run),
+        *_call_lines(analysis),
+        *report_gpu.reading_lines(analysis),
         "- limit: the baseline's neurons over those computed, the most that fewer operations alone give. "
         "A same-level speedup can pass it where the baseline is bound by memory.",
         "- of its ceiling: the least time of a pass here over its time. The least time is the larger of the "
@@ -167,12 +172,11 @@ def _foot_lines(run: Run) -> list[str]:
         "float32.",
         f"- {REMARKED} above the limit, explained by where the weights lie: see the line below the table.",
         f"- paper: Table 2 of arXiv 2311.10770 (batch {PAPER_BATCH}, width {PAPER_WIDTH}, "
-        f"{_PAPER_MACHINES[ledger.paper_device(run)]}); {UNCONFIRMED} in no source that could be opened.",
+        f"{_PAPER_MACHINES[ledger.paper_device(analysis.head)]}); {UNCONFIRMED} in no source that could be "
+        "opened.",
     ]
-    judged = (run.cells["status"] == "ok") & ~run.cells["role"].isin(["ceiling", "ladder"])
-    checked = run.cells.loc[judged, "checked_tokens"]
-    if len(checked):
-        fewest, most = checked.min(), checked.max()
+    if analysis.checked_tokens:
+        fewest, most = analysis.checked_tokens
         tokens = f"{most}" if fewest == most else f"{fewest} to {most}"
         lines.append(
             f"- Every cell was compared with a float64 oracle on its timed buffers, {tokens} tokens each, "
@@ -181,26 +185,25 @@ def _foot_lines(run: Run) -> list[str]:
     return lines
 
 
-def _call_lines(run: Run) -> list[str]:
+def _call_lines(analysis: Analysis) -> list[str]:
     """Return what the call from Python costs beside the timed interval, where the samples tell it."""
-    calls = run.samples["call_ns"]
-    if not calls.any():
+    if analysis.call_ns is None:
         return []
     return [
         "- The timed interval holds the loop in C and two readings of the clock; the call from Python "
-        f"around it took {format_time(float(calls.median()))} (median of {len(calls)} samples) and "
+        f"around it took {format_time(analysis.call_ns)} (median of {analysis.samples} samples) and "
         "is not in it."
     ]
 
 
-def format_markdown(run: Run) -> str:
+def format_markdown(analysis: Analysis) -> str:
     """Return the whole report of a run as Markdown."""
-    points = analysis_points.points(run)
-    lines = head_lines(run) + [f"- **IMPOSSIBLE**: {line}" for line in impossible(points)]
-    for point in points:
-        lines += _point_lines(run, point)
-    lines += report_gpu.contest_lines(run)
-    lines += _contrast_lines(run)
-    lines += _foot_lines(run)
-    lines += report_ledger.ledger_lines(run)
+    lines = head_lines(analysis)
+    lines += [f"- **IMPOSSIBLE**: {line}" for line in impossible(analysis.points)]
+    for point in analysis.points:
+        lines += _point_lines(analysis, point)
+    lines += report_gpu.contest_lines(analysis)
+    lines += _contrast_lines(analysis.contrasts)
+    lines += _foot_lines(analysis)
+    lines += report_ledger.ledger_lines(analysis)
     return "\n".join(lines) + "\n"

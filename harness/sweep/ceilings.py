@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from harness.backends.registry import Implementation
-from harness.machine import resources
+from harness.machine.facts import Machine
 from harness.problem import ceilings
 from harness.problem.ceilings import MEMORY
 from harness.problem.problem import Problem
@@ -33,14 +33,18 @@ class Extent:
     problem: Problem
 
 
-def choose_sets(caches: Mapping[str, int], available: int) -> tuple[dict[str, int], list[str]]:
+def choose_sets(
+    caches: Mapping[str, int], available: int, last_level_caches: int = 1
+) -> tuple[dict[str, int], list[str]]:
     """Return the bytes of the working set for each place, and what the caller should be told.
 
     Half of each cache; for the memory four times the last cache, at most 256 MiB and at most an eighth of
     the available bytes. A set that is not twice the last cache would not measure the memory: it is left out.
+    last_level_caches: how many of the last level the threads reach; together they count as the last cache.
     """
     notices = []
     capacities = ceilings.find_capacities(caches)
+    capacities[list(capacities)[-1]] *= last_level_caches
     if not caches:
         sizes = ", ".join(f"{k} {v >> 10} KiB" for k, v in capacities.items())
         notices.append(f"the system tells no cache sizes; the ceilings assume {sizes}")
@@ -142,7 +146,7 @@ _CEILING_EXTENT = 2048
 
 
 def ceiling_cells(
-    spec: SweepSpec, chosen: Sequence[Implementation]
+    spec: SweepSpec, chosen: Sequence[Implementation], machine: Machine
 ) -> tuple[list[Cell], list[str]]:
     """Return a product per provider, the loops of our own in the first one's process, and the notices."""
     extent = _CEILING_EXTENT
@@ -156,11 +160,11 @@ def ceiling_cells(
         for provider in spec.blas
     ]
     own = {i.id: i for i in chosen if i.layer == "ceiling" and not i.needs_provider}
-    caches = resources.caches()
-    sets, notices = choose_sets(caches, resources.available_memory_bytes())
+    reached = min(spec.threads, machine.last_level_caches)
+    sets, notices = choose_sets(machine.caches, machine.available_bytes, reached)
     notices = notices if own else []
     placed = place_all(sets, list(spec.widths), spec.seed)
-    for extent_of in spread(placed, caches, spec.threads):
+    for extent_of in spread(placed, machine.caches, spec.threads):
         if implementation := own.get(extent_of.implementation):
             cells.append(
                 make_cell(

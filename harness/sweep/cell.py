@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from harness.backends import blas, registry
+from harness.backends import blas
 from harness.backends.registry import Implementation
 from harness.errors import UsageError
 from harness.measure import clock, process_key
 from harness.measure.process_key import ProcessKey
 from harness.problem import axes, ceilings
+from harness.problem.axes import DEFAULTS, Conditions
 from harness.problem.problem import Problem
 from harness.records.schema import Role
 from harness.sweep import estimate
@@ -34,8 +35,9 @@ class Cell:
 
     workspace_bytes: what it is given, and what its passes allocate beside.
     place: the part of the memory that a ceiling's set fits (`L2`, `memory`), empty for all others.
-    weights: where they stand as a pass begins (locality.py); sets: of weights, where they are rotated.
-    launch: `eager`, or `graph` where passes are replayed from a CUDA graph. on_device: not on the CPU.
+    conditions: its value on each axis; those of the problem are the problem's own. sets: of weights, where
+    they are rotated. on_device: not on the CPU.
+    compiles, token_block: what its implementation says of itself (registry.Implementation).
     """
 
     id: str
@@ -48,11 +50,22 @@ class Cell:
     problem: Problem
     workspace_bytes: int
     place: str = ""
-    weights: str = "hot"
+    conditions: Conditions = DEFAULTS
     sets: int = 1
-    launch: str = "eager"
     on_device: bool = False
+    compiles: bool = False
+    token_block: int = 0
     unwritten: bool = False  # role ladder only: the buffers are zero pages that nothing ever wrote
+
+    @property
+    def weights(self) -> str:
+        """Return where the weights stand as a pass begins (locality.py)."""
+        return self.conditions.weights
+
+    @property
+    def launch(self) -> str:
+        """Return how a pass is started: `eager`, or `graph` where it is replayed from a CUDA graph."""
+        return self.conditions.launch
 
     def work(self) -> tuple[int, int]:
         """Return the flops of one pass and the bytes that it has to move."""
@@ -66,7 +79,7 @@ class Cell:
 
     def compile_s(self, *, kept: bool = False) -> float:
         """Return a guess of how long it compiles, in seconds; kept: one before left the result on disk."""
-        if not registry.get(self.implementation).costly_prepare:
+        if not self.compiles:
             return 0.0
         return (KEPT if kept else 1.0) * COMPILE_S
 
@@ -74,8 +87,8 @@ class Cell:
         """Return into how many slices a sample of the predicted pass would be cut."""
         if self.weights != "hot" or self.launch == "graph":
             return 1
-        block = registry.get(self.implementation).token_block
-        return clock.count_slices(self.problem.batch, block, int(1e9 * self.predicted_s()))
+        pass_ns = int(1e9 * self.predicted_s())
+        return clock.count_slices(self.problem.batch, self.token_block, pass_ns)
 
     def predicted_s(self) -> float:
         """Return a guess of one pass's time, in seconds."""
@@ -124,9 +137,11 @@ def _workspace_bytes(implementation: Implementation, problem: Problem) -> int:
 
 def make_cell(
     implementation: Implementation, problem: Problem, model: str, provider: str, *,
-    place: str = "", weights: str = "hot", sets: int = 1, launch: str = "eager",
+    place: str = "", sets: int = 1, **protocol: str,
 ) -> Cell:  # fmt: skip
     """Return the cell of an implementation on a problem, under a provider where it needs one.
+
+    protocol: values on the axes that are not the problem's, the default of those that are not given.
 
     Raises UsageError where a plugin's declaration raises.
     """
@@ -140,7 +155,8 @@ def make_cell(
     ]
     if bound:
         parts.append(label(provider))
-    parts += axes.suffix(problem, weights, launch)
+    conditions = problem.conditions(**protocol)
+    parts += axes.suffix(conditions)
     # A kernel that can't run here can't be asked for its workspace either.
     barred = implementation.unavailable() or problem.dtype not in implementation.dtypes
     size = 0 if barred else _workspace_bytes(implementation, problem)
@@ -149,16 +165,12 @@ def make_cell(
         id="/".join(parts), role="ceiling" if problem.layer == "ceiling" else "layer",
         implementation=implementation.id, level=implementation.level, model=model,
         provider=label(bound) if bound else "", problem=problem, workspace_bytes=size,
-        runs_in=process_key.find(implementation, provider), place=place, weights=weights,
-        sets=sets, launch=launch, on_device=not provider,
+        runs_in=process_key.find(implementation, provider), place=place, conditions=conditions,
+        sets=sets, on_device=not provider,
+        compiles=implementation.costly_prepare, token_block=implementation.token_block,
     )  # fmt: skip
 
 
 def make_twin(cell: Cell) -> Cell:
     """Return the same cell under a second name: their ratio says what the machine resolves now."""
-    return Cell(
-        id=f"{cell.id}/again", role="aa", implementation=cell.implementation, level=cell.level,
-        model=cell.model, provider=cell.provider, runs_in=cell.runs_in, problem=cell.problem,
-        workspace_bytes=cell.workspace_bytes, weights=cell.weights, sets=cell.sets,
-        launch=cell.launch, on_device=cell.on_device,
-    )  # fmt: skip
+    return replace(cell, id=f"{cell.id}/again", role="aa")

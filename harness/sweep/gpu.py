@@ -7,10 +7,10 @@ from dataclasses import replace
 
 from harness.backends.registry import Implementation
 from harness.errors import UsageError
-from harness.gpu import probe
+from harness.machine.facts import Machine
 from harness.measure import locality
 from harness.problem import ceilings
-from harness.problem.axes import DEVICES
+from harness.problem.axes import DEVICES, Conditions
 from harness.problem.problem import Problem
 from harness.records.facts import DeviceFacts
 from harness.sweep import ceilings as sweep_ceilings
@@ -24,7 +24,7 @@ _CONTEXT_BYTES = 1 << 30
 _USABLE = 0.95  # the allocator rounds up
 
 
-def find(device: str) -> DeviceFacts | None:
+def find(device: str, machine: Machine) -> DeviceFacts | None:
     """Return what a device is, None for the CPU. Raises UsageError that says what is missing."""
     if device not in DEVICES:
         raise UsageError(
@@ -33,25 +33,24 @@ def find(device: str) -> DeviceFacts | None:
         )
     if device == "cpu":
         return None
-    found = probe.find_cuda()
-    if found.facts is None:
-        raise UsageError(f"--device {device}: {found.reason}")
-    return found.facts
+    if machine.gpu.facts is None:
+        raise UsageError(f"--device {device}: {machine.gpu.reason}")
+    return machine.gpu.facts
 
 
 def ways(
-    spec: SweepSpec, implementation: Implementation, problem: Problem, weights: str
-) -> list[tuple[str, str]]:
-    """Return the maths and launches under which an implementation has a cell of its own.
+    spec: SweepSpec, implementation: Implementation, conditions: Conditions
+) -> list[Conditions]:
+    """Return the conditions with each math and launch under which an implementation has a cell of its own.
 
     TF32 is of float32 products that run on tensor cores. Cold passes are launched in the first way alone:
     behind a flush their launch is hidden already.
     """
-    maths = [m for m in spec.math if m == "ieee" or implementation.tf32]
-    if problem.dtype != "float32":
+    maths = [m for m in spec.axes["math"] if m == "ieee" or implementation.tf32]
+    if conditions.dtype != "float32":
         maths = ["ieee"]
-    launches = spec.launch if weights == "hot" else spec.launch[:1]
-    return [(math, launch) for math in maths for launch in launches]
+    launches = spec.axes["launch"] if conditions.weights == "hot" else spec.axes["launch"][:1]
+    return [conditions._replace(math=math, launch=launch) for math in maths for launch in launches]
 
 
 # ---- ceilings -----------------------------------------------------------------------------------
@@ -84,8 +83,9 @@ def _products(spec: SweepSpec) -> list[Problem]:
     plain = Problem(
         layer="ceiling", batch=extent, d_in=extent, d_out=extent, hidden=extent, seed=spec.seed
     )
-    float32 = [replace(plain, math=m) for m in spec.math if "float32" in spec.dtype]
-    return [*float32, *(replace(plain, dtype=d) for d in spec.dtype if d != "float32")]
+    dtypes = spec.axes["dtype"]
+    float32 = [replace(plain, math=m) for m in spec.axes["math"] if "float32" in dtypes]
+    return [*float32, *(replace(plain, dtype=d) for d in dtypes if d != "float32")]
 
 
 # ---- memory -------------------------------------------------------------------------------------

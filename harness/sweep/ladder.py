@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from harness import native
 from harness.errors import UsageError
-from harness.machine import resources
+from harness.machine.facts import Machine
 from harness.measure.process import ProcessError
 from harness.measure.process_key import ProcessKey
 from harness.measure.protocol import PublishedRequest
@@ -16,13 +16,11 @@ from harness.problem.models import BASELINE, parse_model
 from harness.problem.problem import Problem
 from harness.sweep.cell import Cell
 from harness.sweep.journal import Journal
-from harness.sweep.plan import PUBLISHED_SAMPLE_S, Plan, make_plan
+from harness.sweep.plan import PUBLISHED_SAMPLE_S, Plan, describe_available, make_plan
 from harness.sweep.processes import Processes, patience_s
 from harness.sweep.spec import SweepSpec
 from harness.sweep.state import CellState, CellTable
 
-BUDGET_S, QUICK_BUDGET_S = 215.0, 36.0
-QUICK_BATCH = 1024
 _QUICK_SAMPLE_S = 0.1
 # Level 1 computes the FF a hundred times slower than level 3: a few tokens show what erfc costs it.
 _ERFC_BATCH = 64
@@ -79,19 +77,21 @@ def ask(spec: SweepSpec) -> SweepSpec:
     return replace(spec, models=models, skip=_SKIP, only=())
 
 
-def make_ladder(spec: SweepSpec) -> Plan:
-    """Return the plan of the ladder: the published protocol's cells beside the interleaved ones.
+def make_ladder(spec: SweepSpec, machine: Machine) -> Plan:
+    """Return the plan of the ladder on a machine: the published protocol's cells beside the interleaved ones.
 
     Raises UsageError where the operands would not fit into memory.
     """
     sample_s = _QUICK_SAMPLE_S if spec.quick else PUBLISHED_SAMPLE_S
-    plan = replace(make_plan(spec), published=_published_cells(spec), published_sample_s=sample_s)
+    plan = replace(
+        make_plan(spec, machine), published=_published_cells(spec), published_sample_s=sample_s
+    )
     hidden = parse_model(BASELINE).hidden
     extra = _EXTRA_BYTES_PER_INTERMEDIATE * spec.batches[0] * hidden
-    needed, available = plan.memory_bytes() + extra, resources.available_memory_bytes()
-    if needed > 0.9 * available:
+    needed = plan.memory_bytes() + extra
+    if needed > 0.9 * machine.available_bytes:
         raise UsageError(
-            f"the ladder needs {needed / 2**30:.1f} GiB and {available / 2**30:.1f} GiB are available; "
+            f"the ladder needs {needed / 2**30:.1f} GiB and {describe_available(machine)}; "
             "take a smaller --batch"
         )
     return plan

@@ -6,15 +6,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from itertools import product
-from typing import Any, NamedTuple
+from typing import Any
 
-from harness.backends import blas, registry
+from harness.backends import registry
 from harness.backends.registry import Implementation
-from harness.errors import UnavailableError, UnknownNameError, UsageError
-from harness.machine import resources
+from harness.errors import UnknownNameError, UsageError
+from harness.machine.facts import Machine
 from harness.measure import locality
 from harness.measure.process_key import ProcessKey
 from harness.problem import recipes, routing
+from harness.problem.axes import AXES, Conditions
 from harness.problem.models import Model, parse_model
 from harness.problem.problem import Problem
 from harness.records.facts import DeviceFacts
@@ -25,9 +26,6 @@ from harness.sweep.cell import Cell, label, make_cell
 from harness.sweep.estimate import GATE_S, LONG_PASS_S
 from harness.sweep.spec import SweepSpec
 
-QUICK_BATCH = 256
-BUDGET_S, QUICK_BUDGET_S = 320.0, 46.0
-PROCESSES = 5
 # The published protocol times 250 passes as one mean; here a mean of this long is taken instead, in
 # each fresh process anew, so that it has an interval.
 PUBLISHED_PASSES = 250
@@ -36,12 +34,13 @@ PUBLISHED_SAMPLE_S = 0.3
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """Hold the cells that will be measured, those that can't be, and what the caller should be told.
+    """Hold what will be measured on a machine, what can't be, and what the caller should be told.
 
     spec: what was asked for.
     """
 
     spec: SweepSpec
+    machine: Machine
     cells: Sequence[Cell]
     unavailable: Sequence[tuple[Cell, str]] = ()
     notices: Sequence[str] = field(default=())
@@ -104,7 +103,7 @@ class Plan:
             # x is steered through the first set of weights, drawn for it.
             total += max((r.weight_bytes() // 2 for p in problems if (r := p.router())), default=0)
             if any(cell.weights == "flushed" for cell in cells):
-                total += locality.eviction_bytes(resources.last_level_bytes())
+                total += locality.eviction_bytes(self.machine.last_level_bytes())
             total += max(p.item_bytes * p.batch * p.d_out for p in problems)
             total += max(cell.workspace_bytes for cell in cells)
         return total
@@ -155,12 +154,20 @@ def _with_baseline(spec: SweepSpec, layers: set[str]) -> tuple[list[Model], list
     return [parse_model(spec.baseline), *models], [notice]
 
 
-def _check_providers(spec: SweepSpec) -> None:
+def _check_machine(spec: SweepSpec, machine: Machine) -> None:
+    """Refuse what a machine does not have. Raises UsageError that names the option."""
+    if spec.threads > machine.cores:
+        raise UsageError(
+            f"--threads: need 1 to {machine.cores}, the processors here, got {spec.threads}"
+        )
+    if spec.isa and spec.isa not in machine.isas:
+        raise UnknownNameError("instruction set of this processor", spec.isa, known=machine.isas)
     for name in spec.blas:
-        try:
-            blas.locate(name)
-        except UnavailableError as error:
-            raise UsageError(f"--blas: {error}") from None
+        if reason := machine.missing_providers.get(name):
+            raise UsageError(f"--blas: {reason}")
+
+
+def _check_labels(spec: SweepSpec) -> None:
     called: dict[str, str] = {}
     for name in spec.blas:
         other = called.setdefault(label(name), name)
@@ -177,15 +184,15 @@ def _dtypes(spec: SweepSpec, fitting: Sequence[Implementation]) -> list[str]:
     A dtype that no FF here takes still needs a baseline: the fastest float32 FF of the same run.
     """
     taken = {d for i in fitting if i.layer == "ff" and not i.unavailable() for d in i.dtypes}
-    without = taken and set(spec.dtype) - taken
-    return list(dict.fromkeys([*spec.dtype, *(["float32"] if without else [])]))
+    asked = spec.axes["dtype"]
+    without = taken and set(asked) - taken
+    return list(dict.fromkeys([*asked, *(["float32"] if without else [])]))
 
 
 def _layer_cells(
     spec: SweepSpec,
     chosen: Sequence[Implementation],
     models: Sequence[Model],
-    combinations: Sequence[Recipes],
     cache_bytes: int,
 ) -> tuple[list[Cell], dict[str, str]]:
     """Return the cells, and why some of them can't be measured as asked."""
@@ -196,16 +203,15 @@ def _layer_cells(
             for model in models:
                 plain = model.problem(batch=batch, width=width, seed=spec.seed)
                 fitting = [i for i in chosen if i.layer == plain.layer]
-                conditions_of = product(_dtypes(spec, fitting), combinations, spec.weights)
-                for dtype, recipe, weights in conditions_of:
-                    typed = replace(plain, dtype=dtype)
-                    problem = apply_recipes(typed, recipe, spec.models)
-                    sets, reason = locality.count_sets(problem, weights, cache_bytes)
+                combinations, _ = combine(spec, _dtypes(spec, fitting))
+                for shared in combinations:
+                    problem = apply_conditions(plain, shared, spec.models)
+                    sets, reason = locality.count_sets(problem, shared.weights, cache_bytes)
                     for implementation, provider in product(fitting, spec.blas or [""]):
-                        for math, launch in sweep_gpu.ways(spec, implementation, problem, weights):
+                        for own in sweep_gpu.ways(spec, implementation, shared):
                             cell = make_cell(
-                                implementation, replace(problem, math=math), model.name, provider,
-                                weights=weights, sets=sets, launch=launch,
+                                implementation, replace(problem, **own.of("problem")), model.name,
+                                provider, sets=sets, **own.of("protocol"),
                             )  # fmt: skip
                             cells.setdefault(cell.id, cell)
                             if reason:
@@ -213,20 +219,21 @@ def _layer_cells(
     return list(cells.values()), refused
 
 
-def make_plan(spec: SweepSpec) -> Plan:
-    """Return the plan of a sweep; nothing is run or loaded.
+def make_plan(spec: SweepSpec, machine: Machine) -> Plan:
+    """Return the plan of a sweep on a machine; nothing is run, loaded or asked.
 
-    Raises UsageError where nothing is left to measure, a provider or device is not there, or the operands
-    would not fit into memory.
+    Raises UsageError where nothing is left to measure, the machine lacks what was asked for, or the
+    operands would not fit into its memory.
     """
-    facts = sweep_gpu.find(spec.device)
-    _check_providers(spec)
+    facts = sweep_gpu.find(spec.device, machine)
+    _check_machine(spec, machine)
+    _check_labels(spec)
     chosen = _choose(spec)
     models, notices = _with_baseline(spec, {i.layer for i in chosen})
-    combinations, left_out = combine_recipes(spec.data, spec.rows, spec.routing)
+    _, left_out = combine(spec, spec.axes["dtype"])
     notices += left_out
-    cache_bytes = facts.l2_bytes if facts else resources.last_level_bytes()
-    cells, refused = _layer_cells(spec, chosen, models, combinations, cache_bytes)
+    cache_bytes = facts.l2_bytes if facts else machine.last_level_bytes()
+    cells, refused = _layer_cells(spec, chosen, models, cache_bytes)
     reasons = {c.id: c_reason for c in cells if (c_reason := find_reason(spec, c, refused, facts))}
     usable = [c for c in cells if c.id not in reasons]
     takers = [c for c in cells if not by_nature(registry.get(c.implementation), c)]
@@ -244,10 +251,11 @@ def make_plan(spec: SweepSpec) -> Plan:
     ceiling_cells, remarks = (
         sweep_gpu.ceiling_cells(spec, facts, chosen)
         if facts
-        else sweep_ceilings.ceiling_cells(spec, chosen)
+        else sweep_ceilings.ceiling_cells(spec, chosen, machine)
     )
     plan = Plan(
         spec=spec,
+        machine=machine,
         cells=[*usable, *ceiling_cells],
         unavailable=[(c, reasons[c.id]) for c in cells if c.id in reasons],
         notices=[*notices, *remarks],
@@ -258,12 +266,19 @@ def make_plan(spec: SweepSpec) -> Plan:
     return plan
 
 
+def describe_available(machine: Machine) -> str:
+    """Return what memory can be had, and the limit that this process was given."""
+    limit = machine.memory_limit_bytes
+    given = "" if limit is None else f" of the {limit / 2**30:.1f} GiB that the cgroup allows"
+    return f"{machine.available_bytes / 2**30:.1f} GiB{given} are available"
+
+
 def _check_memory(plan: Plan) -> None:
-    needed, available = plan.memory_bytes(), resources.available_memory_bytes()
-    if needed > 0.9 * available:
+    needed, machine = plan.memory_bytes(), plan.machine
+    if needed > 0.9 * machine.available_bytes:
         largest = max(plan.cells, key=lambda c: c.weight_bytes() + c.workspace_bytes)
         raise UsageError(
-            f"the operands need {needed / 2**30:.1f} GiB and {available / 2**30:.1f} GiB are available "
+            f"the operands need {needed / 2**30:.1f} GiB and {describe_available(machine)} "
             f"(the largest cell is {largest.id}: weights {largest.weight_bytes() / 2**30:.1f} GiB, "
             f"workspace {largest.workspace_bytes / 2**30:.1f} GiB); "
             "take a smaller --batch or --width, a smaller depth, or fewer --blas"
@@ -314,56 +329,50 @@ def select(ids: Sequence[str], only: Sequence[str], skip: Sequence[str]) -> list
     ]
 
 
-# ---- what the operands hold ----
+# ---- conditions ---------------------------------------------------------------------------------
 
 
-class Recipes(NamedTuple):
-    """Hold what the operands are made of."""
+def combine(spec: SweepSpec, dtypes: Sequence[str]) -> tuple[list[Conditions], list[str]]:
+    """Return the combinations of these dtypes that make sense, and a line for each that does not.
 
-    data: str
-    rows: str
-    routing: str
-
-
-def combine_recipes(
-    data: Sequence[str], rows: Sequence[str], routing: Sequence[str]
-) -> tuple[list[Recipes], list[str]]:
-    """Return the combinations that make sense, and a line for each that does not.
+    An axis that one device alone has is left at its default: its values hang on the implementation too.
 
     Raises UsageError where none is left.
     """
+    lists = {axis.name: [axis.default] if axis.device else spec.axes[axis.name] for axis in AXES}
+    lists["dtype"] = dtypes
     found, left_out = [], []
-    for recipe in (Recipes(*words) for words in product(data, rows, routing)):
-        reason = recipes.conflict(*recipe)
+    for conditions in (Conditions(*values) for values in product(*lists.values())):
+        reason = recipes.conflict(conditions.data, conditions.rows, conditions.routing)
         if reason:
             left_out.append(f"left out: {reason}")
         else:
-            found.append(recipe)
+            found.append(conditions)
     if not found:
         raise UsageError(left_out[0].removeprefix("left out: "))
     return found, list(dict.fromkeys(left_out))
 
 
-def apply_recipes(problem: Problem, recipe: Recipes, models: Sequence[Model]) -> Problem:
-    """Return a problem with its recipes; with a chosen routing an FF gets the x of the sweep's one FFF.
+def apply_conditions(problem: Problem, conditions: Conditions, models: Sequence[Model]) -> Problem:
+    """Return a problem under conditions; with a chosen routing an FF gets the x of the sweep's one FFF.
 
     Raises UsageError where there is not exactly one FFF, its turns exceed d_in, or a trace does not fit.
     """
-    changes: dict[str, Any] = recipe._asdict()
-    if recipe.routing != "uniform":
+    changes: dict[str, Any] = {**conditions.of("problem")}
+    if conditions.routing != "uniform":
         trees = {(m.trees, m.depth): m.name for m in models if m.layer == "fff"}
         if len(trees) != 1:
             raise UsageError(
-                f"--routing {recipe.routing}: the input is made for one FFF, so that it and the FF get the "
-                f"same x; --models has {len(trees)} ({', '.join(trees.values()) or 'none'})"
+                f"--routing {conditions.routing}: the input is made for one FFF, so that it and the FF get "
+                f"the same x; --models has {len(trees)} ({', '.join(trees.values()) or 'none'})"
             )
         if problem.layer == "ff":
             changes["routed_trees"], changes["routed_depth"] = next(iter(trees))
     try:
         changed = replace(problem, **changes)
         router = changed.router()
-        if router is not None and recipe.routing.startswith(recipes.TRACE):
-            path = recipe.routing.removeprefix(recipes.TRACE)
+        if router is not None and conditions.routing.startswith(recipes.TRACE):
+            path = conditions.routing.removeprefix(recipes.TRACE)
             routing.read_trace(path, batch=router.batch, trees=router.trees, depth=router.depth)
     except ValueError as error:
         raise UsageError(f"--routing: {error}") from None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import resource
 from dataclasses import dataclass, field
 
+from harness.machine.facts import Machine
 from harness.measure.process import MeasuringProcess
 from harness.measure.process_key import ProcessKey
 from harness.records.schema import ProviderRecord
@@ -31,10 +32,12 @@ def patience_s(spec: SweepSpec, cell: Cell, predicted_s: float) -> float:
 class Processes:
     """Hold the measuring processes that run now.
 
-    peak_bytes: the most resident memory that a set of them and the sweep itself have held.
+    machine: that they run on, as the plan was made for it. peak_bytes: the most resident memory that a set
+    of them and the sweep itself have held.
     """
 
     journal: Journal
+    machine: Machine
     running: dict[ProcessKey, MeasuringProcess] = field(default_factory=dict)
     peak_bytes: int = 0
 
@@ -58,6 +61,7 @@ class Processes:
             architecture=facts.architecture, threads=facts.threads,
             threading_layer=facts.threading_layer, int_bits=facts.int_bits,
             routines=facts.routines, pools=[pool.told() for pool in hello.pools],
+            cpus_allowed=hello.cpus_allowed, huge_page_share=hello.huge_page_share,
             variables=hello.variables, dropped=process.dropped,
         )  # fmt: skip
 

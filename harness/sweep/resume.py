@@ -22,8 +22,8 @@ _SAME_MEMORY = 0.01  # what a kernel keeps for itself changes the total a little
 # What makes two invocations one measurement. The host's name may differ: a container gets a new one each
 # time it starts, on the very same hardware.
 _MACHINE = (
-    "processor", "microarchitecture", "isa", "cores", "caches", "memory_bytes", "virtual_machine",
-    "system",
+    "processor", "microarchitecture", "isa", "cores", "caches", "last_level_caches", "memory_bytes",
+    "virtual_machine", "system",
 )  # fmt: skip
 _CODE = ("harness_version", "commit", "build", "python")
 _PROVIDER = (
@@ -186,11 +186,16 @@ def check_provider(run: Run, now: ProviderRecord) -> None:
         return
 
 
+def _option(spec: SweepSpec, name: str) -> Any:
+    """Return what a sweep was asked for on an axis or in another field."""
+    return spec.axes[name] if name in spec.axes else getattr(spec, name)
+
+
 def check_options(run: Run, given: dict[str, tuple[str, Any]], asked: SweepSpec) -> None:
     """Refuse options of the command line that say other than the run. given: field -> option name."""
     spec = find_spec(run)
     for name, (option, text) in given.items():
-        then, now = getattr(spec, name), getattr(asked, name)
+        then, now = _option(spec, name), _option(asked, name)
         if list(then) != list(now) if isinstance(then, list) else then != now:
             shown = [m.name for m in then] if name == "models" else then
             raise UsageError(

@@ -61,7 +61,7 @@ class Sweep:
         """Begin a sweep that has measured nothing."""
         self.plan, self.spec = plan, plan.spec
         self.journal = Journal(spec=plan.spec, monitor=monitor, predicted_s=plan.predicted_s())
-        self.processes = Processes(journal=self.journal)
+        self.processes = Processes(journal=self.journal, machine=plan.machine)
         self.cells = CellTable.begin(plan)
         self.left = plan.spec.processes
         self.recorded: frozenset[str] = frozenset()  # cells that a run that is taken up tells of
@@ -174,7 +174,7 @@ class Sweep:
 
 def _open(sweep: Sweep, resumed: Run | None) -> Path:
     """Open the folder for writing, a new one or that of the run to take up, and return it."""
-    examined = preflight.examine(sweep.spec, sweep.processes)
+    examined = preflight.examine(sweep.spec, sweep.plan.machine, sweep.processes)
     if resumed is not None:
         sweep.journal.writer = Writer(resumed.folder, None)
         return resumed.folder
@@ -204,7 +204,7 @@ def run(plan: Plan, monitor: Monitor, resumed: Run | None = None) -> Outcome:
             with suppress(ProcessError):  # shows in its cells, which try again
                 sweep.processes.start(key)
         if resumed is not None:
-            preflight.check_resumed(sweep.spec, sweep.processes, resumed)
+            preflight.check_resumed(plan.spec, plan.machine, sweep.processes, resumed)
         folder = _open(sweep, resumed)
         trouble = ""
         try:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from harness.problem.axes import lists
 from harness.problem.models import BASELINE, Model
 from harness.records.schema import Order, SweepRecord
 
@@ -14,6 +15,7 @@ from harness.records.schema import Order, SweepRecord
 class SweepSpec:
     """State what a sweep was asked for. passes: blocks to sample, 0 to fill budget_s instead.
 
+    axes: the values that it takes on each axis, by the axis's name (axes.lists makes them).
     timeout_s: how long a measuring process may take to answer, 0 to derive it from the prediction.
     """
 
@@ -36,16 +38,10 @@ class SweepSpec:
     plugins: Sequence[str] = ()
     timeout_s: float = 0.0
     strict: bool = False
-    data: Sequence[str] = ("random",)
-    rows: Sequence[str] = ("distinct",)
-    routing: Sequence[str] = ("uniform",)
-    weights: Sequence[str] = ("hot",)
+    axes: Mapping[str, Sequence[str]] = field(default_factory=lists)
     order: Order = "interleaved"
-    dtype: Sequence[str] = ("float32",)
     isa: str = ""
     baseline: str = BASELINE
-    math: Sequence[str] = ("ieee",)
-    launch: Sequence[str] = ("eager",)
 
     def record(self) -> SweepRecord:
         """Return what of it stands in the run."""

@@ -10,10 +10,7 @@ from harness.sweep.state import CellState, CellTable
 
 def conditions(cell: Cell) -> tuple[object, ...]:
     """Return what two cells must share to be compared."""
-    p = cell.problem
-    return (
-        p.batch, p.d_in, p.dtype, p.math, p.data, p.rows, p.routing, cell.weights, cell.launch,
-    )  # fmt: skip
+    return (cell.problem.batch, cell.problem.d_in, *cell.conditions)
 
 
 def fastest(states: Sequence[CellState]) -> CellState:

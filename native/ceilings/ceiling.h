@@ -3,7 +3,7 @@
 #ifndef FFK_CEILING_H
 #define FFK_CEILING_H
 
-#include "team.h"
+#include "threads/parallel_for.h"
 
 typedef struct ffk_ceiling {
     const ffk_shape *shape;
@@ -33,7 +33,7 @@ static inline void ffk_walk_all(const ffk_shape *s, const ffk_operands *o,
                      .isa = context->isa,
                      .walk = walk,
                      .parts = most < s->batch ? most : s->batch};
-    ffk_share(context->team, c.parts, ffk_walk_part, &c);
+    ffk_parallel_for(context->team, c.parts, ffk_walk_part, &c);
 }
 
 /* y[b, j] = w_out[hidden - 1, 0] * x[b, j]: walk p scales by w_out[p, 0], d_in = d_out. */

@@ -6,7 +6,7 @@
  *         together.
  * Needs:  d_in = d_out. The factor shows that the last pass was made.
  */
-#include "ceiling.h"
+#include "ceilings/ceiling.h"
 
 static void walk(const ffk_ceiling *c, int64_t first, int64_t end) {
     ffk_walk_scaling(c, first, end, c->isa->scale);

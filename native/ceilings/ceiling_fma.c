@@ -9,7 +9,7 @@
  * none (24 chains of 16 lanes, 12 of 8, 12 or 24 of 4). Needs:  d_in = d_out. Where the target has
  * no fused multiply-add this is the rate of a multiply and an add.
  */
-#include "ceiling.h"
+#include "ceilings/ceiling.h"
 
 static void walk(const ffk_ceiling *c, int64_t first, int64_t end) {
     const ffk_shape *s = c->shape;

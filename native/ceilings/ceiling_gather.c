@@ -8,7 +8,7 @@
  * Bytes:  4 * hidden * batch * d_in, each row once a pass.
  * Needs:  batch a power of two.
  */
-#include "ceiling.h"
+#include "ceilings/ceiling.h"
 
 /* Half of the bits of n, a power of two; at least 1. */
 static int half_bits(int64_t n) {

@@ -7,7 +7,7 @@
  *         compiler could see that they change nothing; rows should be long (4096 and more) where
  *         the set is small, so that the call and the last additions of a row don't count.
  */
-#include "ceiling.h"
+#include "ceilings/ceiling.h"
 
 static void walk(const ffk_ceiling *c, int64_t first, int64_t end) {
     const ffk_shape *s = c->shape;

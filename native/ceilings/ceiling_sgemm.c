@@ -6,8 +6,8 @@
  * flops:  2 * batch * hidden * d_out.
  * Needs:  sgemm. No workspace, no activation; w_in is not read; hidden must equal d_in.
  */
-#include "blas.h"
-#include "ceiling.h"
+#include "blas/blas.h"
+#include "ceilings/ceiling.h"
 
 static ffk_status run(const ffk_shape *s, const ffk_operands *o, const ffk_context *c) {
     if (s->hidden != s->d_in)

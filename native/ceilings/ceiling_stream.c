@@ -7,7 +7,7 @@
  * does not stay in a cache may do the same: what can be moved at most is then this. Needs:  d_in =
  * d_out.
  */
-#include "ceiling.h"
+#include "ceilings/ceiling.h"
 
 static void walk(const ffk_ceiling *c, int64_t first, int64_t end) {
     ffk_walk_scaling(c, first, end, c->isa->stream);

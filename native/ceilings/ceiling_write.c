@@ -7,7 +7,7 @@
  *         own stores pay for it too.
  * Needs:  nothing.
  */
-#include "ceiling.h"
+#include "ceilings/ceiling.h"
 
 static void walk(const ffk_ceiling *c, int64_t first, int64_t end) {
     const ffk_shape *s = c->shape;

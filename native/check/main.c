@@ -6,8 +6,8 @@
  *     check_kernels spoil WHAT   spoil what each pass left behind: value, unwritten, guard or
  * input. Every pass must then be found at fault.
  */
-#include "plain_blas.h"
-#include "problem.h"
+#include "check/plain_blas.h"
+#include "check/problem.h"
 
 #include <stdio.h>
 #include <string.h>

@@ -1,6 +1,6 @@
 /* plain_blas.c - sdot, saxpy, sgemv and sgemm in plain loops. Fortran convention, column-major;
  * unit increments, and alpha = 1 in the products, which is all that the kernels ask for. */
-#include "plain_blas.h"
+#include "check/plain_blas.h"
 
 static float sdot(const int32_t *n, const float *x, const int32_t *step_x, const float *y,
                   const int32_t *step_y) {

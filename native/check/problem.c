@@ -1,5 +1,5 @@
 /* problem.c - drawing, guarding and judging; the only file of the check that allocates. */
-#include "problem.h"
+#include "check/problem.h"
 
 #include <math.h>
 #include <stdio.h>

@@ -2,7 +2,7 @@
 #ifndef FFK_CHECK_PROBLEM_H
 #define FFK_CHECK_PROBLEM_H
 
-#include "truth.h"
+#include "check/truth.h"
 
 /* An array between two guards of canaries. */
 typedef struct {

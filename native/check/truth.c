@@ -1,6 +1,6 @@
 /* truth.c - FF and FFF one token at a time in double precision. The tolerances are those of
- * harness/check.py, where they are derived. */
-#include "truth.h"
+ * harness/problem/check.py, where they are derived. */
+#include "check/truth.h"
 
 #include <float.h>
 #include <math.h>

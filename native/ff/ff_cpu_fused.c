@@ -13,7 +13,7 @@
  *         L2: two blocks' rows take half of it. The more tokens in a tile, the less often the
  *         weights come from L3 or memory; 8 units of work, so that several threads share one tile.
  */
-#include "dense.h"
+#include "dense/dense.h"
 
 static size_t workspace_bytes(const ffk_shape *s) { return ffk_dense_workspace(s, s->hidden); }
 

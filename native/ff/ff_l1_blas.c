@@ -7,8 +7,8 @@
  *         weights across tokens, so the rate is that of the cache that holds them.
  * Needs:  sdot, saxpy. Workspace: z (hidden,).
  */
-#include "blas.h"
-#include "workspace.h"
+#include "blas/blas.h"
+#include "memory/workspace.h"
 
 #include <string.h>
 

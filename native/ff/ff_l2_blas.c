@@ -8,8 +8,8 @@
  * Block:  at most 64 tokens: 64 x 4095 intermediates are 1 MiB, so that they stay in L2 or near it
  *         between the two products; the batch at once would move 2 x 268 MB through memory.
  */
-#include "blas_batch.h"
-#include "workspace.h"
+#include "blas/blas_batch.h"
+#include "memory/workspace.h"
 
 enum { BLOCK = FFK_BATCH_MAX };
 

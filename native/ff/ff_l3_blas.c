@@ -7,8 +7,8 @@
  *         elements of traffic, through memory where it exceeds the caches.
  * Needs:  sgemm. Workspace: z (batch, hidden).
  */
-#include "blas.h"
-#include "workspace.h"
+#include "blas/blas.h"
+#include "memory/workspace.h"
 
 static size_t workspace_bytes(const ffk_shape *s) {
     return (size_t)s->batch * (size_t)s->hidden * sizeof(float);

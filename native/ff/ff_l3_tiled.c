@@ -9,8 +9,8 @@
  * Tile:   chosen by elements of z, 16 MiB of them: half of a 32 MiB last-level cache. Smaller tiles
  *         pack the weights more often than the saved traffic is worth, larger ones spill z.
  */
-#include "blas.h"
-#include "workspace.h"
+#include "blas/blas.h"
+#include "memory/workspace.h"
 
 enum { TILE_ELEMENTS = 4 * 1024 * 1024, TILE_MIN = 64 };
 

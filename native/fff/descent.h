@@ -8,8 +8,8 @@
 #ifndef FFK_DESCENT_H
 #define FFK_DESCENT_H
 
-#include "row.h"
-#include "workspace.h"
+#include "fff/node_rows.h"
+#include "memory/workspace.h"
 
 #include <string.h>
 

@@ -9,7 +9,7 @@
  * flops, bytes, needs: those of the kernel that is chosen. Workspace: the larger of the two.
  */
 #include "ffk.h"
-#include "workspace.h"
+#include "memory/workspace.h"
 
 extern const ffk_kernel ffk_kernel_fff_cpu_fused, ffk_kernel_fff_cpu_grouped;
 

@@ -13,8 +13,8 @@
  * Bytes:  trees * (depth + 1) rows of each weight a token, and a few lines fetched in vain.
  * Needs:  nothing. Workspace: activations and rows of one token.
  */
-#include "row.h"
-#include "workspace.h"
+#include "fff/node_rows.h"
+#include "memory/workspace.h"
 
 #include <string.h>
 

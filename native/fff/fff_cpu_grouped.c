@@ -16,8 +16,8 @@
  * Tile:   tokens whose x is a third of L2 (128 of width 768): the upper levels' weights take a
  * fifth.
  */
-#include "dense.h"
-#include "subtrees.h"
+#include "dense/dense.h"
+#include "fff/subtrees.h"
 
 typedef struct {
     ffk_descent tree; /* the first */
@@ -112,7 +112,7 @@ static ffk_status run(const ffk_shape *s, const ffk_operands *o, const ffk_conte
     }
     if (s->trees > 1 && s->dtype != FFK_FLOAT32)
         j.tree.y = j.sums = (float *)(void *)cursor;
-    ffk_share(c->team, ffk_ceil_div(s->batch, j.tile), all_of_tile, &j);
+    ffk_parallel_for(c->team, ffk_ceil_div(s->batch, j.tile), all_of_tile, &j);
     return FFK_OK;
 }
 

@@ -9,8 +9,8 @@
  *         tokens but what the caches happen to keep.
  * Needs:  sdot, saxpy. Workspace: z (trees * (depth + 1),) and the nodes that they belong to.
  */
-#include "blas.h"
-#include "workspace.h"
+#include "blas/blas.h"
+#include "memory/workspace.h"
 
 #include <string.h>
 

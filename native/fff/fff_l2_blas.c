@@ -12,8 +12,8 @@
  * Block:  at most 64 tokens, so that their rows of x and y (64 x 6 KiB at width 768) stay in L2
  *         over the levels.
  */
-#include "blas_batch.h"
-#include "workspace.h"
+#include "blas/blas_batch.h"
+#include "memory/workspace.h"
 
 #include <string.h>
 

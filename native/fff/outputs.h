@@ -2,7 +2,7 @@
 #ifndef FFK_OUTPUTS_H
 #define FFK_OUTPUTS_H
 
-#include "descent.h"
+#include "fff/descent.h"
 
 /* The rows of w_out on the path to a leaf, the root's first. */
 static inline void ffk_path(const ffk_descent *t, int64_t leaf, const void **rows) {

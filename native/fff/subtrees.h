@@ -7,10 +7,10 @@
 #ifndef FFK_SUBTREES_H
 #define FFK_SUBTREES_H
 
-#include "cut.h"
-#include "feed.h"
-#include "outputs.h"
-#include "team.h"
+#include "fff/outputs.h"
+#include "fff/tiling.h"
+#include "threads/parallel_for.h"
+#include "vector/prefetch.h"
 
 typedef struct {
     const ffk_descent *tree;
@@ -72,9 +72,9 @@ static inline void ffk_run_of_pieces(void *state, int64_t i) {
 
 static inline void ffk_through_subtrees(ffk_subtrees *s, const ffk_team *team) {
     s->threads = team != NULL ? team->threads : 1;
-    ffk_share(team, ffk_ceil_div(s->batch, s->tile), ffk_upper_levels, s);
+    ffk_parallel_for(team, ffk_ceil_div(s->batch, s->tile), ffk_upper_levels, s);
     ffk_sort_by_subtree(s);
-    ffk_share(team, ffk_ceil_div(s->pieces, s->run), ffk_run_of_pieces, s);
+    ffk_parallel_for(team, ffk_ceil_div(s->pieces, s->run), ffk_run_of_pieces, s);
 }
 
 #endif

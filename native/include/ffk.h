@@ -13,6 +13,19 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* Raised when a structure below grows. Structures grow at their end and enumerations behind their
+ * last name, so that a plugin which was compiled against an older version finds the places that it
+ * knows: the harness takes it, down to the version FFK_API_OLDEST. A change that would move a place
+ * raises that one too; so does growth of ffk_products, two of which stand in an ffk_isa, and of
+ * ffk_feed, which a plugin makes. Version 1 had no ffk_plugin_api (at the end of this file): a
+ * library without it counts as version 1. */
+#define FFK_API_VERSION 2
+#define FFK_API_OLDEST 1
+
 typedef enum {
     FFK_OK = 0,
     FFK_NULL_POINTER,
@@ -73,8 +86,8 @@ typedef struct {
     int64_t row_bytes;
 } ffk_feed;
 
-/* Products of tokens with rows of weights of one dtype: rows.inc. A token is a row of x or y by
- * number. `ahead` are rows that come next: they are fetched meanwhile. */
+/* Products of tokens with rows of weights of one dtype: vector/rows.inc. A token is a row of x or y
+ * by number. `ahead` are rows that come next: they are fetched meanwhile. */
 typedef struct {
     /* z[i * rows + r] = <x[token[i]], w[r]>, rows 1 or 3. coming: how many more numbers of tokens
      * stand behind the last one, where x comes from memory; 0 where it is in a cache. */
@@ -111,7 +124,7 @@ typedef struct {
     const char *name;
     int32_t (*supported)(void);
     void (*gelu)(int64_t n, float *z); /* in place */
-    /* The loops of the ceilings: ceilings.inc. */
+    /* The loops of the ceilings: vector/ceilings.inc. */
     void (*fma)(int64_t n, int64_t steps, float m, float c, const float *x, float *y);
     float (*sum)(int64_t n, const float *x);
     float (*dot)(int64_t n, const float *x, const float *w);
@@ -192,5 +205,27 @@ ffk_status ffk_kernel_time(const ffk_kernel *kernel, const ffk_shape *shape,
 
 /* Return the FFK_FLUSHES_* that are on, -1 where the processor can't be asked. */
 int32_t ffk_flush_to_zero(void);
+
+/* ---- what an object was compiled with ---- */
+typedef struct {
+    uint32_t version;                                                   /* FFK_API_VERSION */
+    uint32_t shape, operands, blas, feed, products, isa, team, context; /* bytes of each ffk_* */
+} ffk_api;
+
+#define FFK_API                                                                                    \
+    {FFK_API_VERSION,  sizeof(ffk_shape), sizeof(ffk_operands),                                    \
+     sizeof(ffk_blas), sizeof(ffk_feed),  sizeof(ffk_products),                                    \
+     sizeof(ffk_isa),  sizeof(ffk_team),  sizeof(ffk_context)}
+
+/* Every object that includes this header defines it, weakly, so that a library of several has one.
+ * The harness reads it when it loads a plugin, before it calls any of its functions, and refuses a
+ * newer version than its own, one older than FFK_API_OLDEST, and other sizes: an older version's
+ * may be smaller. All files of a plugin are compiled against one header. */
+extern const ffk_api ffk_plugin_api __attribute__((weak, visibility("default")));
+const ffk_api ffk_plugin_api = FFK_API;
+
+#ifdef __cplusplus
+}
+#endif
 
 #endif

@@ -3,4 +3,4 @@
 #define FFK_ISA_SUPPORTED                                                                          \
     (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&                    \
      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512bw"))
-#include "entry.inc"
+#include "isa/isa_entry.inc"

@@ -7,8 +7,8 @@
  * flops:  2 * batch * hidden * (d_in + d_out), activation not counted.
  * Needs:  sdot, saxpy. Workspace: z (hidden,).
  */
-#include "blas.h"
-#include "workspace.h"
+#include "blas/blas.h"
+#include "memory/workspace.h"
 
 #include <math.h>
 #include <string.h>

@@ -10,8 +10,8 @@
  * Bytes:  weights once; z and a written and read; 2 * batch * hidden elements zeroed by the system.
  * Needs:  sgemm. No workspace from the caller; FFK_WORKSPACE_TOO_SMALL where malloc fails.
  */
-#include "blas.h"
-#include "workspace.h"
+#include "blas/blas.h"
+#include "memory/workspace.h"
 
 #include <stdlib.h>
 #include <string.h>

@@ -12,8 +12,8 @@
  *         is the factor, and BLAS libraries return from an axpy with the factor 0 at once.
  * Needs:  sdot, saxpy. Workspace: z (trees * (depth + 1),) and the rows that they belong to.
  */
-#include "blas.h"
-#include "workspace.h"
+#include "blas/blas.h"
+#include "memory/workspace.h"
 
 #include <string.h>
 

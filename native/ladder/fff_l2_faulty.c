@@ -12,8 +12,8 @@
  * provider has them. Workspace: z (depth + 1, block), the rows that they belong to, the factors
  * (block,). Block:  64 tokens as in fff_l2_blas, so that nothing but the faults differs.
  */
-#include "blas_batch.h"
-#include "workspace.h"
+#include "blas/blas_batch.h"
+#include "memory/workspace.h"
 
 #include <stdbool.h>
 #include <string.h>

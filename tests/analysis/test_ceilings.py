@@ -18,21 +18,20 @@ from fabricated_ceilings import (
     cell_record,
     fff_record,
     make_run,
-    row,
     two_threads,
 )
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.analysis import ceilings as analysis_ceilings
-from harness.analysis import points as analysis_points
 from harness.analysis import roofline, rows
+from harness.analysis.analysis import analyse
+from harness.problem.axes import DEFAULTS
 from harness.report import frames, table
 
 
 def test_measured_ceilings_are_read_from_a_run(tmp_path: Path) -> None:
     """Peak and bandwidths are those of the samples, by place."""
-    found = analysis_ceilings.measure(make_run(tmp_path / "run", ceiling_records()))
+    found = analyse(make_run(tmp_path / "run", ceiling_records())).ceilings
     assert found.flops == pytest.approx(LIMITS.flops)
     assert found.bandwidth == pytest.approx(LIMITS.bandwidth)
     assert found.capacity == LIMITS.capacity
@@ -42,22 +41,22 @@ def test_ceilings_of_two_threads_are_granted_once(tmp_path: Path) -> None:
     """Where the ceilings ran on two threads, a cell of two is granted their rates and not twice those."""
     cells = two_threads([*ceiling_records(), (cell_record("ff"), 2 * FF_FLOOR_NS)], threads="2")
     run = make_run(tmp_path / "run", cells)
-    found = analysis_ceilings.measure(run)
+    found = analyse(run).ceilings
     assert (found.threads, found.flops) == (2, pytest.approx(LIMITS.flops))
     assert found.bandwidth == pytest.approx(LIMITS.bandwidth)
     assert found.capacity == {"L1": 64 * KIB, "L2": 2 * MIB, "L3": 32 * MIB}
-    assert analysis_points.points(run)[0].speeds[0].of_ceiling == pytest.approx(0.5)
-    assert "measured in the same run, of 2 threads together:" in table.format_markdown(run)
+    assert analyse(run).points[0].speeds[0].of_ceiling == pytest.approx(0.5)
+    assert "measured in the same run, of 2 threads together:" in table.format_markdown(analyse(run))
 
 
 def test_ceilings_of_one_thread_are_granted_to_each(tmp_path: Path) -> None:
     """An older run of two threads, whose loops ran on one, grants a cell twice what that one reached."""
     cells = two_threads([*ceiling_records(), (cell_record("ff"), 2 * FF_FLOOR_NS)])
     run = make_run(tmp_path / "run", cells)
-    found = analysis_ceilings.measure(run)
+    found = analyse(run).ceilings
     assert (found.threads, found.capacity) == (1, LIMITS.capacity)
-    assert analysis_points.points(run)[0].speeds[0].of_ceiling == pytest.approx(0.25)
-    assert "measured in the same run:" in table.format_markdown(run)
+    assert analyse(run).points[0].speeds[0].of_ceiling == pytest.approx(0.25)
+    assert "measured in the same run:" in table.format_markdown(analyse(run))
 
 
 @pytest.mark.parametrize(("notes", "peak"), [({}, 150.0), ({"threads": "2"}, 300.0)])
@@ -70,23 +69,23 @@ def test_a_product_counts_by_the_threads_of_its_pool(
         flops=3 * 10**8,
     )  # fmt: skip
     cells = [*two_threads(ceiling_records(), **notes), *two_threads([(product, 1e6)])]
-    assert analysis_ceilings.measure(make_run(tmp_path / "run", cells)).flops == pytest.approx(peak)
+    assert analyse(make_run(tmp_path / "run", cells)).ceilings.flops == pytest.approx(peak)
 
 
 def test_a_faster_place_is_never_slower(tmp_path: Path) -> None:
     """A disturbed ceiling of a cache counts at least with the bandwidth of the next slower place."""
     cells = [(r, 1e12 if r.cell == "read/L2" else t) for r, t in ceiling_records()]
-    found = analysis_ceilings.measure(make_run(tmp_path / "run", cells))
+    found = analyse(make_run(tmp_path / "run", cells)).ceilings
     assert found.bandwidth["L2"] == pytest.approx(LIMITS.bandwidth["L3"])
 
 
 def test_a_run_without_ceilings_judges_nothing(tmp_path: Path) -> None:
     """Where no ceiling was measured, shares are unknown and nothing is impossible by them."""
     run = make_run(tmp_path / "run", [(cell_record("ff"), 1e9)])
-    point = analysis_points.points(run)[0]
+    point = analyse(run).points[0]
     assert math.isnan(point.speeds[0].of_ceiling)
     assert table.impossible([point]) == []
-    assert "of its ceiling" in table.format_markdown(run)
+    assert "of its ceiling" in table.format_markdown(analyse(run))
 
 
 @given(st.integers(1, 1 << 32), st.integers(1, 1 << 20))
@@ -109,30 +108,30 @@ def test_the_floor_is_the_larger_of_work_and_traffic() -> None:
 
     Not where as many threads were measured together.
     """
-    dense, conditional = row(cell_record("ff")), row(fff_record("fff"))
-    assert roofline.floor_ns(LIMITS, dense) == pytest.approx(dense["flops"] / 100.0)
+    dense, conditional = cell_record("ff"), fff_record("fff")
+    assert roofline.floor_ns(LIMITS, dense) == pytest.approx(dense.flops / 100.0)
     moved = 4 * 1536 * (64 + 382)
     assert roofline.compulsory_bytes(conditional) == moved
     assert roofline.floor_ns(LIMITS, conditional) == pytest.approx(
         roofline.traffic_ns(LIMITS, moved)
     )
-    dense["threads"] = 2
-    assert roofline.floor_ns(LIMITS, dense) == pytest.approx(dense["flops"] / 200.0)
+    dense = dense.model_copy(update={"threads": 2})
+    assert roofline.floor_ns(LIMITS, dense) == pytest.approx(dense.flops / 200.0)
     together = dataclasses.replace(LIMITS, threads=2)
-    assert roofline.floor_ns(together, dense) == pytest.approx(dense["flops"] / 100.0)
+    assert roofline.floor_ns(together, dense) == pytest.approx(dense.flops / 100.0)
 
 
 def test_the_summed_floor_adds_work_and_traffic() -> None:
     """The share of floor is of operations at the peak plus bytes at the bandwidth; cold ones from memory."""
-    cell = row(fff_record("fff"))
+    cell = fff_record("fff")
     moved = roofline.compulsory_bytes(cell)
-    work = cell["flops"] / 100.0
+    work = cell.flops / 100.0
     hot = work + roofline.traffic_ns(LIMITS, moved)
     assert roofline.summed_floor_ns(LIMITS, cell) == pytest.approx(hot)
     assert hot > roofline.floor_ns(LIMITS, cell)
-    cell["weights"] = "flushed"
+    cell = cell.model_copy(update={"conditions": DEFAULTS._replace(weights="flushed")})
     assert roofline.summed_floor_ns(LIMITS, cell) == pytest.approx(work + moved / 10.0)
-    cell["threads"] = 2
+    cell = cell.model_copy(update={"threads": 2})
     assert roofline.summed_floor_ns(LIMITS, cell) == pytest.approx((work + moved / 10.0) / 2)
     together = dataclasses.replace(LIMITS, threads=2)
     assert roofline.summed_floor_ns(together, cell) == pytest.approx(work + moved / 10.0)
@@ -140,23 +139,23 @@ def test_the_summed_floor_adds_work_and_traffic() -> None:
 
 def test_bfloat16_is_bound_by_its_bytes_alone() -> None:
     """The peak of float32 bounds no bfloat16: the bound is of half the bytes; the aim counts work too."""
-    cell = row(fff_record("fff"))
+    cell = fff_record("fff")
     moved = roofline.compulsory_bytes(cell)
-    cell["dtype"] = "bfloat16"
+    cell = cell.model_copy(update={"conditions": DEFAULTS._replace(dtype="bfloat16")})
     assert roofline.compulsory_bytes(cell) == moved // 2
     traffic = roofline.traffic_ns(LIMITS, moved // 2)
     assert roofline.floor_ns(LIMITS, cell) == pytest.approx(traffic)
-    assert roofline.summed_floor_ns(LIMITS, cell) == pytest.approx(traffic + cell["flops"] / 100.0)
+    assert roofline.summed_floor_ns(LIMITS, cell) == pytest.approx(traffic + cell.flops / 100.0)
 
 
 def test_a_cell_above_its_ceiling_is_impossible(tmp_path: Path) -> None:
     """A cell 10 % faster than its floor is flagged on its row and in the head; one at the floor is not."""
     cells = [*ceiling_records(), (cell_record("ff"), FF_FLOOR_NS / 1.1)]
-    text = table.format_markdown(make_run(tmp_path / "fast", cells))
+    text = table.format_markdown(analyse(make_run(tmp_path / "fast", cells)))
     assert "- **IMPOSSIBLE**: ff: faster than its ceiling allows" in text
     assert "110 %" in text
     cells = [*ceiling_records(), (cell_record("ff"), FF_FLOOR_NS)]
-    text = table.format_markdown(make_run(tmp_path / "at", cells))
+    text = table.format_markdown(analyse(make_run(tmp_path / "at", cells)))
     assert "IMPOSSIBLE" not in text
     assert "100 %" in text
 
@@ -166,7 +165,7 @@ def judged(tmp_path: Path, ff_ns: float, speedup: float, **changes: Any) -> rows
     cells = [
         *ceiling_records(), (cell_record("ff"), ff_ns), (fff_record("fff", **changes), ff_ns / speedup),
     ]  # fmt: skip
-    entries = analysis_points.points(make_run(tmp_path / "run", cells))[0].entries["scipy"]
+    entries = analyse(make_run(tmp_path / "run", cells)).points[0].entries["scipy"]
     return next(e for e in entries if e.model == "ultrafastbert-1x11" and e.level == 1)
 
 
@@ -205,7 +204,7 @@ def test_a_speedup_within_its_limit_has_no_remark(tmp_path: Path) -> None:
 def test_an_unjudged_speedup_is_remarked_on(tmp_path: Path) -> None:
     """Without a measured bandwidth a speedup above the limit is neither explained nor called impossible."""
     cells = [(cell_record("ff"), STREAM_NS), (fff_record("fff"), STREAM_NS / 400)]
-    point = analysis_points.points(make_run(tmp_path / "run", cells))[0]
+    point = analyse(make_run(tmp_path / "run", cells)).points[0]
     assert not point.versus[0].impossible
     assert "no bandwidth was measured" in point.versus[0].remark
 
@@ -217,7 +216,7 @@ def test_weights_that_crowd_their_cache_explain_a_smaller_layer(tmp_path: Path) 
         smaller = cell_record("small", model="bert-base-3072", hidden=3072)
         slow = 2 * STREAM_NS
         cells = [*ceiling_records(), (cell_record("ff"), slow), (smaller, slow / speedup)]
-        entries = analysis_points.points(make_run(tmp_path / name, cells))[0].entries["scipy"]
+        entries = analyse(make_run(tmp_path / name, cells)).points[0].entries["scipy"]
         return next(e for e in entries if e.model == "bert-base-3072")
 
     assert "crowded out" in entry("within", 1.7).remark
@@ -243,7 +242,7 @@ def test_a_baseline_that_was_held_up_is_not_called_impossible(
     ff_ns = STREAM_NS * 45.0 / rate
     smaller = cell_record("small", model="bert-base-3072", hidden=3072)
     cells = [*ceiling_records(), (cell_record("ff"), ff_ns), (smaller, ff_ns / speedup)]
-    entries = analysis_points.points(make_run(tmp_path / "run", cells))[0].entries["scipy"]
+    entries = analyse(make_run(tmp_path / "run", cells)).points[0].entries["scipy"]
     entry = next(e for e in entries if e.model == "bert-base-3072")
     assert says in entry.remark
     assert entry.impossible == (says == "IMPOSSIBLE")
@@ -257,6 +256,6 @@ def test_a_product_gives_no_excuse(tmp_path: Path) -> None:
         (cell_record("ff", implementation="ff_l3_blas", level=3), ff_ns),
         (fff_record("fff"), ff_ns / 500),
     ]
-    points = analysis_points.points(make_run(tmp_path / "run", cells))
+    points = analyse(make_run(tmp_path / "run", cells)).points
     assert points[0].versus[0].impossible
     assert any("over the fastest FF" in line for line in table.impossible(points))

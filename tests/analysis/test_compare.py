@@ -6,6 +6,7 @@ import json
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 from fabricated_runs import Fake, make_cell
 
@@ -104,6 +105,19 @@ def test_host_name_alone_is_the_same_machine():
     assert compare_fakes(Fake(), Fake(seed=1, machine={"host": "again"})).same_machine
 
 
+def test_builds_of_other_sources_are_named():
+    """Two builds that differ in what both record are told apart, though the commit is the same."""
+    build = {"isa": "avx2", "compiler": "gcc 14", "digest": "aaaa"}
+    one, other = {"build": build}, {"build": {**build, "digest": "bbbb"}}
+    text = report_compare.format_comparison(
+        compare_fakes(Fake(machine=one), Fake(seed=1, machine=other))
+    )
+    assert "our own kernels were built otherwise: digest aaaa in a, bbbb in b" in text.lower()
+    for same in (one, {}):  # a run of an older harness tells no digest
+        comparison = compare_fakes(Fake(machine=one), Fake(seed=1, machine=same))
+        assert "built otherwise" not in report_compare.format_comparison(comparison)
+
+
 def test_what_is_wrong_now_is_broken():
     """A cell that was right in A and is wrong in B is broken, and fails every limit."""
     comparison = compare_fakes(Fake(), Fake(wrong=("fff_l1_blas/ultrafastbert-1x11",)))
@@ -129,13 +143,30 @@ def test_unmatched_cells_are_named():
 
 def test_provider_files_match_without_their_version():
     """A provider given by path is matched by its file's name without folder and version."""
-    keys = []
-    for label in ("libopenblas.so.0.3.20", "libopenblas.so.0.3.21", "openblas"):
-        run = Fake().run()
-        cells = run.cells.assign(provider=label)
-        keys.append(set(compare._keys(run._replace(cells=cells))))
-    assert keys[0] == keys[1]
-    assert not keys[0] & keys[2]
+    run = Fake().run()
+    old, new, other = (
+        run._replace(cells=run.cells.assign(provider=label))
+        for label in ("libopenblas.so.0.3.20", "libopenblas.so.0.3.21", "openblas")
+    )
+    comparison = compare.compare(old, new)
+    assert (len(comparison.changes), comparison.unmatched) == (6, [])
+    with pytest.raises(UsageError, match="no cell in common"):
+        compare.compare(old, other)
+
+
+def test_two_versions_of_a_provider_stay_two():
+    """A run that has two versions of one library loses neither: each is matched with its own version."""
+    labels = ("libopenblas.so.0.3.20", "libopenblas.so.0.3.21")
+    run = Fake().run()
+    layers = run.cells[run.cells["role"] == "layer"]
+    several = [layers.assign(provider=p, cell=layers["cell"] + f".{p}") for p in labels]
+    samples = [run.samples.assign(cell=run.samples["cell"] + f".{p}") for p in labels]
+    both = run._replace(cells=pd.concat(several), samples=pd.concat(samples))
+    one = run._replace(cells=several[1], samples=samples[1])
+    assert len(compare.compare(both, both).changes) == 12
+    comparison = compare.compare(both, one)
+    assert {c.cell.rsplit(".", 1)[1] for c in comparison.changes} == {"21"}
+    assert (len(comparison.changes), len(comparison.unmatched)) == (6, 6)
 
 
 def test_nothing_to_take_the_drift_out_with():

@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 
 from harness.analysis import stability
+from harness.analysis.samples import by_cell
 
 
 def _samples(pass_ns: np.ndarray, **counts: int) -> pd.DataFrame:
@@ -32,14 +33,14 @@ def _quiet(blocks: int = 12) -> np.ndarray:
 
 def test_quiet_samples_have_no_reason() -> None:
     """A cell with one per cent of noise and no disturbance is stable."""
-    assert stability.reasons(_samples(_quiet()), "a") == []
+    assert stability.reasons(by_cell(_samples(_quiet())), "a") == []
 
 
 def test_throttled_samples_are_named() -> None:
     """A cell of which some samples were throttled says how many and by what."""
     samples = _samples(_quiet())
     samples["throttle"] = [["power cap"], ["heat, by the driver", "power cap"], *[[]] * 10]
-    (reason,) = stability.reasons(samples, "a")
+    (reason,) = stability.reasons(by_cell(samples), "a")
     assert reason == "THROTTLED in 2 of 12 samples (heat, by the driver, power cap)"
 
 
@@ -53,14 +54,14 @@ def test_throttled_samples_are_named() -> None:
 )
 def test_a_disturbance_is_named(count: str, value: int, word: str) -> None:
     """Steal time, context switches and page faults above their thresholds are reasons."""
-    (reason,) = stability.reasons(_samples(_quiet(), **{count: value}), "a")
+    (reason,) = stability.reasons(by_cell(_samples(_quiet(), **{count: value})), "a")
     assert word in reason
 
 
 def test_a_drift_is_named_with_its_size() -> None:
     """A steady change of 30 % over the run is found, with its sign."""
     drifting = _quiet() * np.linspace(1.0, 1.3, 12)
-    (reason,) = stability.reasons(_samples(drifting), "a")
+    (reason,) = stability.reasons(by_cell(_samples(drifting)), "a")
     assert reason.startswith("drift of +2") or reason.startswith("drift of +3")
 
 
@@ -68,16 +69,16 @@ def test_one_slow_block_is_no_drift() -> None:
     """A single disturbed block moves neither the slope nor the verdict."""
     times = _quiet()
     times[-1] *= 3
-    assert stability.trend(pd.Series(times)) == 0.0
+    assert stability.trend({(0, block): time for block, time in enumerate(times)}) == 0.0
 
 
 def test_the_clock_of_a_register_loop_tells_frequency_changes() -> None:
     """A reference cell that slows by a fifth for half the run shows a change of about that size."""
     times = _quiet() * np.repeat([1.0, 1.2], 6)
-    assert stability.clock_change(_samples(times), "a") == pytest.approx(0.18, abs=0.04)
-    assert stability.clock_change(_samples(_quiet()), "a") < 0.05
+    assert stability.clock_change(by_cell(_samples(times)), "a") == pytest.approx(0.18, abs=0.04)
+    assert stability.clock_change(by_cell(_samples(_quiet())), "a") < 0.05
 
 
 def test_a_cell_without_samples_has_no_reason() -> None:
     """Nothing is said of a cell that was never sampled."""
-    assert stability.reasons(_samples(_quiet()), "other") == []
+    assert stability.reasons(by_cell(_samples(_quiet())), "other") == []

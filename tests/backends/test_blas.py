@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import importlib.metadata
 import shutil
 import subprocess
 import sys
@@ -57,8 +58,7 @@ def test_scipy_is_always_there(scipy_provider: blas.Provider) -> None:
     assert scipy_provider.has("sgemm")
     assert not scipy_provider.has("sgemv_batch")
     assert blas.locate("scipy") == ""
-    name, file, reason = next(iter(blas.listing()))
-    assert (name, file, reason) == ("scipy", "", "")
+    assert blas.find_missing(["scipy"]) == {}
 
 
 def test_describe(scipy_provider: blas.Provider) -> None:
@@ -79,13 +79,17 @@ def test_describe(scipy_provider: blas.Provider) -> None:
         assert full.describe() == f"x (MKL 1, avx2, {words}"
 
 
-def test_names_are_listed_once_with_a_reason() -> None:
-    """Every known provider is listed, either with a file or with what to install."""
-    rows = list(blas.listing())
-    assert [name for name, _, _ in rows] == blas.names()
-    for name, file, reason in rows:
-        assert name == "scipy" or bool(file) != bool(reason)
-        assert not reason or "install" in reason
+def test_what_is_missing_is_named_with_its_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A provider without a file is missing, and the reason says what to install; one with a file is not."""
+    for name, (_, remedy) in blas._NAMED.items():
+        file = "" if name == "mkl" else f"/lib/{name}.so"
+        monkeypatch.setitem(blas._NAMED, name, (lambda file=file: file, remedy))
+    missing = blas.find_missing([*blas.names(), "/no/lib.so"])
+    assert list(missing) == ["mkl", "/no/lib.so"]
+    assert "pip install mkl" in missing["mkl"]
+    assert "there is no file '/no/lib.so'" in missing["/no/lib.so"]
+    with pytest.raises(UnknownNameError, match="known: scipy"):
+        blas.find_missing(["abacus"])
 
 
 @pytest.mark.parametrize("name", ["abacus", "SciPy", ""])
@@ -104,6 +108,31 @@ def test_library_that_is_absent(monkeypatch: pytest.MonkeyPatch) -> None:
         UnavailableError, match=r"'blis' is not on this machine; apt install libblis4"
     ):
         blas.load("blis")
+
+
+@pytest.mark.parametrize(
+    ("name", "file"),
+    [("mkl", "libmkl_rt.so.2"), ("openblas", "libopenblas.so.0"), ("blis", "libblis.so"),
+     ("aocl", "libblis-mt.so.4")],
+)  # fmt: skip
+@pytest.mark.parametrize("where", ["prefix", "base_prefix"])
+def test_library_of_the_python_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, file: str, where: str
+) -> None:
+    """A library that conda put beside the interpreter is found before the system's, under any version."""
+
+    def no_package(name: str) -> None:
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(importlib.metadata, "files", no_package)
+    monkeypatch.setattr(blas, "find_library", lambda stem: f"lib{stem}.so.of.the.system")
+    for prefix in ("prefix", "base_prefix"):
+        monkeypatch.setattr(sys, prefix, str(tmp_path / prefix))
+        (tmp_path / prefix / "lib").mkdir(parents=True)
+    assert blas.locate(name).endswith(".so.of.the.system")
+    library = tmp_path / where / "lib" / file
+    library.touch()
+    assert blas.locate(name) == str(library)
 
 
 def test_path_to_nothing(tmp_path: Path) -> None:
@@ -176,6 +205,26 @@ def test_decorations_and_widths(tmp_path: Path, decoration: str, integer: str, b
         y = harness.forward(implementation, x, w_in, w_out, blas=path)
         expected = harness.forward(implementation, x, w_in, w_out)
         np.testing.assert_allclose(y, expected, rtol=1e-5, atol=1e-6)
+
+
+_WORKS = """
+#include <pthread.h>
+static void *work(void *unused) { for (volatile long i = 0; i < 100000000; ++i) {} return 0; }
+void NAME(sgemm)(void) {
+    pthread_t helpers[THREADS];
+    for (int i = 1; i < THREADS; ++i) pthread_create(&helpers[i], 0, work, 0);
+    work(0);
+    for (int i = 1; i < THREADS; ++i) pthread_join(helpers[i], 0);
+}
+"""
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_threads_of_a_library_that_no_tool_knows(tmp_path: Path, threads: int) -> None:
+    """Where no tool knows a library's pool, the threads at work in a product are counted."""
+    tiny = _TINY.replace("void NAME(sgemm)(void) {}", _WORKS)
+    source = f"#define THREADS {threads}\n#define INT int\n#define NAME(r) r##_\n{tiny}"
+    assert blas.load(_compile(tmp_path, source)).threads == threads
 
 
 def test_recorded_paths_tell_nothing_of_the_environments_place(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import re
+import shlex
 import shutil
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
@@ -22,19 +23,21 @@ CROSS, EMULATOR = "aarch64-linux-gnu-gcc", "qemu-aarch64"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
-    """Name a processor, the compiler for it, and what its programs are started with."""
+    """Name a processor, the words of a compiler for it, and what its programs are started with."""
 
     machine: str
-    compiler: str
+    compiler: tuple[str, ...]
     start: tuple[str, ...] = ()
 
 
-TARGETS = [Target(machine=platform.machine(), compiler=os.environ.get("CC", "cc"))]
+TARGETS = [
+    Target(machine=platform.machine(), compiler=tuple(shlex.split(os.environ.get("CC") or "cc")))
+]
 # No test is skipped where the tools are missing: the ledger of skipped tests would call that a fault.
 # `.ci/run` installs them where it may.
 if platform.machine() != "aarch64" and shutil.which(CROSS) and shutil.which(EMULATOR):
     libraries = ("-L", "/usr/aarch64-linux-gnu")
-    TARGETS.append(Target(machine="aarch64", compiler=CROSS, start=(EMULATOR, *libraries)))
+    TARGETS.append(Target(machine="aarch64", compiler=(CROSS,), start=(EMULATOR, *libraries)))
 
 
 def run(*command: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
@@ -45,27 +48,20 @@ def run(*command: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
 def build(target: Target, folder: Path) -> Path:
     """Return the program for a target: the build's own sources, macros and flags, and the check's."""
     macros = [f"-D{name}={value}" for name, value in build_native.macros(target.machine)]
-    flags = [
-        *build_native.FLAGS,
-        "-Werror",
-        *macros,
-        "-Inative/include",
-        "-Inative",
-        "-Inative/check",
-    ]
+    flags = [*build_native.FLAGS, "-Werror", *macros, "-Inative/include", "-Inative"]
     own = [str(path.relative_to(ROOT)) for path in sorted((ROOT / "native" / "check").glob("*.c"))]
 
     def compile_one(source: str) -> str:
         made = str(folder / source.replace("/", "_")) + ".o"
         own_flags = build_native.flags_for(source)
-        done = run(target.compiler, *flags, *own_flags, "-c", source, "-o", made)
+        done = run(*target.compiler, *flags, *own_flags, "-c", source, "-o", made)
         assert done.returncode == 0, done.stderr
         return made
 
     with ThreadPoolExecutor(max_workers=2) as pool:
         objects = list(pool.map(compile_one, [*build_native.sources(target.machine), *own]))
     program = folder / "check_kernels"
-    done = run(target.compiler, *objects, "-lm", "-lpthread", "-o", str(program))
+    done = run(*target.compiler, *objects, "-lm", "-lpthread", "-o", str(program))
     assert done.returncode == 0, done.stderr
     return program
 

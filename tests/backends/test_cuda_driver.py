@@ -23,10 +23,10 @@ _REASON = shim.unavailable() or cuda_compile.unavailable()
 pytestmark = pytest.mark.skipif(bool(_REASON), reason=_REASON)
 
 ROOT = Path(__file__).parents[2]
-JUDGE = ROOT / "tests" / "shim_torch.py"
+JUDGE = ROOT / "tests" / "fabricate" / "shim_torch.py"
 _REFUSED = """
-from harness import cuda_driver
-from harness.cuda_launch import Launch
+from harness.backends import cuda_driver
+from harness.backends.cuda_launch import Launch
 
 def fails(call):
     try:

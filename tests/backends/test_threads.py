@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from harness import native
-from harness.machine import resources
 from harness.measure import clock, libraries
 from harness.measure.process_key import ProcessKey
 from harness.measure.protocol import GateAnswer, GateRequest
@@ -117,7 +116,7 @@ def test_threads_beyond_what_can_be_had_are_refused() -> None:
 def test_a_measuring_process_hands_on_its_threads_and_caches(
     threads: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What a cell is prepared with holds the threads that the sweep asked for and this machine's caches.
+    """What a cell is prepared with holds the threads that the sweep asked for and the caches it was told.
 
     Several threads are at rest before the answer: a pool's would take processors from the next cell.
     """
@@ -126,11 +125,11 @@ def test_a_measuring_process_hands_on_its_threads_and_caches(
     worker = Worker(libraries.load(ProcessKey()))
     request = GateRequest(
         cell="c", implementation="fff_cpu_grouped", loops=1, slices=1, min_sample_ns=1, isa="",
-        problem=replace(LARGE, batch=8), threads=threads,
+        problem=replace(LARGE, batch=8), threads=threads, caches=SMALL_CACHES,
     )  # fmt: skip
     answer = worker.answer(request)
     assert isinstance(answer, GateAnswer)
     assert answer.verdict.ok
     context = worker.gate.context(request)
-    assert (context.threads, context.caches) == (threads, resources.caches())
+    assert (context.threads, context.caches) == (threads, SMALL_CACHES)
     assert rests == (["rest"] if threads > 1 else [])

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import scripted
 from conformance import Case, judge, prepare
+from made_machines import SMALL
 
 from harness import cli
 from harness.backends import registry, torch_compiled, torch_layers, torch_library
@@ -170,7 +171,7 @@ def test_a_broken_graph_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
 @needs_torch
 def test_torch_has_a_process_of_its_own(tmp_path: Path) -> None:
     """What is in torch shares one measuring process, and no provider's cells are in it."""
-    cells = plan.make_plan(scripted.make_spec(tmp_path)).cells
+    cells = plan.make_plan(scripted.make_spec(tmp_path), SMALL).cells
     homes = {c.implementation: c.runs_in for c in cells}
     here = {home for i, home in homes.items() if "torch" in i}
     assert here == {ProcessKey(library="torch")}

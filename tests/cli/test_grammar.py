@@ -103,14 +103,16 @@ def test_every_model_reads_its_own_name() -> None:
 def test_models_out_of_range(text: str) -> None:
     """Trees, depths and hidden extents that no kernel takes are usage errors."""
     with pytest.raises(UsageError, match=r"^--models: "):
-        parse_model(text)
+        grammar.parse_models(text)
+    with pytest.raises(UsageError, match=r"^--baseline: "):
+        grammar.parse_baseline(text)
 
 
 @pytest.mark.parametrize("text", ["bert", "x11", "1x", "gpt-2", "1x2x3", "-1x3"])
 def test_unknown_models(text: str) -> None:
     """An unknown model's error lists the known names."""
-    with pytest.raises(UnknownNameError, match=r"bert-base-4095.*3072x0.*KxD"):
-        parse_model(text)
+    with pytest.raises(UnknownNameError, match=r"^unknown model .*bert-base-4095.*3072x0.*KxD"):
+        grammar.parse_models(text)
 
 
 def test_family_expands_once() -> None:
@@ -118,7 +120,7 @@ def test_family_expands_once() -> None:
     models = parse_models("family,1x11,ultrafastbert-1x11")
     assert [m.name for m in models] == [f"ultrafastbert-{name}" for name in FAMILY]
     with pytest.raises(UsageError, match=r"^--models: "):
-        parse_models(" , ")
+        grammar.parse_models(" , ")
 
 
 def test_select() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -10,13 +11,19 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from made_machines import MACHINES
 
 from harness import cli
 from harness.cli import machine, main
 from harness.errors import UsageError
+from harness.machine import facts
+from harness.machine.facts import Machine
+from harness.machine.inspection import LoadedProvider
+from harness.measure.process import ProcessDiedError
+from harness.sweep import preflight
 from harness.sweep import run as sweep_run
 
-ROOT = Path(main.__file__).parent.parent
+ROOT = Path(main.__file__).parents[2]
 
 
 def _run(
@@ -177,12 +184,43 @@ def test_dry_run_runs_nothing(
     assert "bert-base-4095 is measured too" in err
 
 
+@pytest.mark.parametrize("machine", MACHINES.values(), ids=MACHINES)
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["sweep", "--dry-run"],
+        ["sweep", "--dry-run", "--quick", "--weights", "hot,rotated,flushed"],
+        ["explain", "--dry-run"],
+        ["doctor", "--json", "--blas", "scipy"],
+        ["doctor"],
+    ],
+    ids=" ".join,
+)
+def test_every_machine_is_served(
+    words: list[str], machine: Machine, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    """Whatever a machine has or does not tell, its plans are printed and its facts are judged."""
+    monkeypatch.setattr(facts, "read_machine", lambda **_: machine)
+    monkeypatch.setattr(
+        preflight, "_ask", lambda name, **_: LoadedProvider(name=name, asked_for=True)
+    )
+    status, out, _ = _run(words, monkeypatch, capsys)
+    if words[0] == "doctor":
+        assert status in (0, 1)
+        assert "--json" not in words or json.loads(out)["machine"]["caches"] == machine.caches
+    else:
+        assert status == 0
+        assert "fff_l2_blas/ultrafastbert-1x11/" in out
+        assert "predicted" in out
+
+
 def test_list(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """The list has every implementation and provider, with a reason for one that is unavailable."""
     monkeypatch.setattr(machine, "_describe", lambda name: (f"facts of {name}", ""))
     monkeypatch.setattr(
-        "harness.backends.blas.listing",
-        lambda: [("scipy", "", ""), ("aocl", "", "is not on this machine")],
+        "harness.backends.blas.find_missing",
+        lambda names: {n: "is not on this machine" for n in names if n != "scipy"},
     )
     status, out, _ = _run(["list"], monkeypatch, capsys)
     assert status == 0
@@ -204,6 +242,39 @@ def test_describe_asks_the_library() -> None:
     assert ".so" in facts
 
 
+def test_list_goes_on_where_a_library_crashes(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A library that ends its process as it is loaded costs its own row, which says how, and no other."""
+
+    def start(name: str, **_: object) -> None:
+        raise ProcessDiedError(f"{name} ended the measuring process with signal SIGILL")
+
+    monkeypatch.setattr(machine, "MeasuringProcess", start)
+    monkeypatch.setattr("harness.backends.blas.names", lambda: ["openblas", "blis"])
+    monkeypatch.setattr("harness.backends.blas.find_missing", lambda names: {})
+    status, out, _ = _run(["list"], monkeypatch, capsys)
+    assert status == 0
+    rows = [line.split("│")[1:4] for line in out.splitlines() if "SIGILL" in line]
+    assert [(name.strip(), can.strip()) for name, can, _ in rows] == [
+        ("openblas", "no"),
+        ("blis", "no"),
+    ]
+
+
+def test_brackets_in_a_list_are_no_markup(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An extra's name, and brackets in a plugin's summary or a library's path, are printed as they are."""
+    monkeypatch.setattr(machine, "_describe", lambda name: ("/opt/[bold]/libblas.so", ""))
+    monkeypatch.setattr(machine, "_availability", lambda i: "pip install 'fff-harness[cuda]' [/x]")
+    status, out, _ = _run(["list"], monkeypatch, capsys)
+    assert status == 0
+    assert "'fff-harness[cuda]'" in out
+    assert "[/x]" in out
+    assert "/opt/[bold]/libblas.so" in out
+
+
 def test_table_and_plot(
     golden_run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -223,7 +294,7 @@ def test_options_reach_the_spec(monkeypatch: pytest.MonkeyPatch) -> None:
     """Lists, repeats and defaults of the command line become the spec of the sweep."""
     specs = []
 
-    def refuse(spec: object) -> None:
+    def refuse(spec: object, _machine: object) -> None:
         specs.append(spec)
         raise UsageError("enough")
 

@@ -47,7 +47,8 @@ def load_provider(name: str) -> blas.Provider | None:
 
 def present_providers() -> list[str]:
     """Return the providers that this machine has, SciPy's first."""
-    return [name for name, _, reason in blas.listing() if not reason]
+    missing = blas.find_missing(blas.names())
+    return [name for name in blas.names() if name not in missing]
 
 
 def cases() -> list[Case]:

@@ -6,8 +6,6 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
 from harness.analysis import ceilings as analysis_ceilings
 from harness.problem.models import BASELINE, parse_models
 from harness.records import reader, schema, writer
@@ -124,11 +122,6 @@ def two_threads(
         )
         for record, time in cells
     ]
-
-
-def row(record: schema.CellRecord) -> pd.Series:
-    """Return a record as a row of a run's cells."""
-    return pd.Series(record.model_dump())
 
 
 FF_FLOOR_NS = 2 * 64 * 4095 * 1536 / 100.0

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
+from harness.problem import axes
+from harness.problem.axes import DEFAULTS, Conditions
 from harness.problem.models import parse_model
+from harness.records.facts import DeviceFacts
 from harness.records.reader import Run
 from harness.records.schema import (
     SCHEMA_VERSION,
@@ -30,6 +33,7 @@ TIMES = {
     "ff_l3_blas/bert-base-4095": 1e8, "ff_l3_blas/bert-base-3072": 0.75e8,
     "fff_l1_blas/ultrafastbert-1x11": 4e6, "fff_l2_blas/ultrafastbert-1x11": 5e6,
 }  # fmt: skip
+DEVICE = DeviceFacts(name="Fake 1", capability="8.6", l2_bytes=1 << 20)
 CEILING = "ceiling_sgemm/b2048/w2048/scipy"
 TWIN_OF = "ff_l3_blas/bert-base-4095"
 
@@ -57,19 +61,22 @@ def make_provider(process: int, **changes: object) -> ProviderRecord:
 
 
 def make_cell(cell: str, *, role: str = "layer", batch: int = 64, width: int = 32,
-              threads: int = 1, status: str = "ok") -> CellRecord:  # fmt: skip
-    """Return the record of a cell of one of TIMES, the ceiling or the twin."""
+              threads: int = 1, status: str = "ok", provider: str = "scipy",
+              conditions: Conditions = DEFAULTS) -> CellRecord:  # fmt: skip
+    """Return the record of a layer's cell, the ceiling or the twin."""
     implementation, _, model = cell.removesuffix("/again").partition("/")
     model = model.split("/")[0] if role != "ceiling" else ""
     shape = {"layer": "ceiling", "hidden": 2048, "depth": 0, "trees": 0}
     if model:
         problem = parse_model(model).problem(batch=batch, width=width, seed=0)
         shape = {k: getattr(problem, k) for k in shape}
-    level = int(implementation.split("_l")[1][0]) if "_l" in implementation[:6] else 3
+    level = 3 if provider else None
+    if "_l" in implementation[:6]:
+        level = int(implementation.split("_l")[1][0])
     return CellRecord.model_validate({
         "cell": cell, "role": role, "implementation": implementation, "level": level,
-        "model": model, "provider": "scipy", "threads": threads, "batch": batch, "d_in": width,
-        "d_out": width, "dtype": "float32", "data": "random", "seed": 0, "flops": 1000,
+        "model": model, "provider": provider, "threads": threads, "batch": batch, "d_in": width,
+        "d_out": width, "conditions": conditions, "seed": 0, "flops": 1000,
         "bytes_moved": 1000, "process": 0, "status": status, "reason": "", "loops": 1,
         "gate_ns": 1000, "checked_tokens": 64, "near_ties": 0, "worst_error": 0.1,
         "nodes_touched": 0, "notes": {}, **shape,
@@ -79,7 +86,10 @@ def make_cell(cell: str, *, role: str = "layer", batch: int = 64, width: int = 3
 @dataclass(kw_only=True)
 class Fake:
     """Describe a run to make up. All times are multiplied by `drift(done)`, done from 0 to 1;
-    noise is that of one sample."""
+    noise is that of one sample. conditions: those that every layer is measured under; under each further one
+    it takes half as long again. more_batches: beside `batch`. times: of the layers. twin_of: the layer that
+    the A/A pair repeats. provider: empty on a device.
+    """
 
     noise: float = 0.01
     process_noise: float = 0.003
@@ -96,23 +106,36 @@ class Fake:
     ceiling: bool = True
     wrong: tuple[str, ...] = ()
     end: str | None = "complete"
+    conditions: tuple[Conditions, ...] = (DEFAULTS,)
+    more_batches: tuple[int, ...] = ()
+    device: str = "cpu"
+    provider: str = "scipy"
+    times: Mapping[str, float] = field(default_factory=lambda: TIMES)
+    twin_of: str = TWIN_OF
 
     def cells(self) -> list[CellRecord]:
         """Return the cells, the ceiling and the A/A twin among them."""
-        at = {"batch": self.batch, "width": self.width, "threads": self.threads}
-        place = f"b{self.batch}/w{self.width}/scipy"
-        found = [
-            make_cell(f"{name}/{place}", status="wrong" if name in self.wrong else "ok", **at)
-            for name in TIMES
-        ]
-        found.append(make_cell(f"{TWIN_OF}/{place}/again", role="aa", **at))
+        places = [(b, how) for b in (self.batch, *self.more_batches) for how in self.conditions]
+        found = [cell for batch, how in places for cell in self._layers(batch, how)]
         if self.ceiling:
             found.append(make_cell(CEILING, role="ceiling", batch=2048, width=2048))
         return found
 
+    def _layers(self, batch: int, conditions: Conditions) -> list[CellRecord]:
+        at = {"batch": batch, "width": self.width, "threads": self.threads,
+              "provider": self.provider, "conditions": conditions}  # fmt: skip
+        parts = [f"b{batch}", f"w{self.width}", self.provider, *axes.suffix(conditions)]
+        place = "/".join(filter(None, parts))
+        layers = [
+            make_cell(f"{name}/{place}", status="wrong" if name in self.wrong else "ok", **at)
+            for name in self.times
+        ]
+        return [*layers, make_cell(f"{self.twin_of}/{place}/again", role="aa", **at)]
+
     def time(self, cell: CellRecord) -> float:
         """Return a cell's pass time before noise and drift."""
-        base = TIMES.get(f"{cell.implementation}/{cell.model}", 7e7)
+        base = self.times.get(f"{cell.implementation}/{cell.model}", 7e7)
+        base *= 1.5 ** self.conditions.index(cell.conditions) if cell.role != "ceiling" else 1.0
         for start, factor in self.factors.items():
             if cell.cell.startswith(start):
                 base *= factor
@@ -120,12 +143,17 @@ class Fake:
 
     def head(self) -> RunHead:
         """Return the head of the run."""
+        values = {
+            name: list(dict.fromkeys(getattr(how, name) for how in self.conditions))
+            for name in axes.COLUMNS
+        }
         sweep = SweepRecord(
-            levels=[1, 2, 3], device="cpu",
+            levels=[1, 2, 3], device=self.device,
             models=["bert-base-4095", "bert-base-3072", "ultrafastbert-1x11"],
-            batches=[self.batch], widths=[self.width], only=[], skip=[], blas=["scipy"],
-            threads=self.threads, seed=0, passes=0, budget_s=100.0, processes=self.processes,
-            quick=self.quick, keep_blas_env=False,
+            batches=[self.batch, *self.more_batches], widths=[self.width], only=[], skip=[],
+            blas=[self.provider] if self.provider else [], threads=self.threads, seed=0, passes=0,
+            budget_s=100.0, processes=self.processes, quick=self.quick, keep_blas_env=False,
+            axes=values,
         )  # fmt: skip
         return RunHead(
             schema_version=SCHEMA_VERSION, started_utc="2026-01-02T03:04:05+00:00",
@@ -154,6 +182,8 @@ class Fake:
 
     def providers(self) -> list[ProviderRecord]:
         """Return the provider as each process loaded it."""
+        if not self.provider:
+            return []
         return [make_provider(p, threads=self.threads) for p in range(self.processes)]
 
     def write(self, folder: Path) -> Path:
@@ -163,8 +193,9 @@ class Fake:
         samples = self.samples()
         for record in self.cells():
             writer.append(record)
-        for process, provider in enumerate(self.providers()):
-            writer.append(provider)
+        for process in range(self.processes):
+            for provider in self.providers()[process : process + 1]:
+                writer.append(provider)
             writer.append(BlocksRecord(process=process, blocks=self.blocks, total=total))
             for sample in samples:
                 if sample.process == process:
@@ -179,10 +210,14 @@ class Fake:
 
     def run(self) -> Run:
         """Return the run as if it had been written and read, without the disk."""
+        cells = pd.DataFrame([c.model_dump() for c in self.cells()])
         frame = pd.DataFrame([vars(s) for s in self.samples()]).drop(columns="kind")
+        of_cell = ["cell", "role", "implementation", "level", "model", "provider", "batch", "d_in",
+                   "slices"]  # fmt: skip
+        frame = frame.merge(cells[of_cell], on="cell", how="left")
         frame["pass_ns"] = frame["elapsed_ns"] / frame["loops"]
         return Run(
-            samples=frame, cells=pd.DataFrame([vars(c) for c in self.cells()]), head=self.head(),
+            samples=frame, cells=cells, head=self.head(),
             providers=self.providers(), end=None, folder=Path("fake"), warnings=[], blocks=[],
             resumes=[],
         )  # fmt: skip

@@ -14,7 +14,9 @@ import time
 from pathlib import Path
 
 import psutil
+from made_machines import SMALL
 
+from harness.analysis.analysis import analyse
 from harness.problem.models import parse_models
 from harness.records.reader import load_run
 from harness.records.schema import CellRecord, SampleRecord
@@ -56,12 +58,12 @@ def carry_out(folder: Path) -> sweep_run.Outcome | None:
     """Do what the command does: take up the run in the folder, or begin one; None where it is whole."""
     if not (folder / "run.json").exists():
         spec = make_spec(folder)
-        return sweep_run.run(plan.make_plan(spec), Silent())
+        return sweep_run.run(plan.make_plan(spec, SMALL), Silent())
     run = load_run(folder)
     if resume.has_ended(run):
         return None
     spec = resume.find_spec(run)
-    return sweep_run.run(plan.make_plan(spec), Silent(), run)
+    return sweep_run.run(plan.make_plan(spec, SMALL), Silent(), run)
 
 
 def start(folder: Path) -> subprocess.Popen[bytes]:
@@ -117,7 +119,7 @@ def form(folder: Path) -> list[tuple[str, ...]]:
     """Return a run's table without its figures: rows, columns and which places have a figure."""
     from harness.report.csv import csv_frame
 
-    frame = csv_frame(load_run(folder))
+    frame = csv_frame(analyse(load_run(folder)))
     columns = ["batch", "width", "provider", "model", "column", "status"]
     filled = frame[["speedup", "low", "high"]].notna().astype(str)
     return [tuple(row) for row in frame[columns].astype(str).join(filled).to_numpy()]

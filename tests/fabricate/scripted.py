@@ -61,7 +61,13 @@ class ScriptedProcess:
             threads=1, threading_layer="", int_bits=32, routines=["sdot"],
         )  # fmt: skip
         self.hello = Hello(
-            package=package.identify(), provider=facts, pools=[], variables={}, flush_to_zero=[]
+            package=package.identify(),
+            provider=facts,
+            pools=[],
+            variables={},
+            flush_to_zero=[],
+            cpus_allowed=1,
+            huge_page_share=None,
         )
 
     def _time(self, implementation: str, protocol: str) -> tuple[Verdict, int]:

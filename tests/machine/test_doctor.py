@@ -12,9 +12,12 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from fake_system import write_tree
+from made_machines import SMALL
 from rich.console import Console
 
 from harness import cli, native
+from harness.analysis.analysis import analyse
 from harness.backends import blas
 from harness.cli import machine
 from harness.errors import UsageError
@@ -24,7 +27,6 @@ from harness.machine import environment as machine_environment
 from harness.machine.inspection import Inspection, LoadedProvider
 from harness.machine.resources import Files
 from harness.records import blas_kernels
-from harness.records.blas_kernels import FORCING
 from harness.records.facts import GpuFacts, MachineFacts
 from harness.records.reader import Run
 from harness.records.schema import (
@@ -39,7 +41,7 @@ from harness.report import header
 from harness.sweep import preflight
 
 AVX512 = ["avx", "avx2", "avx512f", "fma"]
-CPU = "sys/devices/system/cpu"
+CPU, DMI = "sys/devices/system/cpu", "sys/class/dmi/id"
 GIB = 1 << 30
 
 # A machine on which nothing is wrong.
@@ -76,15 +78,6 @@ def inspect_provider(architecture: str, **more: Any) -> Inspection:
     fields: dict[str, Any] = {"name": "scipy", "asked_for": True, "version": "v", "path": "/p.so"}
     provider = LoadedProvider(**{**fields, "architecture": architecture, **more})
     return Inspection(machine=make_record(), providers=[provider])
-
-
-def write_tree(root: Path, files: dict[str, str]) -> Files:
-    """Write a fake system and return its reader."""
-    for name, text in files.items():
-        path = root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text + "\n", encoding="ascii")
-    return Files(root)
 
 
 # ---- reading ------------------------------------------------------------------------------------
@@ -193,6 +186,69 @@ def test_settings_of_the_kernel(tmp_path: Path) -> None:
     assert linux.read_load(files) == [0.5, 0.4, 0.3]
     assert linux.read_hypervisor(files) == "QEMU"
     assert linux.read_aslr(write_tree(tmp_path, {"proc/self/personality": "00040000"})) == 0
+
+
+@pytest.mark.parametrize(
+    ("tree", "hypervisor"),
+    [
+        ({f"{DMI}/sys_vendor": "Amazon EC2", f"{DMI}/product_name": "c7g.4xlarge"}, "Amazon EC2"),
+        ({f"{DMI}/sys_vendor": "Amazon EC2", f"{DMI}/product_name": "c7g.metal"}, ""),
+        ({f"{DMI}/sys_vendor": "Microsoft Corporation", f"{DMI}/product_name": "Virtual Machine"},
+         "Microsoft Corporation"),
+        ({f"{DMI}/sys_vendor": "HPE", f"{DMI}/product_name": "RL300 Gen11"}, ""),
+        ({"sys/hypervisor/type": "xen"}, "xen"),
+        ({"proc/device-tree/hypervisor/compatible": "linux,kvm\0"}, "linux,kvm"),
+        ({"proc/device-tree/compatible": "linux,dummy-virt\0"}, "QEMU"),
+        ({}, ""),
+    ],
+)  # fmt: skip
+def test_a_virtual_machine_on_arm_is_known_by_its_firmware(
+    tmp_path: Path, tree: dict[str, str], hypervisor: str
+) -> None:
+    """No flag of an Arm processor tells a hypervisor: DMI, the device tree or Xen's file does."""
+    features = {"proc/cpuinfo": "processor : 0\nFeatures : fp asimd sve"}
+    files = write_tree(tmp_path, features | tree)
+    assert linux.read_hypervisor(files) == hypervisor
+
+
+def test_the_flag_of_x86_decides(tmp_path: Path) -> None:
+    """On x86 the processor says whether it is virtual, whatever the maker of the machine is called."""
+    metal = {"proc/cpuinfo": "flags : fpu avx", "sys/class/dmi/id/sys_vendor": "Amazon EC2"}
+    assert linux.read_hypervisor(write_tree(tmp_path, metal)) == ""
+    assert linux.read_hypervisor(write_tree(tmp_path, {"proc/cpuinfo": "flags : hypervisor"}))
+
+
+@pytest.mark.parametrize(
+    ("tree", "allowed", "kinds"),
+    [
+        ({f"{CPU}/cpu{n}/cpu_capacity": "446" if n < 2 else "1024" for n in range(4)}, [0, 1, 2, 3],
+         {"capacity 1024": [2, 3], "capacity 446": [0, 1]}),
+        ({f"{CPU}/cpu{n}/cpu_capacity": "446" if n < 2 else "1024" for n in range(4)}, [2, 3], {}),
+        ({"sys/devices/cpu_core/cpus": "0-3", "sys/devices/cpu_atom/cpus": "4-7"}, [2, 3, 4],
+         {"core": [2, 3], "atom": [4]}),
+        ({"proc/cpuinfo": "\n\n".join(
+            f"processor : {n}\nCPU implementer : 0x41\nCPU part : {part}"
+            for n, part in enumerate(("0xd05", "0xd0b")))}, [0, 1],
+         {"Cortex-A55": [0], "Cortex-A76": [1]}),
+        ({}, [0, 1], {}),
+    ],
+)  # fmt: skip
+def test_kinds_of_cores(
+    tmp_path: Path, tree: dict[str, str], allowed: list[int], kinds: dict[str, list[int]]
+) -> None:
+    """The processors that may be used are sorted by the kind of their cores, the largest first."""
+    assert linux.read_core_kinds(write_tree(tmp_path, tree), allowed) == kinds
+
+
+def test_cores_of_several_kinds_are_to_be_pinned() -> None:
+    """Cores of two kinds warn with both and with the processors to pin to; one kind is well."""
+    kinds = {"capacity 1024": [4, 5], "capacity 446": [0, 1, 2, 3]}
+    seen = Inspection(machine=make_record(core_kinds=kinds))
+    found = {f.id: f for f in doctor.judge(seen)}["core-kinds"]
+    assert found.severity == "warning"
+    assert "2 kinds: capacity 1024 on 2, capacity 446 on 4" in found.found
+    assert "taskset -c 4,5 " in found.remedy
+    assert judged(core_kinds={"capacity 1024": [0, 1]})["core-kinds"] == "ok"
 
 
 def test_timer_step_is_the_smallest_observed() -> None:
@@ -315,7 +371,12 @@ def test_a_sound_machine_has_no_complaint() -> None:
         ({"perf_event_paranoid": 4}, "perf", "note"),
         ({"build": {"isa": "generic"}}, "own-kernels", "warning"),
         ({"environment": {"LD_PRELOAD": "x.so"}}, "passed-variables", "warning"),
-        ({"environment": {"OMP_PROC_BIND": "true"}}, "passed-variables", "note"),
+        ({"environment": {"LD_AUDIT": "x.so"}}, "passed-variables", "warning"),
+        ({"environment": {"OMP_PROC_BIND": "true"}}, "forced-affinity", "serious"),
+        ({"environment": {"MKL_DOMAIN_NUM_THREADS": "1"}}, "forced-threads", "serious"),
+        ({"environment": {"NVIDIA_TF32_OVERRIDE": "1"}}, "forced-precision", "serious"),
+        ({"environment": {"MKL_VERBOSE": "1"}}, "forced-tracing", "serious"),
+        ({"environment": {"MALLOC_ARENA_MAX": "1"}}, "forced-pages", "warning"),
     ],
 )
 def test_what_is_wrong_is_found(changes: dict[str, Any], id: str, severity: str) -> None:
@@ -327,16 +388,46 @@ def test_what_is_wrong_is_found(changes: dict[str, Any], id: str, severity: str)
         assert found[id].why
 
 
-@pytest.mark.parametrize("name", FORCING)
+@pytest.mark.parametrize(
+    ("name", "id"),
+    [
+        ("OPENBLAS_CORETYPE", "blas-forced"), ("OPENBLAS_L2_SIZE", "blas-forced"),
+        ("MKL_CBWR", "blas-forced"), ("ONEDNN_MAX_CPU_ISA", "blas-forced"),
+        ("BLIS_IC_NT", "forced-threads"), ("GOMP_CPU_AFFINITY", "forced-affinity"),
+    ],
+)  # fmt: skip
 @pytest.mark.parametrize(
     ("kept", "severity"), [(None, "serious"), (True, "serious"), (False, "note")]
 )
-def test_a_forced_kernel_is_serious_unless_it_is_taken_away(
-    name: str, kept: bool | None, severity: str
+def test_a_changed_library_is_serious_unless_the_variable_is_taken_away(
+    name: str, id: str, kept: bool | None, severity: str
 ) -> None:
-    """Each forcing variable is serious where it reaches or may reach a measuring process."""
+    """Each such variable is serious where it reaches or may reach a measuring process."""
     record = make_record(environment={name: "Haswell"})
-    assert judged(Inspection(machine=record, keep_blas_env=kept))["blas-forced"] == severity
+    found = judged(Inspection(machine=record, keep_blas_env=kept))
+    assert found[id] == severity
+    assert found["blas-forced"] == (severity if id == "blas-forced" else "ok")
+
+
+@pytest.mark.parametrize(
+    ("name", "version", "severity"),
+    [
+        ("NVPL_BLAS_DEBUG_CPU_TYPE", "OpenBLAS 0.3.30", "note"),
+        ("NVPL_BLAS_DEBUG_CPU_TYPE", "", "serious"),
+        ("MKL_CBWR", "OpenBLAS 0.3.30", "note"),
+        ("MKL_CBWR", "2.13.0+cpu, MKL 2024.2, oneDNN 3.12.0", "serious"),
+        ("AOCL_ENABLE_INSTRUCTIONS", "BLIS 5.0", "serious"),
+        ("ATEN_CPU_CAPABILITY", "OpenBLAS 0.3.30", "serious"),
+    ],
+)
+def test_a_variable_of_a_blas_that_is_not_loaded_forces_nothing(
+    name: str, version: str, severity: str
+) -> None:
+    """A variable of a BLAS is a note where each process says that it loaded another one."""
+    provider = inspect_provider("SkylakeX", version=version).providers
+    seen = Inspection(machine=make_record(environment={name: "1"}), providers=provider)
+    id = "unread-variables" if severity == "note" else "blas-forced"
+    assert judged(seen)[id] == severity
 
 
 def test_forcing_the_right_kernel_is_a_warning() -> None:
@@ -386,6 +477,78 @@ def test_thread_pools() -> None:
     assert judged(wide)["pools-scipy"] == "warning"
 
 
+@pytest.mark.parametrize(
+    ("asked", "threads", "severity", "words"),
+    [
+        (2, 1, "serious", "scipy runs on 1 of the 2 threads asked for"),
+        (64, 48, "serious", "scipy runs on 48 of the 64 threads asked for"),
+        (1, 2, "serious", "scipy runs on 2 threads where 1 was asked for"),
+        (2, 0, "warning", "does not tell"),
+        (2, 2, "", ""), (1, 0, "", ""),
+    ],
+)  # fmt: skip
+def test_threads_of_a_blas_against_those_asked_for(
+    asked: int, threads: int, severity: str, words: str
+) -> None:
+    """A BLAS on fewer or more threads than asked for is serious; one that does not tell warns."""
+    providers = inspect_provider("SkylakeX", threads=threads).providers
+    record = make_record(cpus_allowed=list(range(64)))
+    seen = Inspection(machine=record, providers=providers, threads=asked)
+    found = {f.id: f for f in doctor.judge(seen)}.get("blas-threads-scipy")
+    assert (found.severity if found else "") == severity
+    assert words in (found.found if found else "")
+    if severity == "serious":
+        other = inspect_provider("SkylakeX", threads=threads, asked_for=False).providers
+        idle = Inspection(machine=record, providers=other, threads=asked)
+        assert judged(idle)["blas-threads-scipy"] == "warning", "nobody asked for it"
+
+
+@pytest.mark.parametrize(
+    ("threads", "cpus", "severity"), [(2, 1, "serious"), (1, 1, "note"), (2, 4, ""), (2, 0, "")]
+)
+def test_a_process_that_a_library_bound_is_found(threads: int, cpus: int, severity: str) -> None:
+    """A measuring process on fewer processors than the sweep is serious where its threads share them."""
+    providers = inspect_provider("SkylakeX", threads=threads, cpus_allowed=cpus).providers
+    seen = Inspection(machine=make_record(), providers=providers, threads=threads)
+    found = {f.id: f for f in doctor.judge(seen)}.get("affinity-scipy")
+    assert (found.severity if found else "") == severity
+    if found:
+        assert "may run on 1 of 4 processors" in found.found
+
+
+def test_more_threads_than_processors_are_serious() -> None:
+    """An affinity of this process that leaves fewer processors than threads is serious."""
+    seen = Inspection(machine=make_record(cpus_allowed=[0]), threads=2)
+    assert judged(seen)["affinity"] == "serious"
+
+
+def test_the_process_of_a_plugin_is_judged() -> None:
+    """Pools, flush-to-zero and affinity of a plugin's process are judged under its name, its BLAS is not."""
+    hello = {
+        "provider": None, "pools": [{"filepath": "/x/libgomp.so", "num_threads": 8}],
+        "flush_to_zero": ["results"], "cpus_allowed": 1, "huge_page_share": None,
+    }  # fmt: skip
+    seen = preflight.examine_sweep(
+        make_record(), {"scipy\n/home/mine.py": hello}, threads=2, keep_blas_env=False
+    )
+    found = {f.id: f for f in seen.findings}
+    assert found["pools-mine.py"].severity == "serious"
+    assert found["affinity-mine.py"].severity == "serious"
+    assert "the process of mine.py" in found["flush-to-zero"].found
+    assert not any(id.startswith(("blas-kernels", "blas-threads")) for id in found)
+
+
+def test_what_pages_the_operands_got_is_said() -> None:
+    """The note on huge pages has the setting, what NumPy does under it, and what a process got."""
+    providers = inspect_provider("SkylakeX", huge_page_share=0.98).providers
+    record = make_record(thp="madvise", page_bytes=65536)
+    found = {f.id: f for f in doctor.judge(Inspection(machine=record, providers=providers))}
+    note = found["huge-pages"]
+    assert "madvise; 98% of such a buffer in the process of scipy" in note.found
+    assert "NumPy asks for them" in note.why
+    assert "64 KiB" in note.why
+
+
 def test_flush_to_zero_in_a_measuring_process_is_found() -> None:
     """A library that turns flush-to-zero on is found in the process that loaded it."""
     seen = inspect_provider("SkylakeX", flush_to_zero=["results"])
@@ -415,7 +578,7 @@ def test_an_unusable_provider_is_an_error_only_where_it_was_named(
     broken = tmp_path / "libbroken.so"
     broken.write_text("no library", encoding="ascii")
     with pytest.raises(UsageError, match="libbroken"):
-        preflight.inspect([str(broken)], threads=1, keep_blas_env=None)
+        preflight.inspect([str(broken)], SMALL, threads=1, keep_blas_env=None)
 
 
 def test_strict_names_every_serious_finding() -> None:
@@ -459,20 +622,45 @@ def _make_run(record: MachineRecord, architecture: str, variables: dict[str, str
 
 def test_table_head_flags_narrow_kernels_from_the_records_alone() -> None:
     """The head names a kernel narrower than the recorded processor, and stays silent about a right one."""
-    head = "\n".join(header.head_lines(_make_run(make_record(), "Haswell", {})))
+    head = "\n".join(header.head_lines(analyse(_make_run(make_record(), "Haswell", {}))))
     assert "**scipy chose Haswell kernels on a processor with avx512" in head
-    right = "\n".join(header.head_lines(_make_run(make_record(), "SkylakeX", {})))
+    right = "\n".join(header.head_lines(analyse(_make_run(make_record(), "SkylakeX", {}))))
     assert "on a processor with" not in right
-    veiled = header.format_narrow_kernels(_make_run(make_record(), "def", {}))
+    veiled = header.format_narrow_kernels(analyse(_make_run(make_record(), "def", {})))
     assert len(veiled) == 1
     assert not veiled[0].startswith("**")
+
+
+def test_table_head_names_a_provider_on_other_threads() -> None:
+    """The head says from the records alone that a provider ran on other threads than were asked for."""
+    run = _make_run(make_record(), "SkylakeX", {})
+    sweep = run.head.sweep.model_copy(update={"threads": 4})
+    four = run._replace(head=run.head.model_copy(update={"sweep": sweep}))
+    assert "**scipy ran on 1 of the 4 threads asked for" in "\n".join(
+        header.head_lines(analyse(four))
+    )
+    assert not header.format_other_threads(analyse(run))
+
+
+def test_table_head_names_the_variables_that_reached_a_process() -> None:
+    """The head says what was taken away and what was let through, on a device from the sweep's record."""
+    reached = {"MKL_CBWR": "AVX", "OMP_NUM_THREADS": "1"}
+    head = "\n".join(header.head_lines(analyse(_make_run(make_record(), "SkylakeX", reached))))
+    assert "**The environment reached the measuring processes: MKL_CBWR=AVX (chooses" in head
+    assert "OMP_NUM_THREADS" not in head
+    record = make_record(environment={"CUBLAS_X": "1", "LD_PRELOAD": "a.so"}, dropped=["CUBLAS_X"])
+    run = _make_run(record, "", {})._replace(providers=[])
+    told = header.format_variables(analyse(run))
+    assert told[0] == "Taken out of the measuring processes' environment: CUBLAS_X"
+    assert "LD_PRELOAD=a.so (puts code before" in told[1]
+    assert "CUBLAS_X" not in told[1]
 
 
 def test_table_head_names_serious_findings() -> None:
     """What was serious when the run began stands in the table's head."""
     record = make_record(cpu_quota=0.5)
     judged_record = record.model_copy(update={"findings": doctor.judge(Inspection(machine=record))})
-    head = "\n".join(header.head_lines(_make_run(judged_record, "SkylakeX", {})))
+    head = "\n".join(header.head_lines(analyse(_make_run(judged_record, "SkylakeX", {}))))
     assert "**Serious for measuring, when the run began: the cgroup allows 0.5" in head
 
 
@@ -558,6 +746,7 @@ _TINY = ("sweep", "--keep-blas-env", "--batch", "4", "--width", "8", "--passes",
          "bert-base-3072")  # fmt: skip
 
 
+@pytest.mark.usefixtures("without_forcing")
 def test_a_strict_sweep_is_refused_before_it_begins(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -585,4 +774,4 @@ def test_a_sweep_records_facts_and_flags_a_forced_kernel(
     severities = {f.id: f.severity for f in head.machine.findings}
     assert severities["blas-forced"] == "serious"
     text = (out / "table.md").read_text(encoding="utf-8")
-    assert "**The BLAS kernel was forced by the environment: OPENBLAS_CORETYPE=Prescott**" in text
+    assert "**The environment reached the measuring processes: OPENBLAS_CORETYPE=Prescott (" in text

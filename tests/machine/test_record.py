@@ -6,39 +6,54 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from made_machines import SMALL
 
 from harness.machine import disturbance
 from harness.machine import environment as machine_environment
 from harness.machine import record as machine_record
-from harness.records.blas_kernels import FORCING
+from harness.records import variables
 from harness.records.schema import MachineRecord
+
+DROPPED = (
+    "BLIS_IC_NT", "MKL_CBWR", "MKL_DOMAIN_NUM_THREADS", "NUMPY_MADVISE_HUGEPAGE", "OMP_PROC_BIND",
+    "ONEDNN_MAX_CPU_ISA", "OPENBLAS_CORETYPE",
+)  # fmt: skip
 
 
 @pytest.fixture
-def _forced(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in FORCING:
-        monkeypatch.setenv(name, "Haswell")
+def _forced(without_forcing: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in DROPPED:
+        monkeypatch.setenv(name, "1")
     monkeypatch.setenv("OMP_NUM_THREADS", "17")
+    monkeypatch.setenv("LD_PRELOAD", "")
     monkeypatch.setenv("UNRELATED", "kept")
 
 
 @pytest.mark.usefixtures("_forced")
-def test_forcing_variables_are_dropped() -> None:
-    """Variables that force a BLAS kernel are taken out and named; the pools' sizes are set."""
+def test_variables_that_change_a_library_are_dropped() -> None:
+    """Variables that change a library are taken out and named; the pools' sizes are set; others pass."""
     environment, dropped = machine_environment.worker_environment(2, keep_blas_env=False)
-    assert dropped == list(FORCING)
-    assert not set(FORCING) & set(environment)
+    assert dropped == list(DROPPED)
+    assert not set(DROPPED) & set(environment)
     for pool in ("OMP", "OPENBLAS", "MKL", "BLIS"):
         assert environment[f"{pool}_NUM_THREADS"] == "2"
     assert environment["UNRELATED"] == "kept"
+    assert environment["LD_PRELOAD"] == ""
 
 
 @pytest.mark.usefixtures("_forced")
-def test_forcing_variables_are_kept_on_demand() -> None:
+def test_variables_that_change_a_library_are_kept_on_demand() -> None:
     """With keep_blas_env nothing is taken out."""
     environment, dropped = machine_environment.worker_environment(1, keep_blas_env=True)
     assert dropped == []
-    assert {environment[name] for name in FORCING} == {"Haswell"}
+    assert {environment[name] for name in DROPPED} == {"1"}
+
+
+def test_the_table_of_variables_says_what_is_set() -> None:
+    """What a measuring process gets from the harness is what the table says that the harness sets."""
+    environment, _ = machine_environment.worker_environment(3, keep_blas_env=False)
+    ours = {p for f in variables.FAMILIES if f.fate == "set" for p in f.patterns}
+    assert ours == {n for n in environment if n.endswith(("_NUM_THREADS", "_DYNAMIC", "_LAYER"))}
 
 
 @pytest.mark.usefixtures("without_forcing")
@@ -57,6 +72,34 @@ def test_mkl_layer(threads: int, layer: str) -> None:
     """One thread has no OpenMP pool in MKL at all."""
     environment, _ = machine_environment.worker_environment(threads, keep_blas_env=False)
     assert environment["MKL_THREADING_LAYER"] == layer
+
+
+@pytest.fixture
+def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return a folder with a compiler, a cross compiler and a wrapper: the only one on PATH."""
+    for name in ("gcc", "arm-gcc", "ccache"):
+        (tmp_path / name).write_text("#!/bin/sh\n", encoding="ascii")
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("command", "compiler"),
+    [
+        ("gcc", "gcc"), ("gcc -m64", "gcc"), ("ccache gcc", "gcc"), ("ccache arm-gcc -O2", "arm-gcc"),
+        ("ccache A=b gcc", "gcc"), ("ccache clang", ""), ("sccache gcc", ""), ("clang", ""),
+    ],
+)  # fmt: skip
+def test_the_compiler_behind_a_wrapper_is_named(
+    programs: Path, monkeypatch: pytest.MonkeyPatch, command: str, compiler: str
+) -> None:
+    """What CC and CXX name is the compiler, not what stands before it; none where either is missing."""
+    monkeypatch.setenv("CC", command)
+    monkeypatch.setenv("CXX", command)
+    expected = str(programs / compiler) if compiler else ""
+    assert machine_environment.find_compiler() == expected
+    assert machine_environment.find_cpp_compiler() == expected
 
 
 def test_relevant_variables() -> None:
@@ -120,8 +163,8 @@ def test_host_is_safe_for_a_folder(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_record() -> None:
     """The machine record is complete, and survives being written and read."""
-    record = machine_record.make_record()
-    assert record.cores >= 1
+    record = machine_record.make_record(SMALL)
+    assert (record.cores, record.caches) == (SMALL.cores, SMALL.caches)
     assert record.memory_bytes > 1 << 28
     assert record.microarchitecture
     assert record.packages["numpy"]

@@ -57,10 +57,17 @@ def test_sample_counts_disturbances(monkeypatch: pytest.MonkeyPatch) -> None:
     taken = clock.sample(_fake(10, calls), 7, expected_ns=10)
     assert calls == [1_000_000, 7]  # passes of 10 ns are run before, untimed
     assert taken.call_ns > -70
-    found = replace(taken, call_ns=0)
+    found = replace(taken, call_ns=0, cpu_ns=0)
     assert found == clock.Sample(
         loops=7, elapsed_ns=70, switches=2, faults=0, steal_ticks=3, call_ns=0
     )
+
+
+def test_a_sample_has_the_processor_time_of_all_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the threads of the process computed during a sample stands in it, so that more than one shows."""
+    readings = iter([1_000, 1_150])
+    monkeypatch.setattr(clock, "process_time_ns", lambda: next(readings))
+    assert clock.sample(_fake(10, []), 7, expected_ns=6e8).cpu_ns == 150
 
 
 @pytest.mark.parametrize(

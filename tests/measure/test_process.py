@@ -20,7 +20,10 @@ from harness.measure.process import ForeignAnswerError, MeasuringProcess, Proces
 from harness.measure.process_key import ProcessKey
 from harness.measure.protocol import Answer, Hello, MemoryAnswer, MemoryRequest
 
-HELLO = Hello(package=package.identify(), provider=None, pools=[], variables={}, flush_to_zero=[])
+HELLO = Hello(
+    package=package.identify(), provider=None, pools=[], variables={}, flush_to_zero=[],
+    cpus_allowed=1, huge_page_share=None,
+)  # fmt: skip
 Start = Callable[..., MeasuringProcess]
 
 

@@ -51,9 +51,12 @@ POOL = ThreadPool(
 ANSWERS: list[Answer] = [
     Hello(
         package=PACKAGE, provider=FACTS, pools=[POOL], variables={"OMP_X": "1"},
-        flush_to_zero=["results"],
+        flush_to_zero=["results"], cpus_allowed=2, huge_page_share=0.25,
     ),
-    Hello(package=PACKAGE, provider=None, pools=[], variables={}, flush_to_zero=[]),
+    Hello(
+        package=PACKAGE, provider=None, pools=[], variables={}, flush_to_zero=[], cpus_allowed=1,
+        huge_page_share=None,
+    ),
     Refusal(reason="no"),
     GateAnswer(
         verdict=VERDICT, gate_ns=5, notes={"isa": "avx2"}, loops=1, slices=2,
@@ -70,7 +73,7 @@ ANSWERS: list[Answer] = [
 REQUESTS: list[AnyRequest] = [
     GateRequest(
         cell="c", implementation="fff_l1_blas", problem=PROBLEM, loops=0, slices=0,
-        min_sample_ns=10, isa="", threads=1,
+        min_sample_ns=10, isa="", threads=1, caches={"L2": 1 << 20},
     ),
     SampleRequest(cell="c", loops=3, turn=0, expected_ns=1e18),
     SampleRequest(cell="c", loops=3, turn=0, expected_ns=math.inf),

@@ -9,8 +9,8 @@ import pytest
 
 from harness.problem import check
 from harness.problem.operands import Operands, make_operands
-from harness.problem.oracle import Truth
-from harness.problem.problem import Problem
+from harness.problem.oracle import Truth, find_branches, gelu
+from harness.problem.problem import Array, Problem
 
 
 def _right(problem: Problem) -> Operands:
@@ -151,3 +151,139 @@ def test_subnormal_results_may_round_to_zero(small_ff: Problem) -> None:
     truth = _truth(5, 7)
     truth = replace(truth, y=truth.y * 1e-40, scale=truth.scale * 1e-40)
     assert check.compare(np.zeros((5, 7), np.float32), truth, small_ff).ok
+
+
+# ---- near-ties ------------------------------------------------------------------------------------
+
+
+def _tied(batch: int = 1) -> tuple[Problem, Operands]:
+    """Return an FFF whose first token is within rounding of a tie at the root, y the truth by float64."""
+    problem = Problem(layer="fff", batch=batch, d_in=64, d_out=9, depth=3, trees=1, seed=4)
+    o = make_operands(problem)
+    x = o.x[0].astype(np.float64)
+    w = o.w_in[0, 0].astype(np.float64)
+    w -= (x @ w) / (x @ x) * x
+    o.w_in[0, 0] = w
+    truth = check.find_truth(problem, o, np.arange(batch))
+    assert truth.margin[0] < check.NEAR_TIE["float32"]
+    o.y[...] = truth.y
+    return problem, o
+
+
+@pytest.mark.parametrize("way", [0, 1])
+def test_a_near_tie_is_compared_along_either_way(way: int) -> None:
+    """A lone token on a near-tie is right by either turn, and is compared along both: anything else fails."""
+    problem, o = _tied()
+    z = float(o.x[0].astype(np.float64) @ o.w_in[0, 0].astype(np.float64))
+    branches = find_branches(o.x[0], o.w_in, o.w_out, problem.depth, check.NEAR_TIE["float32"])
+    assert len(branches) >= 2
+    o.y[0] = branches[way].y
+    verdict = check.check(problem, o)
+    assert verdict.ok, verdict.reason
+    assert verdict.near_ties == 0
+    o.y[0] = 12345.0
+    assert not check.check(problem, o).ok
+    o.y[0] = (branches[0].y + branches[1].y) / 2
+    assert not check.check(problem, o).ok
+    assert abs(z) < 1e-4
+
+
+def test_nothing_compared_is_nothing_proved(small_fff: Problem) -> None:
+    """Where every token is left out the verdict is not `ok`, however few there are."""
+    truth = _truth(1, 7, margin=0.0)
+    verdict = check.compare(np.full((1, 7), 9.0, np.float32), truth, replace(small_fff, batch=1))
+    assert not verdict.ok
+    assert "nothing is proved" in verdict.reason
+
+
+@pytest.mark.parametrize(("trees", "depth"), [(1, 11), (2, 10), (4, 9), (8, 8), (32, 6)])
+def test_tf32_near_ties_are_followed(trees: int, depth: int) -> None:
+    """A pass in TF32, which turns the other way at many a near-tie, is right at each shape of the family."""
+    problem = Problem(
+        layer="fff", batch=48, d_in=256, d_out=24, depth=depth, trees=trees, math="tf32", seed=2
+    )
+    o = make_operands(problem)
+
+    def cut(array: Array) -> Array:
+        bits = np.ascontiguousarray(array, np.float32).view(np.uint32) + np.uint32(0x1000)
+        return (bits & np.uint32(0xFFFFE000)).view(np.float32)
+
+    x = cut(o.x)
+    for k in range(trees):
+        node = np.zeros(problem.batch, np.int64)
+        for _ in range(depth + 1):
+            z = np.einsum("bi,bi->b", x, cut(o.w_in[k, node]))
+            o.y[...] += cut(gelu(z).astype(np.float32))[:, None] * cut(o.w_out[k, node])
+            node = 2 * node + 1 + (z >= 0)
+    verdict = check.check(problem, o)
+    assert verdict.ok, verdict.reason
+    assert not check.check(replace(problem, math="ieee"), o).ok
+
+
+# ---- every token ----------------------------------------------------------------------------------
+
+
+@pytest.fixture(params=["ff", "fff"])
+def large(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> tuple[Problem, Operands]:
+    """Return a batch of which 16 tokens are compared element by element, y the truth."""
+    monkeypatch.setattr(check, "_ORACLE_FLOPS", 1.0)
+    shape = {"hidden": 60} if request.param == "ff" else {"depth": 4, "trees": 3}
+    problem = Problem(layer=request.param, batch=1000, d_in=24, d_out=16, seed=5, **shape)
+    return problem, _right(problem)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_right_batch_has_no_suspects(large: tuple[Problem, Operands], seed: int) -> None:
+    """The rounded truth passes the check of all tokens, whatever is drawn for it."""
+    verdict = check.check(*large, seed=seed)
+    assert verdict.ok, verdict.reason
+
+
+def test_each_wrong_token_is_seen(large: tuple[Problem, Operands]) -> None:
+    """One token of a thousand that holds another's row is seen, though it is not among those compared."""
+    problem, o = large
+    expected = check.expect(problem, o, seed=3)
+    for token in np.setdiff1d(np.arange(1000), expected.tokens)[::40]:
+        kept = o.y[token].copy()
+        o.y[token] = o.y[token - 1]
+        verdict = check.judge(problem, o, expected)
+        assert not verdict.ok
+        assert f"token {token}" in verdict.reason
+        o.y[token] = kept
+
+
+def test_rows_copied_beyond_the_drawn_tokens(large: tuple[Problem, Operands]) -> None:
+    """A pass that computes the tokens of the last check alone, and copies a row into the others, is wrong."""
+    problem, o = large
+    tokens = check.choose_tokens(problem, 7)
+    others = np.setdiff1d(np.arange(1000), tokens)
+    o.y[others] = o.y[0]
+    assert not check.check(problem, o, seed=7).ok
+
+
+# ---- large shapes ---------------------------------------------------------------------------------
+
+
+def test_products_of_rounded_factors_are_no_float32() -> None:
+    """At 4096 x 16384, where the sum of magnitudes is thousands of times y, TF32 still does not pass as
+    float32, and a plain float32 product does."""
+    problem = Problem(layer="ff", batch=2, d_in=4096, d_out=8, hidden=16384, seed=1)
+    o = make_operands(problem)
+
+    def run(cut: bool) -> None:
+        def rounded(array: Array) -> Array:
+            mask = np.uint32(0xFFFFE000 if cut else 0xFFFFFFFF)
+            bits = array.view(np.uint32) + np.uint32(0x1000 if cut else 0)
+            return (bits & mask).view(np.float32)
+
+        a = gelu(rounded(o.x) @ rounded(o.w_in).T).astype(np.float32)
+        o.y[...] = rounded(a) @ rounded(o.w_out)
+
+    run(cut=False)
+    verdict = check.check(problem, o)
+    assert verdict.ok, verdict.reason
+    assert verdict.worst < 0.2
+    run(cut=True)
+    assert not check.check(problem, o).ok

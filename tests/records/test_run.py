@@ -168,6 +168,35 @@ def test_bytes_that_are_no_text(golden_run: Path) -> None:
     assert len(load_run(golden_run).warnings) == 1
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {}, {"kind": None}, {"kind": "other"}, {"schema_version": 1}, {"schema_version": 9}, {"more": 1},
+        {"cell": "a\nb"}, {"cell": "x" * 5000}, {"loops": "3"}, {"loops": True}, {"loops": 3.0},
+        {"loops": 3.5}, {"loops": None}, {"loops": 0}, {"power_w": float("nan")}, {"throttle": ["heat"]},
+        {"loops": 10**30},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_line_reads_the_same_however_it_is_written(
+    golden_run: Path, changes: dict[str, Any]
+) -> None:
+    """A line gives the same record, or the same reason against it, plainly written and with an escape."""
+    path = golden_run / LINES
+    lines = path.read_text(encoding="utf-8").splitlines()
+    sample = next(json.loads(line) for line in lines if json.loads(line)["kind"] == "sample")
+    odd = {name: value for name, value in {**sample, **changes}.items() if name != "kind" or value}
+    found = []
+    for escape in (False, True):
+        written = [json.dumps(odd), *lines]
+        if escape:  # the same JSON, which is no longer read in one step
+            written = [line.replace('"elapsed_ns"', '"\\u0065lapsed_ns"') for line in written]
+        path.write_text("\n".join(written) + "\n", encoding="utf-8")
+        run = load_run(golden_run)
+        found.append((run.warnings, run.samples.to_json(), run.cells.to_json()))
+    assert found[0] == found[1]
+
+
 def test_reading_rewrites_nothing(golden_run: Path) -> None:
     """Reading leaves the files of a run as they are."""
     before = {p.name: p.read_bytes() for p in golden_run.iterdir()}
@@ -269,9 +298,13 @@ def test_records_are_strict(golden_run: Path) -> None:
 
 def test_a_sweep_and_its_record_have_the_same_options() -> None:
     """Each recorded option is one of the sweep's, with its default: an older run is resumed as it ran."""
-    options = {field.name: field.default for field in fields(SweepSpec)}
+    options = {field.name: field for field in fields(SweepSpec)}
     for name, field in SweepRecord.model_fields.items():
-        if not field.is_required():
+        if field.default_factory is not None:
+            assert options[name].default_factory is field.default_factory
+        elif not field.is_required():
             default = field.default
-            assert options[name] == (tuple(default) if isinstance(default, list) else default)
+            assert options[name].default == (
+                tuple(default) if isinstance(default, list) else default
+            )
     assert options.keys() - SweepRecord.model_fields.keys() == {"out", "strict"}

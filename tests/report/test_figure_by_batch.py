@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from harness import cli
-from harness.analysis import points as analysis_points
+from harness.analysis.analysis import analyse
 from harness.records.reader import Run, load_run
 from harness.report import figure_by_batch
 from harness.report.files import write_plots
@@ -27,7 +27,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 def test_each_fff_is_drawn_at_each_batch(run: Run) -> None:
     """Both panels are log in both directions and hold each FFF implementation at each batch."""
-    figure = figure_by_batch.draw(run)
+    figure = figure_by_batch.draw(analyse(run))
     above, below = figure.axes
     for axes in (above, below):
         assert (axes.get_xscale(), axes.get_yscale()) == ("log", "log")
@@ -38,7 +38,7 @@ def test_each_fff_is_drawn_at_each_batch(run: Run) -> None:
     ]
     measured = {
         (p.batch, v.implementation): v.ratio.value
-        for p in analysis_points.points(run)
+        for p in analyse(run).points
         for v in p.versus
         if v.ratio is not None
     }
@@ -50,7 +50,7 @@ def test_each_fff_is_drawn_at_each_batch(run: Run) -> None:
 
 def test_shares_are_those_of_the_table(run: Run) -> None:
     """The lower panel draws the share of floor that the table prints, in percent."""
-    below = figure_by_batch.draw(run).axes[1]
+    below = figure_by_batch.draw(analyse(run)).axes[1]
     drawn = {
         (int(x), round(float(y), 6))
         for line in below.get_lines()[:2]
@@ -58,7 +58,7 @@ def test_shares_are_those_of_the_table(run: Run) -> None:
     }
     expected = {
         (p.batch, round(100 * s.of_floor, 6))
-        for p in analysis_points.points(run)
+        for p in analyse(run).points
         for s in p.speeds
         if s.implementation.startswith("fff_")
     }
@@ -68,9 +68,9 @@ def test_shares_are_those_of_the_table(run: Run) -> None:
 
 def test_file_is_written_where_there_are_several_batches(run: Run, golden_run: Path) -> None:
     """A run of several batches gets the figure as PNG and SVG; a run of one batch does not."""
-    assert figure_by_batch.is_drawable(run)
-    names = {p.name for p in write_plots(run)}
+    assert figure_by_batch.is_drawable(analyse(run))
+    names = {p.name for p in write_plots(analyse(run))}
     assert {"by_batch.png", "by_batch.svg"} <= names
     single = load_run(golden_run)
-    assert not figure_by_batch.is_drawable(single)
-    assert not any(p.name.startswith("by_batch") for p in write_plots(single))
+    assert not figure_by_batch.is_drawable(analyse(single))
+    assert not any(p.name.startswith("by_batch") for p in write_plots(analyse(single)))

@@ -12,8 +12,9 @@ import pytest
 from matplotlib.figure import Figure
 
 from harness.analysis import stats
+from harness.analysis.analysis import Analysis, analyse
 from harness.analysis.stats import Ratio
-from harness.records.reader import Run, load_run
+from harness.records.reader import load_run
 from harness.report import figure_by_batch, figures
 from harness.report import files as report_files
 from harness.report.files import FIGURES, write_plots
@@ -22,20 +23,20 @@ from harness.report.files import FIGURES, write_plots
 def test_files_are_written_and_deterministic(golden_run: Path) -> None:
     """Each figure is written as PNG and SVG, and the same samples give the same bytes."""
     run = load_run(golden_run)
-    first = {p.name: p.read_bytes() for p in write_plots(run)}
+    first = {p.name: p.read_bytes() for p in write_plots(analyse(run))}
     assert set(first) == {f"{name}.{kind}" for name in FIGURES for kind in ("png", "svg")}
     for name, data in first.items():
         if name.endswith(".png"):
             assert data.startswith(b"\x89PNG")
         else:
             assert ElementTree.fromstring(data).tag.endswith("svg")
-    again = {p.name: p.read_bytes() for p in write_plots(run)}
+    again = {p.name: p.read_bytes() for p in write_plots(analyse(run))}
     assert {n for n in first if first[n] != again[n]} == set()
 
 
 def test_speedups_drawn(golden_run: Path) -> None:
     """The speedup figure has a bar a measured figure, the published one beside it, on a log axis."""
-    figure = figures.speedup_figure(load_run(golden_run))
+    figure = figures.speedup_figure(analyse(load_run(golden_run)))
     (axes,) = figure.axes
     assert axes.get_xscale() == "log"
     # Two speedups of BERT-base-3072, one of the tree over its level, one over the fastest FF.
@@ -47,7 +48,7 @@ def test_speedups_drawn(golden_run: Path) -> None:
 
 def test_time_bars_and_lines(golden_run: Path) -> None:
     """One batch is drawn as bars; several batches as lines over the batch."""
-    figure = figures.time_figure(load_run(golden_run))
+    figure = figures.time_figure(analyse(load_run(golden_run)))
     assert len(figure.axes[0].patches) == 6
     path = golden_run / "records.jsonl"
     text = path.read_text(encoding="utf-8")
@@ -60,7 +61,7 @@ def test_time_bars_and_lines(golden_run: Path) -> None:
                 data["batch"] = 32
             smaller.append(json.dumps(data))
     path.write_text(text + "\n".join(smaller) + "\n", encoding="utf-8")
-    lines = figures.time_figure(load_run(golden_run)).axes[0].get_lines()
+    lines = figures.time_figure(analyse(load_run(golden_run))).axes[0].get_lines()
     assert len(lines) == 6
     assert all(list(line.get_xdata()) == [32, 64] for line in lines)
 
@@ -76,18 +77,17 @@ def test_a_run_without_samples(
     path = golden_run / "records.jsonl"
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
     path.write_text("".join(x for x in lines if json.loads(x)["kind"] in kinds), encoding="utf-8")
-    assert len(write_plots(load_run(golden_run))) == files
+    assert len(write_plots(analyse(load_run(golden_run)))) == files
 
 
 @pytest.mark.parametrize("draw", [figures.speedup_figure, figure_by_batch.draw])
 def test_an_endless_interval_does_not_push_the_figure_away(
-    draw: Callable[[Run], Figure], golden_run: Path, monkeypatch: pytest.MonkeyPatch
+    draw: Callable[[Analysis], Figure], golden_run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An interval that reaches to 1e40 leaves the axes where the values are, and the figure is written."""
     wide = Ratio(value=3.0, low=1e-40, high=1e40, blocks=2)
     monkeypatch.setattr(stats, "ratio", lambda *_: wide)
-    run = load_run(golden_run)
-    figure = draw(run)
+    figure = draw(analyse(load_run(golden_run)))
     figure.savefig(io.BytesIO())
     limits = [*figure.axes[0].get_xlim(), *figure.axes[0].get_ylim()]
     assert max(limits) < 1e5

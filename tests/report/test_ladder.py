@@ -12,10 +12,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import scripted
+from made_machines import SMALL
 from scipy.special import erf
 
 from harness import cli, native
 from harness.analysis import ladder as analysis_ladder
+from harness.analysis.analysis import analyse
 from harness.analysis.stats import Ratio
 from harness.backends import blas, registry
 from harness.errors import UsageError
@@ -30,8 +32,8 @@ from harness.records.reader import Run, load_run
 from harness.report import figures, ladder_figure, ladder_words, table
 from harness.report import ladder as report_ladder
 from harness.sweep import ceilings as sweep_ceilings
+from harness.sweep import defaults, plan
 from harness.sweep import ladder as sweep_ladder
-from harness.sweep import plan
 
 FAULTY = tuple(native.LADDER)
 
@@ -57,7 +59,7 @@ def make_run(folder: Path, monkeypatch: pytest.MonkeyPatch, script: scripted.Scr
              **changes: Any) -> Run:  # fmt: skip
     """Return a ladder's run of scripted times."""
     spec = sweep_ladder.ask(scripted.make_spec(folder, **changes))
-    made = sweep_ladder.make_ladder(spec)
+    made = sweep_ladder.make_ladder(spec, SMALL)
     only = [c for c in made.cells if (c.implementation, "strict") in TIMES]
     return scripted.run(monkeypatch, replace(made, cells=only), script)
 
@@ -234,10 +236,15 @@ def test_faulty_kernel_without_definition() -> None:
 # ---- the arithmetic -----------------------------------------------------------------------------
 
 
+def rungs_of(run: Run, level: int) -> list[analysis_ladder.Rung]:
+    """Return the rungs of a run's ladder at one level."""
+    return analyse(run).require_ladder().climbs[level]
+
+
 @pytest.mark.parametrize("level", paper_ladder.LEVELS)
 def test_steps_multiply_to_the_whole(level: int, climbed: Run) -> None:
     """The first speedup times the factors is the last one, and each factor is the quotient of its two."""
-    rungs = analysis_ladder.climb(climbed, level)
+    rungs = rungs_of(climbed, level)
     assert [r.step.key for r in rungs] == [s.key for s in paper_ladder.STEPS]
     last = rungs[-1].speedup
     whole = analysis_ladder.product(rungs)
@@ -258,7 +265,7 @@ def test_steps_multiply_to_the_whole(level: int, climbed: Run) -> None:
 )  # fmt: skip
 def test_each_step_takes_its_own_cells(level: int, speedups: list[float], climbed: Run) -> None:
     """Each step's speedup is that of the kernels and buffers that the step names."""
-    for rung, wanted in zip(analysis_ladder.climb(climbed, level), speedups, strict=True):
+    for rung, wanted in zip(rungs_of(climbed, level), speedups, strict=True):
         assert rung.speedup is not None
         assert rung.speedup.value == pytest.approx(wanted, rel=0.03), rung.step.key
 
@@ -266,16 +273,16 @@ def test_each_step_takes_its_own_cells(level: int, speedups: list[float], climbe
 def test_steps_that_change_nothing_are_exactly_one(climbed: Run) -> None:
     """A step that changes neither side has the factor 1 with no width, and says so."""
     for level, keys in ((1, {"rows", "activation", "own"}), (2, {"activation", "own"})):
-        same = {r.step.key for r in analysis_ladder.climb(climbed, level) if r.same}
+        same = {r.step.key for r in rungs_of(climbed, level) if r.same}
         assert same == keys
-    rung = next(r for r in analysis_ladder.climb(climbed, 1) if r.same)
+    rung = next(r for r in rungs_of(climbed, 1) if r.same)
     assert rung.factor == Ratio(value=1.0, low=1.0, high=1.0, blocks=rung.factor.blocks)
 
 
 @pytest.mark.parametrize("level", paper_ladder.LEVELS)
 def test_stated_changes_match_the_cells(level: int, climbed: Run) -> None:
     """A step that says which side it changes changes the cell of that side and of no other."""
-    rungs = analysis_ladder.climb(climbed, level)
+    rungs = rungs_of(climbed, level)
     for before, after in pairwise(rungs):
         if after.step.key == "own":  # there are none in this run
             continue
@@ -298,18 +305,18 @@ def test_own_kernels_are_the_last_step(climbed: Run) -> None:
         cells=pd.concat([cells, own], ignore_index=True),
         samples=pd.concat([samples, times], ignore_index=True),
     )
-    assert analysis_ladder.own_fff(run) == "fff_own/x"
+    assert analyse(run).require_ladder().own_fff == "fff_own/x"
     for level in paper_ladder.LEVELS:
-        rungs = analysis_ladder.climb(run, level)
+        rungs = rungs_of(run, level)
         assert rungs[-1].fff == "fff_own/x"
         assert not rungs[-1].same
         assert analysis_ladder.product(rungs) == pytest.approx(rungs[-1].speedup.value, rel=1e-12)
     assert rungs[-1].speedup.value == pytest.approx(100, rel=0.03)
-    page = report_ladder.format_page(run)
+    page = report_ladder.format_page(analyse(run))
     assert "`fff_own` (own code)" in page
     first = page.split("\n\n")[1]
     assert f"bring it to **{ladder_words.format_speedup(rungs[-1])}**" in first
-    assert "Kernels of our own" not in report_ladder.format_page(climbed).split("\n\n")[1]
+    assert "Kernels of our own" not in report_ladder.format_page(analyse(climbed)).split("\n\n")[1]
 
 
 def test_quotient_of_independent_ratios() -> None:
@@ -339,7 +346,7 @@ def test_published_cells_run_in_fixed_order(climbed: Run) -> None:
 
 def test_ladder_leaves_the_slow_ff_out(tmp_path: Path) -> None:
     """FF at level 1 is measured over a few tokens only, at level 2 not at all."""
-    made = sweep_ladder.make_ladder(sweep_ladder.ask(scripted.make_spec(tmp_path)))
+    made = sweep_ladder.make_ladder(sweep_ladder.ask(scripted.make_spec(tmp_path)), SMALL)
     slow = [
         c for c in (*made.cells, *made.published) if c.implementation.startswith(("ff_l1", "ff_l2"))
     ]
@@ -352,10 +359,10 @@ def test_default_ladder_fits_its_time(tmp_path: Path) -> None:
     """By prediction the default ladder needs at most four minutes and two GiB."""
     spec = sweep_ladder.ask(
         scripted.make_spec(
-            tmp_path, passes=None, budget=sweep_ladder.BUDGET_S, processes=plan.PROCESSES
+            tmp_path, passes=None, budget=defaults.LADDER_BUDGET_S, processes=defaults.PROCESSES
         )
     )
-    made = sweep_ladder.make_ladder(spec)
+    made = sweep_ladder.make_ladder(spec, SMALL)
     assert made.predicted_s() <= 240
     assert made.blocks() > spec.processes
     assert made.memory_bytes() + 8 * 16384 * 4095 <= 2 << 30
@@ -363,9 +370,9 @@ def test_default_ladder_fits_its_time(tmp_path: Path) -> None:
 
 def test_page_says_both_figures(climbed: Run) -> None:
     """The first paragraph names the claim, the figure by the published protocol and the strict one."""
-    text = report_ladder.format_page(climbed)
+    text = report_ladder.format_page(analyse(climbed))
     first = text.split("\n\n")[1]
-    rungs = analysis_ladder.climb(climbed, 2)
+    rungs = rungs_of(climbed, 2)
     for rung in (rungs[0], rungs[7]):
         assert ladder_words.format_speedup(rung) in first
     assert "78 times" in first
@@ -378,7 +385,7 @@ def test_page_says_both_figures(climbed: Run) -> None:
 
 def test_page_is_made_anew_from_records(climbed: Run, capsys: pytest.CaptureFixture[str]) -> None:
     """`explain RUN` writes the same page, figures and CSV again from the samples alone."""
-    first = {p.name: p.read_bytes() for p in report_ladder.write_page(climbed)}
+    first = {p.name: p.read_bytes() for p in report_ladder.write_page(analyse(climbed))}
     assert set(first) == {"explain.md", "explain.csv", "explain.png", "explain.svg"}
     for name in first:
         (climbed.folder / name).unlink()
@@ -389,7 +396,7 @@ def test_page_is_made_anew_from_records(climbed: Run, capsys: pytest.CaptureFixt
 
 def test_csv_multiplies_too(climbed: Run) -> None:
     """The CSV's factors multiply to its last speedup, and it names the cells of each step."""
-    frame = report_ladder.csv_frame(climbed)
+    frame = report_ladder.csv_frame(analyse(climbed))
     for _, own in frame.groupby("level"):
         whole = own["speedup"].iloc[0] * own["factor"].iloc[1:].prod()
         assert whole == pytest.approx(own["speedup"].iloc[-1], rel=1e-12)
@@ -404,17 +411,17 @@ def test_wrong_cell_leaves_a_gap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         return -1.0 if implementation == "fff_l2_unit_scale" else by_table(implementation, protocol)
 
     run = make_run(tmp_path / "run", monkeypatch, script)
-    rungs = analysis_ladder.climb(run, 2)
+    rungs = rungs_of(run, 2)
     assert rungs[2].speedup is None
     assert rungs[3].factor is None
     assert ladder_words.format_factor(rungs[3]) == "not measured"
     assert analysis_ladder.product(rungs) is None
     assert not (run.samples["implementation"] == "fff_l2_unit_scale").any()
-    text = report_ladder.format_page(run)
+    text = report_ladder.format_page(analyse(run))
     assert "not measured: no right FFF was sampled" in text
     assert "WRONG: fff_l2_unit_scale" in text
     assert "there is no product" in text
-    figure = ladder_figure.ladder_figure(run)
+    figure = ladder_figure.ladder_figure(analyse(run))
     assert "not measured" in [t.get_text() for t in figure.axes[1].texts]
 
 
@@ -422,22 +429,21 @@ def test_providers_compete_for_the_baseline(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Every provider's FF is a candidate for the last baseline; the published steps keep to the first."""
-    monkeypatch.setattr(plan, "_check_providers", lambda spec: None)
     run = make_run(tmp_path / "run", monkeypatch, blas_names=["scipy", "mkl"])
     assert set(run.cells.loc[run.cells["role"] == "ladder", "provider"]) == {"scipy"}
     assert set(run.cells.loc[run.cells["role"] == "layer", "provider"]) == {"scipy", "mkl"}
-    for rung in analysis_ladder.climb(run, 1)[:7]:
+    for rung in rungs_of(run, 1)[:7]:
         assert "/scipy" in rung.ff
         assert "/scipy" in rung.fff
-    assert "(providers: scipy, mkl)" in report_ladder.format_page(run)
+    assert "(providers: scipy, mkl)" in report_ladder.format_page(analyse(run))
 
 
 def test_only_a_ladder_has_a_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """`explain` on the run of a sweep says in one line what to do."""
     spec = scripted.make_spec(tmp_path / "run")
-    run = scripted.run(monkeypatch, plan.make_plan(spec), by_table)
+    run = scripted.run(monkeypatch, plan.make_plan(spec, SMALL), by_table)
     with pytest.raises(UsageError, match="not a run of the ladder"):
-        report_ladder.format_page(run)
+        report_ladder.format_page(analyse(run))
 
 
 @pytest.mark.parametrize(
@@ -454,10 +460,10 @@ def test_bad_words_are_one_line(words: list[str], message: str, tmp_path: Path) 
 
 def test_tables_of_a_ladder_show_its_strict_part(climbed: Run) -> None:
     """`table` and `plot` on a ladder's run show the interleaved cells and none of the faulty ones."""
-    text = table.format_markdown(climbed)
+    text = table.format_markdown(analyse(climbed))
     assert "fff_l2_blas" in text
     assert not any(kernel in text for kernel in FAULTY)
-    assert figures.speedup_figure(climbed).axes[0].patches
+    assert figures.speedup_figure(analyse(climbed)).axes[0].patches
 
 
 def test_explain_end_to_end(
@@ -472,6 +478,6 @@ def test_explain_end_to_end(
     assert "not measured" not in printed
     run = load_run(tmp_path / "run")
     for level in paper_ladder.LEVELS:
-        rungs = analysis_ladder.climb(run, level)
+        rungs = rungs_of(run, level)
         assert analysis_ladder.product(rungs) == pytest.approx(rungs[-1].speedup.value, rel=1e-12)
     assert set(run.cells.loc[run.cells["role"] == "ladder", "status"]) == {"ok"}

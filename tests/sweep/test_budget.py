@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import scripted
 from kill import Silent
+from made_machines import SMALL
 
 from harness.backends import registry
 from harness.sweep.budget import Budget
@@ -26,7 +27,7 @@ def make_budget(out: Path, spent_s: float, passes: int = 0) -> Budget:
     journal = Journal(
         spec=spec, monitor=Silent(), predicted_s=0.0, began=time.monotonic() - spent_s
     )
-    return Budget(journal=journal, cells=CellTable.begin(make_plan(spec)))
+    return Budget(journal=journal, cells=CellTable.begin(make_plan(spec, SMALL)))
 
 
 def gate_all(budget: Budget, pass_s: float) -> None:
@@ -104,8 +105,8 @@ def test_quick_leaves_out_what_compiles(tmp_path: Path, monkeypatch: pytest.Monk
     costly = replace(registry.get("fff_cpu_fused"), costly_prepare=True)
     monkeypatch.setitem(registry._known, costly.id, costly)
     spec = replace(scripted.make_spec(tmp_path), passes=0, budget_s=46.0, quick=True)
-    reasons = {c.implementation: why for c, why in make_plan(spec).unavailable}
+    reasons = {c.implementation: why for c, why in make_plan(spec, SMALL).unavailable}
     assert "compiles, which --quick has no time for" in reasons["fff_cpu_fused"]
     for other in (replace(spec, quick=False), replace(spec, only=["ff_l3_*", "fff_cpu_fused"])):
-        made = make_plan(other)
+        made = make_plan(other, SMALL)
         assert "fff_cpu_fused" in {c.implementation for c in made.cells}

@@ -14,10 +14,11 @@ from fabricated_ceilings import (
 )
 from hypothesis import given
 from hypothesis import strategies as st
+from made_machines import MACHINES, SMALL
 
 from harness.analysis import ceilings as analysis_ceilings
-from harness.analysis import points as analysis_points
-from harness.machine import resources
+from harness.analysis.analysis import analyse
+from harness.machine.facts import Machine
 from harness.measure.process_key import ProcessKey
 from harness.problem import ceilings
 from harness.records import reader, schema
@@ -99,6 +100,26 @@ def test_all_levels_but_the_last_are_a_cores_own() -> None:
     assert ceilings.find_capacities({"L1d": KIB}, 3) == {"L1": KIB}
 
 
+def test_several_last_caches_are_one_larger_one() -> None:
+    """Threads have as many last caches as there are and as they are; the memory's set is beyond all."""
+    caches = {"L1d": 32 * KIB, "L2": MIB, "L3": 16 * MIB}
+    found = [ceilings.find_capacities(caches, threads, 2)["L3"] // MIB for threads in (1, 2, 16)]
+    assert found == [16, 32, 32]
+    two = dataclasses.replace(SMALL, caches=caches, last_level_caches=2)
+    memory = []
+    for machine, threads in (
+        (two, 1),
+        (two, 2),
+        (two, 4),
+        (dataclasses.replace(two, last_level_caches=1), 4),
+    ):
+        made = plan.make_plan(make_spec(threads=threads), machine)
+        reads = {c.place: c.problem for c in made.cells if c.implementation == "ceiling_read"}
+        memory.append(4 * reads["memory"].batch * reads["memory"].d_in // MIB)
+        assert 4 * reads["L3"].batch * reads["L3"].d_in * 8 // MIB == memory[-1]
+    assert memory == [64, 128, 128, 64]
+
+
 @pytest.mark.parametrize("threads", [1, 2, 3, 8])
 def test_each_thread_gets_a_set_in_its_own_caches(threads: int) -> None:
     """With several threads sets of caches of a core's own and the FMA loop grow with them; others stay."""
@@ -116,26 +137,43 @@ def test_each_thread_gets_a_set_in_its_own_caches(threads: int) -> None:
             assert times == threads
 
 
-def test_the_plan_holds_each_ceiling_once_by_place() -> None:
-    """The loops of our own are planned once, without provider, with their place in the id."""
-    made = plan.make_plan(make_spec())
+@pytest.mark.parametrize("together", [False, True], ids=["one thread", "all cores"])
+@pytest.mark.parametrize("machine", MACHINES.values(), ids=MACHINES)
+def test_the_plan_holds_each_ceiling_once_by_place(machine: Machine, together: bool) -> None:
+    """The loops of our own are planned once, without provider, with their place in the id.
+
+    Every place of a machine has its ceilings, but for a memory that no set of 256 MiB can measure: that is
+    said.
+    """
+    made = plan.make_plan(make_spec(threads=machine.cores if together else 1), machine)
     own = [c for c in made.cells if c.role == "ceiling" and not c.provider]
-    assert {c.implementation for c in own} == set(OWN)
     assert len({c.id for c in own}) == len(own)
     assert {c.runs_in for c in own} == {ProcessKey(provider="scipy")}
     assert all(c.place in c.id.split("/") for c in own if c.place)
-    assert any(c.id.startswith("ceiling_read/memory/") for c in own)
+    measured = any(c.id.startswith("ceiling_read/memory/") for c in own)
+    assert measured != any(n.startswith("no ceiling of the memory: ") for n in made.notices)
+    assert {c.implementation for c in own} == {*OWN} - (set() if measured else {"ceiling_stream"})
+    told = {name.removesuffix("d") for name in machine.caches} or {"L1", "L2", "L3"}
+    reads = {c.place for c in own if c.implementation == "ceiling_read"}
+    if measured:
+        assert reads == told | {"memory"}
+    else:
+        assert told - {"L3"} <= reads <= told
 
 
 def test_a_block_of_ceilings_is_short() -> None:
     """One sample of each loop of our own is predicted to take less than a second a block."""
-    cells = [c for c in plan.make_plan(make_spec()).cells if c.role == "ceiling" and not c.provider]
+    cells = [
+        c
+        for c in plan.make_plan(make_spec(), SMALL).cells
+        if c.role == "ceiling" and not c.provider
+    ]
     assert sum(max(c.predicted_s(), 0.02) for c in cells) < 1.0
 
 
 def test_skip_leaves_the_ceilings_out() -> None:
     """`--skip 'ceiling*'` leaves out every ceiling and the notices about them."""
-    made = plan.make_plan(make_spec(skip=["ceiling*"]))
+    made = plan.make_plan(make_spec(skip=["ceiling*"]), SMALL)
     assert {c.role for c in made.cells} == {"layer"}
 
 
@@ -156,20 +194,17 @@ class Silent:
 
 
 @pytest.mark.parametrize("threads", [1, 2])
-def test_a_sweep_measures_and_prints_the_ceilings(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, threads: int
-) -> None:
+def test_a_sweep_measures_and_prints_the_ceilings(tmp_path: Path, threads: int) -> None:
     """In a real sweep every ceiling passes its gate and is sampled once a block, by place."""
-    # Small caches make small sets: nothing here depends on what the figures are.
-    monkeypatch.setattr(resources, "caches", lambda: {"L1d": 32 * KIB, "L2": 128 * KIB})
+    machine = dataclasses.replace(SMALL, caches={"L1d": 32 * KIB, "L2": 128 * KIB})
     spec = make_spec(
         out=tmp_path / "run", only=["ff_l1_blas"], widths=[64], passes=2, threads=threads
     )
-    outcome = sweep_run.run(plan.make_plan(spec), Silent())
+    outcome = sweep_run.run(plan.make_plan(spec, machine), Silent())
     assert (outcome.reason, outcome.wrong, outcome.failed) == ("complete", 0, 0)
     run = reader.load_run(outcome.folder)
     own = run.cells[(run.cells["role"] == "ceiling") & (run.cells["provider"] == "")]
-    places = {(c["implementation"], analysis_ceilings.place_name(c)) for _, c in own.iterrows()}
+    places = {(c.implementation, analysis_ceilings.place_name(c)) for c in own.itertuples()}
     streams = {
         (f"ceiling_{n}", p) for n in ("read", "write", "copy") for p in ("L1", "L2", "memory")
     }
@@ -179,7 +214,7 @@ def test_a_sweep_measures_and_prints_the_ceilings(
     counts = run.samples[run.samples["cell"].isin(own["cell"])].groupby(["cell", "block"]).size()
     assert len(counts) == 2 * len(own)
     assert (counts == 1).all()
-    known = analysis_ceilings.measure(run)
+    known = analyse(run).ceilings
     assert set(known.bandwidth) == {"L1", "L2", "memory"}
     assert known.threads == threads
-    assert np.isfinite(analysis_points.points(run)[0].speeds[0].of_ceiling)
+    assert np.isfinite(analyse(run).points[0].speeds[0].of_ceiling)

@@ -8,12 +8,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from made_machines import MACHINES, SMALL
 
 from harness import cli
 from harness.analysis import contrasts
-from harness.analysis import points as analysis_points
+from harness.analysis.analysis import analyse
+from harness.analysis.index import index_run
 from harness.errors import UsageError
 from harness.problem import axes
+from harness.problem.axes import lists
 from harness.problem.models import parse_models
 from harness.problem.problem import Problem
 from harness.records.reader import load_run
@@ -50,7 +53,7 @@ class Silent:
 
 def own_cells(spec: SweepSpec) -> dict[str, Cell]:
     """Return a plan's cells but the baseline's, by what stands behind the provider in their ids."""
-    cells = [c for c in plan.make_plan(spec).cells if c.model == "ultrafastbert-1x3"]
+    cells = [c for c in plan.make_plan(spec, SMALL).cells if c.model == "ultrafastbert-1x3"]
     return {c.id.partition("/scipy")[2]: c for c in cells}
 
 
@@ -60,19 +63,17 @@ def test_default_ids_stay() -> None:
     assert list(cells) == [""]
     assert cells[""].id == "fff_l1_blas/ultrafastbert-1x3/b20/w24/scipy"
     assert cells[""].problem == Problem(layer="fff", batch=20, d_in=24, d_out=24, depth=3, trees=1)
-    problem = cells[""].problem
-    found = (
-        problem.dtype, problem.math, problem.data, problem.rows, problem.routing, cells[""].weights,
-        cells[""].launch,
-    )  # fmt: skip
-    assert found == axes.DEFAULTS
+    assert cells[""].conditions == axes.DEFAULTS
 
 
 def test_lists_become_cells() -> None:
     """Every combination that makes sense is a cell with a suffix where it differs; the rest is told."""
     spec = replace(
-        SPEC, data=["random", "zeros"], rows=["distinct", "same"], routing=["uniform", "zipf"],
-        weights=["hot", "flushed"],
+        SPEC,
+        axes=lists(
+            data=["random", "zeros"], rows=["distinct", "same"], routing=["uniform", "zipf"],
+            weights=["hot", "flushed"],
+        ),
     )  # fmt: skip
     cells = own_cells(spec)
     assert set(cells) == {
@@ -81,17 +82,20 @@ def test_lists_become_cells() -> None:
     }  # fmt: skip
     assert cells["/zipf/flushed"].problem.routing == "zipf"
     assert cells["/zipf/flushed"].weights == "flushed"
-    notices = plan.make_plan(spec).notices
+    notices = plan.make_plan(spec, SMALL).notices
     assert sum("left out" in notice for notice in notices) == 2
 
 
 def test_ff_and_fff_share_their_input() -> None:
     """Under each condition the FF's cells have the input of the FFF's."""
     spec = replace(
-        SPEC, data=["random", "zeros"], rows=["distinct", "same"], routing=["uniform", "zipf"]
+        SPEC,
+        axes=lists(
+            data=["random", "zeros"], rows=["distinct", "same"], routing=["uniform", "zipf"]
+        ),
     )
     keys: dict[str, set[object]] = {}
-    for cell in plan.make_plan(spec).cells:
+    for cell in plan.make_plan(spec, SMALL).cells:
         keys.setdefault(cell.id.partition("/scipy")[2], set()).add(cell.problem.input_key())
     assert len(keys) == 4
     assert all(len(found) == 1 for found in keys.values())
@@ -100,30 +104,31 @@ def test_ff_and_fff_share_their_input() -> None:
 
 def test_twins_keep_their_conditions() -> None:
     """The second name of a cell is measured under the first's conditions."""
-    cell = own_cells(replace(SPEC, weights=["flushed"]))["/flushed"]
+    cell = own_cells(replace(SPEC, axes=lists(weights=["flushed"])))["/flushed"]
     twin = make_twin(cell)
     assert (twin.id, twin.role) == (f"{cell.id}/again", "aa")
     assert replace(twin, id=cell.id, role=cell.role) == cell
 
 
-def test_rotation_counts_in_time_and_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rotation_counts_in_time_and_memory() -> None:
     """A plan that rotates predicts its further sets of weights, and more time for their gates."""
-    monkeypatch.setattr("harness.machine.resources.last_level_bytes", lambda: 1 << 20)
-    hot, rotated = (plan.make_plan(replace(SPEC, weights=[w])) for w in ("hot", "rotated"))
+    hot, rotated = (
+        plan.make_plan(replace(SPEC, axes=lists(weights=[w])), SMALL) for w in ("hot", "rotated")
+    )
     further = sum((c.sets - 1) * c.problem.weight_bytes() for c in rotated.cells)
     assert min(c.sets for c in rotated.cells) >= 2
     assert rotated.memory_bytes() - hot.memory_bytes() == further
     assert rotated.gate_s(0) > hot.gate_s(0)
-    flushed = plan.make_plan(replace(SPEC, weights=["flushed"]))
-    assert flushed.memory_bytes() - hot.memory_bytes() == 2 << 20
+    flushed = plan.make_plan(replace(SPEC, axes=lists(weights=["flushed"])), SMALL)
+    assert flushed.memory_bytes() - hot.memory_bytes() == 2 * SMALL.last_level_bytes()
     assert flushed.block_s() > hot.block_s()
 
 
-def test_too_little_touched_is_unavailable(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_little_touched_is_unavailable() -> None:
     """Where an FFF touches too little to rotate past the cache its cell is unavailable; the FF's is not."""
-    monkeypatch.setattr("harness.machine.resources.last_level_bytes", lambda: 512 << 20)
     spec = replace(SPEC, models=parse_models("ff-4000,1x9"), widths=[256], batches=[1])
-    made = plan.make_plan(replace(spec, weights=["hot", "rotated"]))
+    large = MACHINES["L3 of 480 MiB"]
+    made = plan.make_plan(replace(spec, axes=lists(weights=["hot", "rotated"])), large)
     assert [c.problem.layer for c, _ in made.unavailable] == ["fff"]
     assert "--weights flushed" in made.unavailable[0][1]
 
@@ -174,11 +179,10 @@ def test_bad_trace_is_one_line(tmp_path: Path, content: str, text: str) -> None:
 
 def test_old_records_still_read() -> None:
     """Records that were written before there were conditions read as the defaults."""
-    assert CellRecord.model_fields["weights"].default == "hot"
-    old = SPEC.record().model_dump(exclude={"data", "rows", "routing", "weights", "order", "dtype"})
+    newer = {"order", *axes.COLUMNS}
+    old = {k: v for k, v in SPEC.record().model_dump().items() if k not in newer}
     read = SweepRecord.model_validate(old)
-    assert (read.data, read.rows, read.routing) == (["random"], ["distinct"], ["uniform"])
-    assert (read.weights, read.order, read.dtype) == (["hot"], "interleaved", ["float32"])
+    assert (read.axes, read.order) == (lists(), "interleaved")
 
 
 @pytest.fixture(scope="module")
@@ -188,11 +192,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     trace = base / "tokens.txt"
     np.savetxt(trace, np.arange(20) % 8, fmt="%d")
     spec = replace(
-        SPEC, models=parse_models("bert-base-4095,1x3"), data=["random", "zeros"],
-        routing=["uniform", "single", f"trace:{trace}"], weights=["hot", "flushed"],
-        order="blocked", out=base / "run",
+        SPEC, models=parse_models("bert-base-4095,1x3"), order="blocked", out=base / "run",
+        axes=lists(
+            data=["random", "zeros"], routing=["uniform", "single", f"trace:{trace}"],
+            weights=["hot", "flushed"],
+        ),
     )  # fmt: skip
-    outcome = sweep_run.run(plan.make_plan(spec), Silent())
+    outcome = sweep_run.run(plan.make_plan(spec, SMALL), Silent())
     assert (outcome.reason, outcome.wrong, outcome.failed) == ("complete", 0, 0)
     return outcome.folder
 
@@ -202,7 +208,7 @@ def test_every_condition_passes_its_gate_and_is_sampled(folder: Path) -> None:
     run = load_run(folder)
     assert set(run.cells["status"]) == {"ok"}
     assert set(run.cells["layer"]) == {"ff", "fff"}
-    assert len(contrasts.of_frame(run.cells)) == 8
+    assert len(contrasts.of_cells(index_run(run).cells.values())) == 8
     assert (run.samples.groupby("cell")["block"].nunique() == 2).all()
 
 
@@ -230,28 +236,28 @@ def test_blocked_takes_cell_after_cell(folder: Path) -> None:
 def test_interleaved_mixes_cells(tmp_path: Path) -> None:
     """Under the default order some cell comes back after another was sampled."""
     spec = replace(SPEC, passes=4, out=tmp_path / "run")
-    folder = sweep_run.run(plan.make_plan(spec), Silent()).folder
+    folder = sweep_run.run(plan.make_plan(spec, SMALL), Silent()).folder
     order = load_run(folder).samples.sort_values("order")["cell"].tolist()
     changes = sum(a != b for a, b in pairwise(order))
     assert changes > len(set(order)) - 1
-    assert "Order: blocked" not in table.format_markdown(load_run(folder))
+    assert "Order: blocked" not in table.format_markdown(analyse(load_run(folder)))
 
 
 def test_a_section_for_each_condition(folder: Path) -> None:
     """The report has a section a combination, the default's first and unchanged, and the contrasts."""
     run = load_run(folder)
-    text = table.format_markdown(run)
+    text = table.format_markdown(analyse(run))
     headings = [line for line in text.splitlines() if line.startswith("## Batch")]
     assert headings[0] == "## Batch 20, width 24"
     assert "## Batch 20, width 24, routing tokens.txt, weights flushed" in headings
     assert len(headings) == len(set(headings)) == 8
     assert "- Order: blocked." in text
     assert "## What data and locality change" in text
-    frame = frames.contrast_frame(run)
+    frame = frames.contrast_frame(analyse(run).contrasts)
     assert len(frame) == 16
     assert (frame["times the first"] == "–").sum() == 2
-    assert all(point.aa is not None for point in analysis_points.points(run))
-    assert set(report_csv.csv_frame(run)["weights"]) == {"hot", "flushed"}
+    assert all(point.aa is not None for point in analyse(run).points)
+    assert set(report_csv.csv_frame(analyse(run))["weights"]) == {"hot", "flushed"}
 
 
 def test_flushed_cells_say_how(folder: Path) -> None:
@@ -260,15 +266,16 @@ def test_flushed_cells_say_how(folder: Path) -> None:
     for weights, notes in zip(cells["weights"], cells["notes"], strict=True):
         assert ("weights" in notes) == (weights == "flushed")
         assert weights == "hot" or "reading the clock takes at most" in notes["weights"]
+        # Twice the last-level cache of the machine that it was planned for.
+        assert weights == "hot" or notes["weights"].startswith("2 MiB walked")
 
 
-def test_rotated_sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rotated_sweep(tmp_path: Path) -> None:
     """A sweep over rotated weights is right, its samples are whole rounds, and the record says so."""
-    # The plan counts the sets: a small cache keeps the test small.
-    monkeypatch.setattr("harness.machine.resources.last_level_bytes", lambda: 1 << 20)
     models = parse_models("bert-base-4095,1x3")
-    spec = replace(SPEC, models=models, weights=["rotated"], passes=1, out=tmp_path / "run")
-    made = plan.make_plan(spec)
+    rotated = lists(weights=["rotated"])
+    spec = replace(SPEC, models=models, axes=rotated, passes=1, out=tmp_path / "run")
+    made = plan.make_plan(spec, SMALL)
     sets = {c.id: c.sets for c in made.cells}
     assert min(sets.values()) >= 2
     run = load_run(sweep_run.run(made, Silent()).folder)

@@ -9,18 +9,22 @@ import ml_dtypes
 import numpy as np
 import planted
 import pytest
+from made_machines import SMALL
 
 from harness import api, cli, native, plugin
+from harness.analysis.analysis import analyse
 from harness.backends import blas, registry
 from harness.cli import grammar
 from harness.errors import UsageError
 from harness.measure import locality
 from harness.problem import check, working_set
+from harness.problem.axes import lists
 from harness.problem.models import parse_models
 from harness.problem.operands import Operands, make_aligned, make_operands, make_weights
 from harness.problem.oracle import Truth
 from harness.problem.problem import Array, Problem
 from harness.records.reader import load_run
+from harness.report import csv as report_csv
 from harness.report import table
 from harness.sweep import plan, spec
 
@@ -219,10 +223,10 @@ def test_ff_of_float32_stands_in(
     assert status["ff_l3_tiled/bert-base-4095/b32/w24/scipy"] == "ok"
     assert status["ff_l3_tiled/bert-base-4095/b32/w24/scipy/bfloat16"] == "unavailable"
     assert not any(cell.startswith("fff_test_both") and "bfloat16" not in cell for cell in status)
-    text = table.format_markdown(run)
+    text = table.format_markdown(analyse(run))
     assert "## Batch 32, width 24, dtype bfloat16" in text
     assert "no FF of bfloat16 was measured (ff_l3_tiled: takes float32 alone, not bfloat16)" in text
-    frame = table.csv_frame(run)
+    frame = report_csv.csv_frame(analyse(run))
     versus = frame[frame["column"] == "fff_test_both"]
     assert versus["dtype"].tolist() == ["bfloat16"]
     assert versus["speedup"].gt(0).all()
@@ -235,7 +239,7 @@ def test_ff_of_the_same_dtype_is_the_baseline(monkeypatch: pytest.MonkeyPatch) -
     """Where an FF takes bfloat16 it is the baseline, and no float32 cell is added."""
     own = planted.make("ff", name="ff_test_both")
     monkeypatch.setitem(registry._known, own.id, own)
-    made = plan.make_plan(_spec("bfloat16", only=["ff_l3_*", "ff_test_both"]))
+    made = plan.make_plan(_spec("bfloat16", only=["ff_l3_*", "ff_test_both"]), SMALL)
     assert {c.problem.dtype for c in made.cells if c.role == "layer"} == {"bfloat16"}
     assert {c.implementation for c in made.cells if c.role == "layer"} == {"ff_test_both"}
     assert all("takes float32 alone" in reason for _, reason in made.unavailable)
@@ -245,7 +249,7 @@ def _spec(*dtypes: str, only: list[str]) -> spec.SweepSpec:
     return spec.SweepSpec(
         levels=[1, 2, 3], device="cpu", models=parse_models("bert-base-4095"), batches=[8],
         widths=[24], only=only, skip=[], blas=["scipy"], threads=1, seed=0, passes=1, budget_s=10.0,
-        processes=1, quick=False, keep_blas_env=False, out=None, dtype=dtypes,
+        processes=1, quick=False, keep_blas_env=False, out=None, axes=lists(dtype=dtypes),
     )  # fmt: skip
 
 
@@ -254,10 +258,10 @@ def test_dtype_that_nothing_takes() -> None:
     with pytest.raises(
         UsageError, match="--dtype: no chosen implementation that runs here takes bf"
     ):
-        plan.make_plan(_spec("float32", "bfloat16", only=["fff_l1_blas", "ff_l3_blas"]))
+        plan.make_plan(_spec("float32", "bfloat16", only=["fff_l1_blas", "ff_l3_blas"]), SMALL)
 
 
 def test_unknown_dtype() -> None:
     """An unknown dtype is refused with the known ones."""
     with pytest.raises(UsageError, match="--dtype: unknown value 'half'; known: float32, bfloat16"):
-        grammar.parse_dtypes("half")
+        grammar.parse_axes("cpu", {"dtype": "half"})

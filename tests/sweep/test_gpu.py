@@ -6,6 +6,7 @@ import dataclasses
 
 import device_worker
 import pytest
+from made_machines import SMALL
 
 from harness.backends import registry
 from harness.cli.sweep_options import make_spec
@@ -19,13 +20,13 @@ from harness.sweep.cell import Cell
 from harness.sweep.spec import SweepSpec
 
 FACTS = DeviceFacts(name="Fake 1", memory_bytes=8 << 30, free_bytes=6 << 30, l2_bytes=6 << 20)
+MACHINE = dataclasses.replace(SMALL, gpu=probe.Found(facts=FACTS))
 
 
 @pytest.fixture(autouse=True)
 def _device(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Stand where there is a device and nothing else is known of CUDA."""
+    """Know of nothing for CUDA but what the fake device runs."""
     monkeypatch.setattr(registry, "_known", device_worker.known())
-    monkeypatch.setattr(probe, "find_cuda", lambda: probe.Found(facts=FACTS))
 
 
 def _spec(**changes: object) -> SweepSpec:
@@ -38,7 +39,7 @@ def _spec(**changes: object) -> SweepSpec:
 
 
 def _cells(**changes: object) -> list[Cell]:
-    return list(plan.make_plan(_spec(**changes)).cells)
+    return list(plan.make_plan(_spec(**changes), MACHINE).cells)
 
 
 def test_the_ways_of_a_device() -> None:
@@ -68,7 +69,7 @@ def test_ceilings_of_a_device() -> None:
 
 def test_the_cpus_implementations_stay_out() -> None:
     """A plan for the device holds no cell of a CPU kernel, and needs no BLAS provider."""
-    made = plan.make_plan(_spec())
+    made = plan.make_plan(_spec(), MACHINE)
     assert all("cuda" in registry.get(c.implementation).devices for c in made.cells)
     assert made.process_keys() == [ProcessKey()]
 
@@ -84,16 +85,17 @@ def test_memory_counts_what_is_shared_once() -> None:
     assert sweep_gpu.total_bytes(cells, FACTS) == weights + x + y + 64 + 2 * FACTS.l2_bytes
 
 
-def test_what_does_not_fit_together_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_does_not_fit_together_is_refused() -> None:
     """Cells that fit one by one and not together are refused, with what is needed and what is free."""
     facts = FACTS.model_copy(update={"free_bytes": 2 << 30})
-    monkeypatch.setattr(probe, "find_cuda", lambda: probe.Found(facts=facts))
+    full = dataclasses.replace(SMALL, gpu=probe.Found(facts=facts))
+    spec = _spec(
+        models="ff-60000,ff-61000,ff-62000,ff-63000", batch="64", dtype="float32", math="ieee"
+    )
     with pytest.raises(
         UsageError, match=r"need \d\.\d GiB on Fake 1 and 2\.0 GiB of 8\.0 GiB are free"
     ):
-        _cells(
-            models="ff-60000,ff-61000,ff-62000,ff-63000", batch="64", dtype="float32", math="ieee"
-        )
+        plan.make_plan(spec, full)
 
 
 def test_one_that_does_not_fit_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -102,13 +104,20 @@ def test_one_that_does_not_fit_is_left_out(monkeypatch: pytest.MonkeyPatch) -> N
         registry.get("fff_torch_bmm"), workspace_bytes=lambda problem: 40 << 30
     )
     monkeypatch.setitem(registry._known, "fff_torch_bmm", greedy)
-    made = plan.make_plan(_spec())
+    made = plan.make_plan(_spec(), MACHINE)
     reasons = {
         reason for cell, reason in made.unavailable if cell.implementation == "fff_torch_bmm"
     }
     assert len({cell.id for cell, _ in made.unavailable}) == 9
     assert all("workspace 40.00 GiB" in r and "6.00 GiB are free" in r for r in reasons)
     assert any(c.implementation == "fff_cuda_naive" for c in made.cells)
+
+
+def test_a_device_that_is_not_there_is_refused_with_the_reason() -> None:
+    """What the machine says of its missing device is what the caller reads."""
+    without = dataclasses.replace(SMALL, gpu=probe.Found(reason="the driver hangs"))
+    with pytest.raises(UsageError, match=r"^--device cuda: the driver hangs$"):
+        plan.make_plan(_spec(), without)
 
 
 @pytest.mark.parametrize(
@@ -130,7 +139,7 @@ def test_options_of_the_other_device(changes: dict[str, object], message: str) -
 def test_the_prediction_is_of_a_device() -> None:
     """The paper's half is predicted to fit the default budget, and the naive columns to take the longest."""
     spec = _spec(passes=None)
-    made = plan.make_plan(spec)
+    made = plan.make_plan(spec, MACHINE)
     assert made.predicted_s() < 2 * spec.budget_s
     longest = max(made.cells, key=lambda cell: cell.predicted_s())
     assert longest.implementation == "ff_cuda_naive"

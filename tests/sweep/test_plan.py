@@ -7,11 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from made_machines import DESKTOP, MACHINES
 
 from harness.backends import registry
 from harness.errors import UnknownNameError, UsageError
+from harness.machine.facts import Machine
 from harness.measure.process_key import ProcessKey
 from harness.paper.published import PAPER_BATCH, PAPER_WIDTH
+from harness.problem.axes import lists
 from harness.problem.models import BASELINE, FAMILY, PAPER_MODELS, parse_model, parse_models
 from harness.problem.problem import MAX_DEPTH
 from harness.sweep import plan
@@ -36,7 +39,7 @@ def _layer_cells(made: plan.Plan) -> list[Cell]:
 
 def test_every_pair_once() -> None:
     """Each implementation meets each model of its layer, batch, width and provider exactly once."""
-    made = make_plan(_spec(batches=[1, 64], widths=[16, 32]))
+    made = make_plan(_spec(batches=[1, 64], widths=[16, 32]), DESKTOP)
     ids = [cell.id for cell in made.cells]
     assert len(set(ids)) == len(ids)
     pairs = {
@@ -56,7 +59,7 @@ def test_every_pair_once() -> None:
 
 def test_levels_choose_implementations() -> None:
     """A level leaves out implementations of other levels, and keeps those that have none."""
-    made = make_plan(_spec(levels=[1]))
+    made = make_plan(_spec(levels=[1]), DESKTOP)
     assert {c.level for c in _layer_cells(made)} <= {1, None}
     assert {"ff_l1_blas", "fff_l1_blas"} <= {c.implementation for c in made.cells}
 
@@ -66,21 +69,21 @@ def test_level_against_only() -> None:
     with pytest.raises(
         UsageError, match=r"--only: ff_l3_blas is of level 3, and --levels asks for 1"
     ):
-        make_plan(_spec(levels=[1], only=["ff_l3_blas"]))
+        make_plan(_spec(levels=[1], only=["ff_l3_blas"]), DESKTOP)
 
 
 def test_ceilings_are_measured_with_whatever_was_asked_for() -> None:
     """A ceiling needs no --only; --skip leaves it out."""
-    assert any(c.role == "ceiling" for c in make_plan(_spec(only=["ff_l1_blas"])).cells)
-    assert not any(c.role == "ceiling" for c in make_plan(_spec(skip=["ceiling*"])).cells)
+    assert any(c.role == "ceiling" for c in make_plan(_spec(only=["ff_l1_blas"]), DESKTOP).cells)
+    assert not any(c.role == "ceiling" for c in make_plan(_spec(skip=["ceiling*"]), DESKTOP).cells)
 
 
 def test_the_baseline_is_added() -> None:
     """A sweep with an FF but without the baseline measures it too, and says so."""
-    made = make_plan(_spec(models="1x11"))
+    made = make_plan(_spec(models="1x11"), DESKTOP)
     assert BASELINE in {c.model for c in made.cells}
     assert made.notices == [f"{BASELINE} is measured too: every speedup is over it"]
-    alone = make_plan(_spec(models="1x11", only=["fff*"]))
+    alone = make_plan(_spec(models="1x11", only=["fff*"]), DESKTOP)
     assert BASELINE not in {c.model for c in alone.cells}
     assert list(alone.notices) == []
 
@@ -88,33 +91,29 @@ def test_the_baseline_is_added() -> None:
 def test_nothing_left() -> None:
     """A choice that leaves nothing to measure is an error."""
     with pytest.raises(UsageError, match="nothing is left to measure"):
-        make_plan(_spec(models="ff-8", only=["fff*"]))
+        make_plan(_spec(models="ff-8", only=["fff*"]), DESKTOP)
 
 
 def test_unknown_things() -> None:
-    """Unknown implementations, devices and providers are usage errors that list the known."""
+    """Unknown implementations and devices are usage errors that list the known."""
     with pytest.raises(
         UnknownNameError, match=r"unknown implementation 'ff_l4\*'; known: ff_l1_blas"
     ):
-        make_plan(_spec(only=["ff_l4*"]))
+        make_plan(_spec(only=["ff_l4*"]), DESKTOP)
     with pytest.raises(UsageError, match=r"--device: nothing here runs on 'abacus'.*cpu"):
-        make_plan(_spec(device="abacus"))
-    with pytest.raises(UsageError, match=r"unknown BLAS provider 'abacus'; known: scipy"):
-        make_plan(_spec(blas=["abacus"]))
-    with pytest.raises(UsageError, match=r"--blas: .*there is no file '/no/lib\.so'"):
-        make_plan(_spec(blas=["/no/lib.so"]))
+        make_plan(_spec(device="abacus"), DESKTOP)
 
 
 def test_unavailable_is_recorded_unless_named(monkeypatch: pytest.MonkeyPatch) -> None:
     """An implementation that can't run here keeps its place in the plan; naming it is an error."""
     lacking = replace(registry.get("ff_l1_blas"), unavailable=lambda: "needs a package")
     monkeypatch.setitem(registry._known, "ff_l1_blas", lacking)
-    made = make_plan(_spec())
+    made = make_plan(_spec(), DESKTOP)
     assert "ff_l1_blas" not in {c.implementation for c in made.cells}
     own = [(c.implementation, why) for c, why in made.unavailable if "torch" not in why]
     assert own == [("ff_l1_blas", "needs a package")] * 2
     with pytest.raises(UsageError, match=r"--only: ff_l1_blas is unavailable: needs a package"):
-        make_plan(_spec(only=["ff_l1_blas"]))
+        make_plan(_spec(only=["ff_l1_blas"]), DESKTOP)
 
 
 def test_too_large_for_memory() -> None:
@@ -122,21 +121,66 @@ def test_too_large_for_memory() -> None:
     with pytest.raises(
         UsageError, match=r"the operands need [0-9.]+ GiB and [0-9.]+ GiB are available"
     ) as e:
-        make_plan(_spec(models=f"64x{MAX_DEPTH}", widths=[12288]))
+        make_plan(_spec(models=f"64x{MAX_DEPTH}", widths=[12288]), DESKTOP)
     assert "the largest cell is " in str(e.value)
     assert "\n" not in str(e.value)
 
 
-def test_memory_of_the_papers_problem() -> None:
+@pytest.mark.parametrize("machine", MACHINES.values(), ids=MACHINES)
+def test_every_machine_gets_the_same_layers(machine: Machine) -> None:
+    """A machine's facts decide about ceilings alone: the layers that are compared are the same on all."""
+    spec = _spec(batches=[PAPER_BATCH], widths=[PAPER_WIDTH])
+    made = make_plan(spec, machine)
+    assert _layer_cells(made) == _layer_cells(make_plan(spec, DESKTOP))
+    ids = [cell.id for cell in made.cells]
+    assert len(set(ids)) == len(ids)
+    assert made.blocks() >= spec.processes
+
+
+@pytest.mark.parametrize("machine", MACHINES.values(), ids=MACHINES)
+def test_every_machine_can_flush_and_rotate(machine: Machine) -> None:
+    """Cold weights are planned on every machine: what can't be rotated past a cache keeps its reason."""
+    weights = lists(weights=["hot", "rotated", "flushed"])
+    made = make_plan(_spec(axes=weights, widths=[PAPER_WIDTH]), machine)
+    assert {cell.weights for cell in _layer_cells(made)} == {"hot", "rotated", "flushed"}
+    assert all("--weights flushed" in reason for cell, reason in made.unavailable
+               if cell.weights == "rotated" and "torch" not in cell.implementation)  # fmt: skip
+
+
+def test_what_a_machine_lacks_is_refused_by_its_option() -> None:
+    """More threads than processors, a foreign instruction set, a library that is not there: one line each."""
+    one = MACHINES["1 core"]
+    assert make_plan(_spec(threads=1, isa="avx512"), one).cells
+    with pytest.raises(UsageError, match=r"^--threads: need 1 to 1, the processors here, got 2$"):
+        make_plan(_spec(threads=2), one)
+    with pytest.raises(UnknownNameError, match=r"'avx512'; known: neon, generic$"):
+        make_plan(_spec(isa="avx512"), MACHINES["AArch64"])
+    without = replace(DESKTOP, missing_providers={"mkl": "'mkl' is not on this machine"})
+    assert make_plan(_spec(blas=["scipy"]), without).cells
+    with pytest.raises(UsageError, match=r"^--blas: 'mkl' is not on this machine$"):
+        make_plan(_spec(blas=["scipy", "mkl"]), without)
+
+
+def test_a_containers_limit_is_named() -> None:
+    """A plan that does not fit a container's memory names what the container was given."""
+    small = replace(DESKTOP, available_bytes=1 << 29, memory_limit_bytes=600 << 20)
+    with pytest.raises(
+        UsageError, match=r"0\.5 GiB of the 0\.6 GiB that the cgroup allows are available"
+    ):
+        make_plan(_spec(batches=[1 << 17], widths=[PAPER_WIDTH]), small)
+
+
+@pytest.mark.parametrize("machine", MACHINES.values(), ids=MACHINES)
+def test_memory_of_the_papers_problem(machine: Machine) -> None:
     """The default sweep is predicted to stay within 2 GiB."""
-    made = make_plan(_spec(batches=[PAPER_BATCH], widths=[PAPER_WIDTH]))
+    made = make_plan(_spec(batches=[PAPER_BATCH], widths=[PAPER_WIDTH]), machine)
     assert 2**28 < made.memory_bytes() < 2**31
 
 
 def test_prediction_fits_the_budget() -> None:
     """With a budget the prediction stays near it; with passes it grows with them."""
     spec = _spec(batches=[PAPER_BATCH], widths=[PAPER_WIDTH])
-    made = make_plan(spec)
+    made = make_plan(spec, DESKTOP)
     assert made.blocks() >= spec.processes
     assert made.predicted_s() <= 360
     few, many = (replace(made, spec=replace(spec, passes=n)) for n in (1, 10))
@@ -146,7 +190,7 @@ def test_prediction_fits_the_budget() -> None:
 
 def test_twin() -> None:
     """The A/A twin is the same cell under a second name."""
-    cell = make_plan(_spec()).cells[0]
+    cell = make_plan(_spec(), DESKTOP).cells[0]
     twin = make_twin(cell)
     assert twin.id == f"{cell.id}/again"
     assert twin.role == "aa"
@@ -157,7 +201,7 @@ def test_a_provider_by_path_is_called_by_its_file(tmp_path: Path) -> None:
     """A path's cells are named by its file, so that ids stay short; the path decides the process."""
     library = tmp_path / "libmine.so"
     library.write_text("", encoding="utf-8")
-    made = make_plan(_spec(blas=["scipy", str(library)]))
+    made = make_plan(_spec(blas=["scipy", str(library)]), DESKTOP)
     own = [key for key in made.process_keys() if not key.library]
     assert own == [ProcessKey(provider="scipy"), ProcessKey(provider=str(library))]
     assert {c.provider for c in made.cells if c.provider} == {"scipy", "libmine.so"}
@@ -171,7 +215,7 @@ def test_two_providers_of_one_file_name(tmp_path: Path) -> None:
         path.parent.mkdir()
         path.write_text("", encoding="utf-8")
     with pytest.raises(UsageError, match=r"^--blas: .*a/libmine\.so and .*b/libmine\.so"):
-        make_plan(_spec(blas=[str(p) for p in paths]))
+        make_plan(_spec(blas=[str(p) for p in paths]), DESKTOP)
 
 
 def test_spec_record() -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 import kill
 import pytest
 from fabricated_runs import Fake, make_cell, make_machine, make_provider
+from made_machines import SMALL
 
 from harness import cli
 from harness.errors import UsageError
@@ -179,7 +180,7 @@ def test_full_disk_on_the_command_line(tmp_path, capsys):
 def find_progress(folder: Path) -> resume.Progress:
     """Return how far a run came, of a plan that has no other cells than the run."""
     run = load_run(folder)
-    made = make_plan(resume.find_spec(run))
+    made = make_plan(resume.find_spec(run), SMALL)
     known = [cell for cell in made.cells if cell.id in set(run.cells["cell"])]
     return resume.find_progress(run, replace(made, cells=known))
 
@@ -235,7 +236,7 @@ def test_a_twin_of_a_later_process_lacks_no_earlier_blocks(tmp_path):
 def test_a_run_cut_before_its_decision_has_no_goal(tmp_path):
     """A budget run killed in its first gates has no number of blocks yet: resume decides it anew."""
     folder = Fake(processes=0, end=None).write(tmp_path / "run")
-    progress = resume.find_progress(load_run(folder), make_plan(kill.make_spec(folder)))
+    progress = resume.find_progress(load_run(folder), make_plan(kill.make_spec(folder), SMALL))
     assert progress.cells.goal == 0
     assert (progress.rounds, progress.block) == (1, 0)
     assert progress.missing() is None
@@ -498,11 +499,11 @@ def test_a_line_that_was_not_written_leaves_no_part(tmp_path, monkeypatch):
 def test_a_head_is_whole_or_not_there(tmp_path, monkeypatch):
     """Where the head can't be written the folder stays free for the next sweep."""
 
-    def full(self: Path, *_: object, **__: object) -> int:
+    def full(path: Path, content: str) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with monkeypatch.context() as patch:
-        patch.setattr(Path, "write_text", full)
+        patch.setattr("harness.records.writer.write_whole", full)
         with pytest.raises(UsageError, match=r"--out: can't write .* No space left"):
             Writer(tmp_path / "run", Fake().head())
     assert list((tmp_path / "run").iterdir()) == []
@@ -530,10 +531,10 @@ def test_derived_files_that_cannot_be_written(tmp_path, capsys, monkeypatch):
     """A table that can't be saved is printed all the same, with one line of why."""
     folder = Fake().write(tmp_path / "run")
 
-    def refused(self: Path, *_: object, **__: object) -> int:
+    def refused(self: Path, target: Path) -> Path:
         raise OSError(errno.EROFS, os.strerror(errno.EROFS))
 
-    monkeypatch.setattr(Path, "write_text", refused)
+    monkeypatch.setattr(Path, "replace", refused)
     assert cli.run(["table", str(folder)]) == 1
     said = capsys.readouterr()
     assert "# Speedups" in said.out
@@ -560,7 +561,7 @@ def test_resumed_spec_is_the_runs_own(tmp_path):
     found = resume.find_spec(run._replace(head=head, folder=tmp_path / "run"))
     assert found.record() == spec.record()
     assert (found.models, found.out) == (spec.models, spec.out)
-    assert len(make_plan(spec).cells) == 2
+    assert len(make_plan(spec, SMALL).cells) == 2
     assert sweep_run.run_folder(spec) == tmp_path / "run"
 
 
@@ -571,11 +572,10 @@ def test_a_file_is_written_whole_or_not_at_all(
     path = tmp_path / "table.md"
     write_whole(path, "first")
 
-    def full(self: Path, text: str, **_: object) -> int:
-        self.touch()
+    def full(self: Path, target: Path) -> Path:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(Path, "write_text", full)
+    monkeypatch.setattr(Path, "replace", full)
     with pytest.raises(OSError, match="No space left"):
         write_whole(path, "second")
     assert path.read_text(encoding="utf-8") == "first"

@@ -1,0 +1,97 @@
+"""Own the check of every token: an output's projection on one random direction, against the truth's."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from harness.problem import oracle
+from harness.problem.operands import Operands
+from harness.problem.problem import Array, Problem
+
+# Work that it may cost, in float64 where the paths of an FFF are walked and in float32 for an FF's product;
+# of a problem that costs more, so many tokens that it does not: a stretch that begins at a random one.
+_FLOPS = {"fff": 2e9, "ff": 20e9}
+_BLOCK_ELEMENTS = 1 << 22
+# An element of the projection may be off by this share of its own magnitude and of the typical one. It is for
+# faults of whole tokens, not for roundings: another token's row is off by all of it.
+_SHARE = {("float32", "ieee"): 1e-3, ("float32", "tf32"): 2e-2, ("bfloat16", "ieee"): 5e-2}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Projection:
+    """Hold what ``y direction`` must be for a stretch of tokens.
+
+    first: the first token. values (tokens,): in float64. allowed (tokens,): what each may be off by.
+    direction (d_out,): of random signs.
+    """
+
+    first: int
+    values: Array
+    allowed: Array
+    direction: Array
+
+
+def project(problem: Problem, operands: Operands, seed: int) -> Projection:
+    """Return the projection of a layer's output, of all tokens where that costs no more than a second.
+
+    y d = sum over the neurons h that a token uses of gelu(z_h) (w_out[h] d): with w_out d known, a token
+    costs its pre-activations alone. Along an FFF's path z is summed in float64, and turns as the oracle
+    does: a token on a near-tie that turned the other way is a suspect, whose whole row is then compared.
+    """
+    rng = np.random.default_rng([seed, problem.batch, 1])
+    direction = rng.choice([-1.0, 1.0], problem.d_out)
+    cost = 2 * problem.used_neurons * problem.d_in
+    count = int(min(problem.batch, max(1, _FLOPS[problem.layer] // cost)))
+    first = int(rng.integers(0, problem.batch - count + 1))
+    x = operands.x[first : first + count]
+    weights = operands.w_out.astype(np.float64) @ direction
+    walk = _walk if problem.layer == "fff" else _multiply
+    values, squares = walk(problem, x, operands.w_in, weights)
+    magnitude = np.sqrt(squares)
+    share = _SHARE[problem.dtype, problem.math]
+    allowed = share * (magnitude + np.abs(values) + float(np.median(magnitude)))
+    return Projection(first=first, values=values, allowed=allowed, direction=direction)
+
+
+def _walk(problem: Problem, x: Array, w_in: Array, weights: Array) -> tuple[Array, Array]:
+    """Return sum of gelu(z) weights[node] along each token's paths, and the sum of its squares."""
+    values, squares = np.zeros(len(x)), np.zeros(len(x))
+    step = max(1, _BLOCK_ELEMENTS // problem.d_in)
+    for begin in range(0, len(x), step):
+        tokens = slice(begin, begin + step)
+        xs = x[tokens].astype(np.float64)
+        for k in range(problem.trees):
+            node = np.zeros(len(xs), np.int64)
+            for _ in range(problem.depth + 1):
+                z = np.einsum("bi,bi->b", xs, w_in[k, node].astype(np.float64))
+                term = oracle.gelu(z) * weights[k, node]
+                values[tokens] += term
+                squares[tokens] += term**2
+                node = 2 * node + 1 + (z >= 0)
+    return values, squares
+
+
+def _multiply(problem: Problem, x: Array, w_in: Array, weights: Array) -> tuple[Array, Array]:
+    """Return sum of gelu(z) weights over the neurons of an FF, z in float32, and the sum of its squares."""
+    values, squares = np.zeros(len(x)), np.zeros(len(x))
+    rows = np.ascontiguousarray(w_in, np.float32)
+    own = weights.astype(np.float32)
+    step = max(1, _BLOCK_ELEMENTS // problem.hidden)
+    for begin in range(0, len(x), step):
+        tokens = slice(begin, begin + step)
+        a = oracle.gelu(x[tokens].astype(np.float32) @ rows.T)
+        values[tokens] = a @ own
+        squares[tokens] = a**2 @ own**2
+    return values, squares
+
+
+def find_suspects(y: Array, projection: Projection) -> Array:
+    """Return the tokens whose output is not what the projection says, or not finite where it is."""
+    last = projection.first + len(projection.values)
+    got = y[projection.first : last].astype(np.float64) @ projection.direction
+    with np.errstate(invalid="ignore"):
+        right = np.abs(got - projection.values) <= projection.allowed
+    right |= ~np.isfinite(got) & ~np.isfinite(projection.values)
+    return projection.first + np.flatnonzero(~right)

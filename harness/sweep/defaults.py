@@ -1,0 +1,9 @@
+"""Own what a sweep and a ladder take where they are not told: tokens, seconds, fresh processes."""
+
+from __future__ import annotations
+
+PROCESSES = 5
+QUICK_BATCH = 256
+BUDGET_S, QUICK_BUDGET_S = 320.0, 46.0
+LADDER_QUICK_BATCH = 1024
+LADDER_BUDGET_S, LADDER_QUICK_BUDGET_S = 215.0, 36.0

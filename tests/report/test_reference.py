@@ -1,0 +1,100 @@
+"""What the reports say of runs that stand still: the texts are those whose digests are kept.
+
+A change that means to change a text renews the digests and says so:
+`PYTHONPATH=.:tests/fabricate python tests/report/test_reference.py`
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pytest
+from fabricated_runs import Fake
+
+from harness.analysis import compare, merge
+from harness.analysis.analysis import analyse
+from harness.records.reader import load_run
+from harness.report import compare as report_compare
+from harness.report import ladder as report_ladder
+from harness.report import merge as report_merge
+from harness.report.files import write_tables
+
+ROOT = Path(__file__).parents[2]
+DATA = ROOT / "tests" / "data"
+DIGESTS = DATA / "report_digests.json"
+SHIPPED = sorted(path.parent for path in (ROOT / "results").glob("*/run.json"))
+MADE_UP = [DATA / name for name in ("run-v1", "run-gpu", "run-ladder")]
+
+
+def _copy(run: Path, folder: Path) -> Path:
+    target = folder / run.name
+    target.mkdir()
+    for name in ("run.json", "records.jsonl"):
+        shutil.copy(run / name, target)
+    return target
+
+
+def _digest(text: str) -> str:
+    """Return a text's digest; of plain numbers nine digits count, since processors differ in the last."""
+    rounded = re.sub(r"\d+\.\d{9,}(e-?\d+)?", lambda found: f"{float(found[0]):.9g}", text)
+    return hashlib.sha256(rounded.encode()).hexdigest()[:16]
+
+
+def _tables(run: Path, folder: Path) -> dict[str, str]:
+    files = write_tables(analyse(load_run(_copy(run, folder))))
+    return {f"{run.name}/{path.name}": path.read_text(encoding="utf-8") for path in files}
+
+
+def _ladder(folder: Path) -> dict[str, str]:
+    files = report_ladder.write_page(analyse(load_run(_copy(DATA / "run-ladder", folder))))
+    texts = [path for path in files if path.suffix in (".md", ".csv")]
+    return {f"run-ladder/{path.name}": path.read_text(encoding="utf-8") for path in texts}
+
+
+def _merged(folder: Path) -> dict[str, str]:
+    runs = [load_run(run) for run in SHIPPED[:2]]
+    files = report_merge.write_merged(runs, merge.merged_rows(runs), folder)
+    return {path.name: path.read_text(encoding="utf-8") for path in files}
+
+
+def _compared(folder: Path) -> dict[str, str]:
+    b = Fake(seed=1, factors={"fff_l1": 1.5, "ff_l3": 0.8}, wrong=("ff_l2_blas/bert-base-4095",))
+    found = compare.compare(load_run(Fake().write(folder / "A")), load_run(b.write(folder / "B")))
+    texts = {
+        "compare.md": report_compare.format_comparison(found),
+        "compare.csv": report_compare.format_comparison_csv(found),
+        "compare.json": report_compare.format_comparison_json(found),
+    }
+    return {name: text.replace(str(folder), "") for name, text in texts.items()}
+
+
+MAKERS: dict[str, Callable[[Path], dict[str, str]]] = {
+    **{run.name: lambda folder, run=run: _tables(run, folder) for run in SHIPPED + MADE_UP},
+    "ladder page": _ladder, "merge": _merged, "compare": _compared,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_texts_are_those_whose_digests_are_kept(name: str, tmp_path: Path) -> None:
+    """Tables, ladder page, merge and comparison of runs that stand still say what they said."""
+    kept = json.loads(DIGESTS.read_text(encoding="utf-8"))
+    made = {text: _digest(content) for text, content in MAKERS[name](tmp_path).items()}
+    assert made == {text: kept.get(text) for text in made}, "meant? this file's head renews them"
+
+
+def _renew() -> None:
+    digests: dict[str, str] = {}
+    for make in MAKERS.values():
+        with TemporaryDirectory() as folder:
+            digests |= {text: _digest(content) for text, content in make(Path(folder)).items()}
+    DIGESTS.write_text(json.dumps(digests, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    _renew()
