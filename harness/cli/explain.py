@@ -64,12 +64,12 @@ def explain_command(
     for notice in made.notices:
         print(notice, file=sys.stderr)
     if dry_run:
-        print_plan(spec, made)
+        print_plan(made)
         return 0
     from harness.cli.progress import Display  # loads what analyses: a plan is printed without it
 
     with Display() as display:
-        outcome = sweep_run.run(spec, made, display)
+        outcome = sweep_run.run(made, display)
     written = _write_page(outcome.folder)
     if outcome.trouble:
         print_error(outcome.trouble)

@@ -27,7 +27,7 @@ from harness.sweep.plan import Plan
 from harness.sweep.spec import SweepSpec
 
 
-def print_plan(spec: SweepSpec, made: Plan) -> None:
+def print_plan(made: Plan) -> None:
     """Print the cells of a plan with their predicted time, and what the whole will take."""
     from harness.report.formats import format_time, format_unavailable
 
@@ -41,10 +41,10 @@ def print_plan(spec: SweepSpec, made: Plan) -> None:
     lacking = [(cell.implementation, reason) for cell, reason in made.unavailable]
     print(*format_unavailable(lacking), sep="\n", end="\n" if lacking else "")
     print(
-        f"{len(made.cells)} cells, {made.processes(spec)} fresh processes a provider, about "
-        f"{made.blocks(spec)} blocks; predicted {made.predicted_s(spec):.0f} s and "
+        f"{len(made.cells)} cells, {made.processes()} fresh processes a provider, about "
+        f"{made.blocks()} blocks; predicted {made.predicted_s():.0f} s and "
         f"{made.memory_bytes() / 2**20:.0f} MiB in the measuring processes. "
-        f"The run would stand in {sweep_run.run_folder(spec)}."
+        f"The run would stand in {sweep_run.run_folder(made.spec)}."
     )
 
 
@@ -83,7 +83,7 @@ def _take_up(context: typer.Context, folder: Path, asked: SweepSpec) -> tuple[Ru
 
 
 def _print_missing(run: Run, made: Plan) -> None:
-    missing = resume.find_progress(run).missing(made)
+    missing = resume.find_progress(run, made).missing()
     text = "blocks as the budget allows" if missing is None else f"{missing} blocks"
     print(f"{run.folder}: {text} are missing; they would be measured in fresh processes.")
 
@@ -187,7 +187,7 @@ def sweep_command(
     for notice in made.notices:
         print(notice, file=sys.stderr)
     if dry_run:
-        _print_missing(resumed, made) if resumed else print_plan(spec, made)
+        _print_missing(resumed, made) if resumed else print_plan(made)
         return 0
     if resumed and resume.has_ended(resumed):
         print(f"{resumed.folder}: nothing is missing", file=sys.stderr)
@@ -195,7 +195,7 @@ def sweep_command(
     from harness.cli.progress import Display  # loads what analyses: a plan is printed without it
 
     with Display(spec.baseline) as display:
-        outcome = sweep_run.run(spec, made, display, resumed)
+        outcome = sweep_run.run(made, display, resumed)
     return _conclude(outcome)
 
 

@@ -6,7 +6,6 @@ process. `stand_in` makes an interpreter that hands their words to this file.
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from collections.abc import Callable
@@ -16,6 +15,7 @@ import planted
 from fake_device import QUIET, FakeDevice, FakeTensor
 
 import harness
+from harness import package
 from harness.backends import registry
 from harness.backends.registry import Context, Implementation, Prepared
 from harness.gpu import probe
@@ -142,15 +142,15 @@ def stand_in(folder: Path, kind: str = "") -> Path:
 def main() -> None:
     """Serve as `harness.measure.worker` or `harness.gpu.probe` does."""
     kind, words = sys.argv[1], sys.argv[2:]
-    if words == ["-m", probe.__name__]:
-        print(json.dumps({"facts": _open(kind).facts.model_dump(), "reason": ""}))
+    if words == package.command(probe.__name__)[1:]:
+        print(probe.format_answer(probe.Found(facts=_open(kind).facts)))
         return
-    if words[:2] != ["-m", "harness.measure.worker"]:
+    began = package.command(worker.__name__)[1:]
+    if words[: len(began)] != began:
         sys.exit(f"not how a measuring process is started: {words}")
     registry._known = known()
     worker.open_device = lambda name: _open(kind) if name == "cuda" else None  # type: ignore[assignment]
-    sys.argv = words[1:]
-    worker.main()
+    worker.main(*words[len(began) :])
 
 
 if __name__ == "__main__":

@@ -248,7 +248,7 @@ def _no_device(monkeypatch: pytest.MonkeyPatch, folder: Path, script: str) -> No
     ("script", "reason"),
     [
         (
-            """echo '{"facts": null, "reason": "torch is not installed"}'""",
+            f"echo '{probe.format_answer(probe.Found(reason='torch is not installed'))}'",
             "torch is not installed",
         ),
         ("exec sleep 600", "hangs"),
@@ -293,7 +293,8 @@ def test_list_gives_the_reason(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """`list` says of each implementation for CUDA why it can't run, and of others that they can."""
-    script = """case "$*" in *harness.gpu.probe*) echo '{"facts": null, "reason": "no GPU in here"}';; """
+    answer = probe.format_answer(probe.Found(reason="no GPU in here"))
+    script = f"""case "$*" in *{probe.__name__}*) echo '{answer}';; """
     _no_device(monkeypatch, tmp_path, f'{script} *) exec {sys.executable} "$@";; esac')
     assert cli.run(["list"]) == 0
     lines = capsys.readouterr().out.splitlines()
