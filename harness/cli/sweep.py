@@ -13,7 +13,7 @@ from rich.table import Table
 
 from harness import plugin
 from harness.backends import blas
-from harness.cli import options
+from harness.cli import options, signals
 from harness.cli.runs import print_error, write_outputs
 from harness.cli.sweep_options import make_spec
 from harness.errors import UsageError
@@ -169,7 +169,7 @@ def sweep_command(
 
     Every cell is checked against a float64 oracle before it is timed. Samples are taken in interleaved
     random order. Ctrl-C keeps what is finished. Exit status: 0 done, 1 a result was wrong or a cell failed,
-    2 usage, 130 interrupted.
+    2 usage, 130 interrupted, 143 or 129 ended by SIGTERM or SIGHUP, which keep as much as Ctrl-C.
     """
     plugin.load_all(plugins or [])
     resumed: Run | None = None
@@ -192,15 +192,20 @@ def sweep_command(
     if resumed and resume.has_ended(resumed):
         print(f"{resumed.folder}: nothing is missing", file=sys.stderr)
         return 0 if write_outputs(resumed.folder) else 1
+    return signals.end_in_order(partial(_measure, made, resumed))
+
+
+def _measure(made: Plan, resumed: Run | None) -> int | None:
+    """Carry out a plan and write what is derived; return the exit status, None where it was interrupted."""
     from harness.cli.progress import Display  # loads what analyses: a plan is printed without it
 
-    with Display(spec.baseline) as display:
+    with Display(made.spec.baseline) as display:
         outcome = sweep_run.run(made, display, resumed)
     return _conclude(outcome)
 
 
-def _conclude(outcome: sweep_run.Outcome) -> int:
-    """Write what is derived from a run, say how it ended, and return the exit status."""
+def _conclude(outcome: sweep_run.Outcome) -> int | None:
+    """Write what is derived from a run, say how it ended, and return the status of one that ended by itself."""
     written = write_outputs(outcome.folder)
     if outcome.trouble:
         print_error(outcome.trouble)
@@ -210,6 +215,6 @@ def _conclude(outcome: sweep_run.Outcome) -> int:
             file=sys.stderr,
         )
     if outcome.reason == "interrupted":
-        return 130
+        return None
     bad = outcome.wrong or outcome.failed or outcome.trouble or not written
     return 1 if bad else 0

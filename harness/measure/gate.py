@@ -9,8 +9,9 @@ from typing import Any, TypeVar
 from harness.backends import blas, registry
 from harness.backends.registry import Context, Implementation, Prepared
 from harness.gpu.device import CaptureError, Device
-from harness.measure import clock
+from harness.measure import clock, locality
 from harness.measure.buffers import Placed, Store
+from harness.measure.clock import Calibration
 from harness.measure.gpu_clock import make_timer
 from harness.measure.protocol import GateAnswer, GateRequest, Unavailable
 from harness.measure.timing import DeviceTiming, HostTiming, Timing
@@ -99,27 +100,58 @@ class Gate:
         self, implementation: Implementation, request: GateRequest, piece: Piece, answer: GateAnswer
     ) -> tuple[GateAnswer, ReadyCell]:
         """Warm up and calibrate what passed its gate, and cut a long pass into slices."""
-        problem, loops, slices = request.problem, request.loops, request.slices
+        if request.head_only:
+            pieces = self._cut(implementation, request, request.slices)
+            return answer, ReadyCell(pieces=pieces, proved=[False] * request.slices)
         if request.weights == "flushed":
             flushed, found = self.timing.flushed(
                 piece.prepared, request.min_sample_ns, request.caches
             )
             piece = replace(piece, prepared=flushed)
-            loops, slices = loops or found, 1
-        elif not request.head_only:
-            found = self.timing.calibrate(piece.prepared, answer.gate_ns, request.min_sample_ns)
-            most = clock.count_slices(problem.batch, implementation.token_block, answer.gate_ns)
+            pieces = [piece]
+        else:
+            pieces, found = self._calibrate(implementation, request, piece, answer.gate_ns)
+        # Whole rounds of this preparation: how many passes share a graph is measured in each process.
+        loops = locality.rotate_loops(request.loops or found.loops, piece.prepared.sets)
+        slices = len(pieces)
+        answer = replace(
+            answer, notes=piece.prepared.notes, loops=loops, slices=slices,
+            pass_ns=slices * found.pass_ns,
+        )  # fmt: skip
+        return answer, ReadyCell(pieces=pieces, proved=[True] * slices)
+
+    def _calibrate(
+        self, implementation: Implementation, request: GateRequest, piece: Piece, gate_ns: int
+    ) -> tuple[list[Piece], Calibration]:
+        """Return the slices of the batch that samples take in turn, and the calibration of one of them.
+
+        Their number is judged again by a pass behind the gate's, which may have compiled: that pass is over
+        one slice, so that a truly long one is not run whole a second time.
+        """
+
+        def count(pass_ns: float) -> int:
             whole = request.weights != "hot" or request.launch == "graph"
-            loops, slices = loops or found, slices or (1 if whole else most)
-        answer = replace(answer, notes=piece.prepared.notes, loops=loops, slices=slices)
-        if slices == 1 and not request.head_only:
-            return answer, ReadyCell(pieces=[piece], proved=[True])
-        size = problem.batch // slices
-        pieces = [
+            block = 0 if whole else implementation.token_block
+            return request.slices or clock.count_slices(request.problem.batch, block, pass_ns)
+
+        slices = count(gate_ns)
+        while True:
+            pieces = self._cut(implementation, request, slices) if slices > 1 else [piece]
+            found = self.timing.calibrate(pieces[0].prepared, request.min_sample_ns)
+            again = count(slices * found.pass_ns)
+            if again >= slices:
+                return pieces, found
+            slices = again
+
+    def _cut(
+        self, implementation: Implementation, request: GateRequest, slices: int
+    ) -> list[Piece]:
+        """Prepare each of so many equal parts of the batch."""
+        size = request.problem.batch // slices
+        return [
             self._piece(implementation, request, slice(i * size, (i + 1) * size))
             for i in range(slices)
         ]
-        return answer, ReadyCell(pieces=pieces, proved=[not request.head_only] * slices)
 
     # ---- checking -------------------------------------------------------------------------------
 

@@ -32,6 +32,9 @@ _MEMORY_TIMEOUT_S = 60.0
 _END_TIMEOUT_S = 30.0
 _LAST_WORDS_S = 10.0  # to end, once its answers have
 _LOOK_S = 1.0  # between two looks whether it lives
+# Who ends a job may signal all of its processes: then ours comes within this, before the death of one of them
+# is taken for the failure of a cell.
+_OURS_TOO, _SIGNAL_S = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT), 0.3
 _LONGEST_LINE = 1 << 20  # bytes; an answer has some kB
 
 
@@ -151,6 +154,8 @@ class MeasuringProcess:
             self._end_group()
             return "the measuring process closed its answers and was ended"
         self._end_group()
+        if -code in _OURS_TOO:
+            time.sleep(_SIGNAL_S)
         how = f"exit status {code}" if code >= 0 else f"signal {_name_signal(-code)}"
         self._errors.seek(0)
         lines = [line.strip() for line in self._errors.read().splitlines() if line.strip()]

@@ -57,8 +57,9 @@ class Refusal:
 class GateAnswer:
     """Say how a cell's gate went; it can be sampled if the verdict is good.
 
-    gate_ns: the checked pass. loops, slices: of a sample from now on. touched: what a pass touches of its
-    weights, where that was asked for.
+    gate_ns: the checked pass, first of its process. loops, slices: of a sample from now on. pass_ns: a later
+    pass over the whole batch, 0 where none was run. touched: what a pass touches of its weights, where that
+    was asked for.
     """
 
     verdict: Verdict
@@ -66,6 +67,7 @@ class GateAnswer:
     notes: dict[str, str]
     loops: int
     slices: int
+    pass_ns: float = 0.0
     touched: Touched | None = None
     kind: Literal["gate"] = "gate"
 

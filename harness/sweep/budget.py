@@ -37,11 +37,12 @@ class Budget:
     def note_gates(self, seconds: float, first: Sequence[CellState], starts_s: float) -> None:
         """Learn from the gates that were just passed what those of the next processes take.
 
-        first: the cells that passed for the first time. A long pass of one was run whole for its gate,
-        which later gates do not repeat; most of what was compiled is kept on disk. starts_s: what starting
-        the processes takes, where those that were just used had been started before.
+        first: the cells that passed for the first time. A long pass of one was run whole for its gate, and a
+        slice of it to calibrate, which later gates do not repeat; most of what was compiled is kept on
+        disk. starts_s: what starting the processes takes, where those that were just used had been started
+        before.
         """
-        long_s = sum(state.pass_s for state in first if gate.is_by_head(state))
+        long_s = sum(s.pass_s + s.slice_s() for s in first if gate.is_by_head(s))
         hot = [state.cell for state in first if state.cell.weights == "hot"]
         kept_s = sum(cell.compile_s() - cell.compile_s(kept=True) for cell in hot)
         self.gate_s = max(0.0, seconds - long_s - kept_s) + starts_s

@@ -107,9 +107,13 @@ class Cell:
         return self.sets * self.problem.weight_bytes()
 
     def gate_s(self) -> float:
-        """Return a guess of the checked passes' time: each set of weights alone, then all in turn."""
+        """Return a guess of the time of a gate's passes.
+
+        Checked are each set of weights alone, then all in turn; then a slice is calibrated.
+        """
         rotated = 2 * self.sets if self.weights == "rotated" else 1
-        return rotated * self.predicted_s() + SET_S * (self.sets - 1)
+        checked_s = rotated * self.predicted_s() + SET_S * (self.sets - 1)
+        return checked_s + self.predicted_s() / self.slices()
 
     def sample_s(self) -> float:
         """Return a guess of what one sample takes."""

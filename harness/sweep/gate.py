@@ -40,9 +40,9 @@ def prepare(state: CellState, journal: Journal, processes: Processes) -> None:
     verdict = answer.verdict
     if verdict.ok:
         state.process, state.gated = process, True
-        state.loops = state.loops or answer.loops
-        state.slices = state.slices or answer.slices
-        state.pass_s = state.pass_s or answer.gate_ns / 1e9
+        state.loops, state.slices = answer.loops, answer.slices
+        if answer.pass_ns and not state.passes_s:
+            state.pass_s = answer.pass_ns / 1e9
     else:
         state.lose("wrong", verdict.reason)
     journal.record_cell(

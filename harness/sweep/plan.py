@@ -63,8 +63,8 @@ class Plan:
 
     def gate_s(self, process: int) -> float:
         """Return the predicted time that one set of fresh processes needs before its first sample."""
-        passes = [cell.gate_s() for cell in self.cells]
-        whole = sum(p for p in passes if process == 0 or p < LONG_PASS_S)
+        again = [c for c in self.cells if process == 0 or c.predicted_s() < LONG_PASS_S]
+        whole = sum(cell.gate_s() for cell in again)
         checks = sum(cell.check_s() for cell in self.cells)
         compiled = sum(cell.compile_s(kept=process > 0) for cell in self.cells)
         return whole + checks + compiled + self.starts_s() + self.published_s()

@@ -106,7 +106,8 @@ def _read_states(run: Run, states: Iterable[CellState]) -> None:
             continue
         state.status, state.reason = gate["status"], gate["reason"]
         if gate["loops"] > 0 and gate["gate_ns"] > 0:
-            state.gated, state.pass_s = True, float(gate["gate_ns"]) / 1e9
+            # The recorded pass of a gate was the first of its process, and is no measure of later ones.
+            state.gated = True
             state.loops, state.slices = int(gate["loops"]), int(gate["slices"])
         if cell.role == "aa":  # one may have come in a later process
             before = run.samples["process"] < gate["process"]

@@ -19,9 +19,10 @@ class CellState:
 
     status: `ok` until it is out, then with the reason. gated: whether it passed its gate in any process.
     process: the one that it was last prepared in. loops, slices: of a sample, 0 until a gate tells them.
-    pass_s: a pass over the whole batch, by its last sample, before one by its gate. untimed_s: of a sample,
-    what stands before and between its timed passes. passes_s: of each sample so far. blocks: that it was
-    sampled in. joined: blocks that the run had before the cell came to it.
+    pass_s: a pass over the whole batch, by its last sample; before one, by the passes that its gate warmed
+    up with. untimed_s: of a sample, what stands before and between its timed passes. passes_s: of each
+    sample so far. blocks: that it was sampled in. joined: blocks that the run had before the cell came to
+    it.
     """
 
     cell: Cell
@@ -64,7 +65,7 @@ class CellState:
         self.pass_s, self.untimed_s = pass_s, untimed_s
 
     def typical_pass_s(self) -> float:
-        """Return the median pass of the samples, as the tables have it; before one, that of the gate."""
+        """Return the median pass of the samples, as the tables have it; before one, `pass_s`."""
         return statistics.median(self.passes_s) if self.passes_s else self.pass_s
 
 

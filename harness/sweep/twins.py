@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
+from harness.analysis.fastest import find_fastest
 from harness.sweep.cell import Cell, make_twin
 from harness.sweep.state import CellState, CellTable
 
@@ -11,11 +10,6 @@ from harness.sweep.state import CellState, CellTable
 def conditions(cell: Cell) -> tuple[object, ...]:
     """Return what two cells must share to be compared."""
     return (cell.problem.batch, cell.problem.d_in, *cell.conditions)
-
-
-def fastest(states: Sequence[CellState]) -> CellState:
-    """Return the fastest of several cells, by the pass that the tables compare."""
-    return min(states, key=CellState.typical_pass_s)
 
 
 def make_missing(cells: CellTable, baseline: str, joined: int) -> list[CellState]:
@@ -28,8 +22,9 @@ def make_missing(cells: CellTable, baseline: str, joined: int) -> list[CellState
         if state.cell.model == baseline and state.cell.role == "layer":
             groups.setdefault(conditions(state.cell), []).append(state)
     known = {state.cell.id for state in cells.states}
+    fastest = [find_fastest((s, s.typical_pass_s()) for s in group) for group in groups.values()]
     return [
         CellState(cell=twin, loops=of.loops, slices=of.slices, joined=joined)
-        for of in map(fastest, groups.values())
-        if (twin := make_twin(of.cell)).id not in known
+        for of in fastest
+        if of is not None and (twin := make_twin(of.cell)).id not in known
     ]

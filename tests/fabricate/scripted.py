@@ -82,7 +82,7 @@ class ScriptedProcess:
             self.cells[request.cell] = request.implementation
             verdict, elapsed = self._time(request.implementation, "strict")
             return GateAnswer(
-                verdict=verdict, gate_ns=elapsed, notes={}, loops=1, slices=1,
+                verdict=verdict, gate_ns=elapsed, pass_ns=float(elapsed), notes={}, loops=1, slices=1,
                 touched=Touched(nodes=9, entropy_bits=[], working_set_bytes=0),
             )  # fmt: skip
         if isinstance(request, PublishedRequest):

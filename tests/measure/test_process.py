@@ -191,6 +191,21 @@ def test_how_a_process_died_is_said(start: Start, number: int, name: str) -> Non
         process.ask(MemoryRequest(), 60.0)
 
 
+@pytest.mark.parametrize("number", [1, 2, 15])
+def test_the_end_of_a_job_is_no_failure_of_a_cell(
+    start: Start, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """Where a process was ended by a signal that ends a whole job, that of the sweep itself is waited for."""
+
+    def interrupted(_seconds: float) -> None:
+        raise KeyboardInterrupt
+
+    process = start((0, HELLO), then=f"kill -{number} $$")
+    monkeypatch.setattr("harness.measure.process.time.sleep", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        process.ask(MemoryRequest(), 60.0)
+
+
 def test_a_process_that_closes_its_answers_is_ended(
     start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:

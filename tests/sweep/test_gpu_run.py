@@ -11,6 +11,7 @@ import device_worker
 import pytest
 from device_worker import (
     COLD,
+    DRIFTING,
     FASTER,
     HOT,
     OFF_STREAM,
@@ -195,6 +196,21 @@ def test_throttled_samples_are_marked_and_kept(
     text = (tmp_path / "run" / "table.md").read_text(encoding="utf-8")
     assert "THROTTLED in" in text
     assert "(power cap)" in text
+
+
+def test_graphs_of_another_length_sample_on(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Where a later process puts another number of passes into a graph, its samples are of whole replays and
+    about as many passes as those of the first."""
+    _install(monkeypatch, tmp_path, DRIFTING)
+    words = ("--only", "ff_torch_native,fff_torch_bmm", "--dtype", "float32", "--math", "ieee",
+             "--weights", "hot", "--launch", "graph", "--skip", "ceiling*")  # fmt: skip
+    run = _run(tmp_path / "run", *words, "--passes", "4", "--processes", "4")
+    loops = run.samples[run.samples["cell"] == f"{FFF}/graph"].groupby("process")["loops"].first()
+    assert len(loops) == 4
+    assert loops.nunique() > 1
+    assert loops.max() < 1.1 * loops.min()
 
 
 def test_what_does_not_fit_is_refused_with_the_figure(
