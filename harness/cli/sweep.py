@@ -205,7 +205,7 @@ def _measure(made: Plan, resumed: Run | None) -> int | None:
 
 
 def _conclude(outcome: sweep_run.Outcome) -> int | None:
-    """Write what is derived from a run, say how it ended, and return the status of one that ended by itself."""
+    """Write what is derived from a run and say how it ended; return the status, None if interrupted."""
     written = write_outputs(outcome.folder)
     if outcome.trouble:
         print_error(outcome.trouble)
