@@ -71,6 +71,9 @@ class Device(DeviceClock, Protocol):
     def empty(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Any:
         """Return a contiguous tensor whose bytes are not set. Raises MemoryError naming what is free."""
 
+    def fill(self, tensor: Any, byte: int) -> None:
+        """Set every byte of a tensor of bytes."""
+
     def write(self, tensor: Any, array: Array) -> None:
         """Copy a host array into a tensor of its shape and dtype."""
 

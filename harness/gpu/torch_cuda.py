@@ -137,6 +137,10 @@ class TorchDevice:
                 f"{self.facts.memory_bytes / 2**30:.2f} GiB are free on {self.facts.name}"
             ) from None
 
+    def fill(self, tensor: Any, byte: int) -> None:
+        """Set every byte of a tensor of bytes."""
+        tensor.fill_(byte)
+
     def write(self, tensor: Any, array: Array) -> None:
         """Copy a host array into a tensor."""
         tensor.copy_(as_tensor(array))

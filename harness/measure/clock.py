@@ -29,6 +29,37 @@ _MAX_LOOPS = 1 << 30
 _REST_S, _AT_REST_NS, _MOST_RESTS = 0.005, 1_000_000, 100
 
 
+# What a timer tells may fall short of the wall time around its call by what the call itself takes: some
+# microseconds from Python, and whatever interrupts it there. An interruption passes, a wrong clock stays.
+_TOLD_SHARE, _TOLD_NS, _ASKED_AGAIN = 0.02, 200_000, 3
+
+
+class ClockError(RuntimeError):
+    """Say that an implementation tells another time than passes by around its passes."""
+
+
+def watch(time: TimePasses, wall_ns: Callable[[], int] = perf_counter_ns) -> TimePasses:
+    """Return a timer that compares what another tells with the wall time around it.
+
+    wall_ns: the clock to compare with, in ns. The result raises ClockError where the told time is longer than
+    the call took, or shorter by more than a call costs, three times in a row.
+    """
+
+    def watched(loops: int) -> int:
+        for _ in range(_ASKED_AGAIN):
+            called = wall_ns()
+            told = time(loops)
+            wall = wall_ns() - called
+            if 0 <= wall - told <= max(_TOLD_NS, _TOLD_SHARE * wall):
+                return told
+        raise ClockError(
+            f"its clock told {told / 1e6:.3g} ms for {loops} passes that took {wall / 1e6:.3g} ms by the "
+            "wall clock: no implementation brings a clock of its own"
+        )
+
+    return watched
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sample:
     """Hold one timed value and what disturbed it. The last four are a device's, see gpu_clock.py.

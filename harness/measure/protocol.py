@@ -143,7 +143,8 @@ class GateRequest(Request[GateAnswer | Unavailable]):
     """Ask to prepare a cell, check it on the buffers that will be timed, warm up and calibrate.
 
     cell: the name by which it is sampled afterwards. loops, slices: of a sample, 0 to find them. head_only:
-    check the first tokens alone, and each slice of the output behind its first sample. weights, sets, launch:
+    check the first tokens alone, and each slice of the output behind its first sample. check_seed: draws the
+    tokens that are compared with the oracle. weights, sets, launch:
     as the cell has them (sweep/cell.py). isa: of our own code, empty for the fastest. caches: of the machine,
     by which kernels cut their work, and which are flushed.
     """
@@ -158,6 +159,7 @@ class GateRequest(Request[GateAnswer | Unavailable]):
     isa: str
     threads: int
     caches: dict[str, int]
+    check_seed: int
     weights: str = "hot"
     sets: int = 1
     launch: str = "eager"
@@ -168,13 +170,17 @@ class GateRequest(Request[GateAnswer | Unavailable]):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SampleRequest(Request[SampleAnswer | WrongOutput]):
-    """Ask for one sample of a prepared cell. turn: of its slices. expected_ns: about one pass over one."""
+    """Ask for one sample of a prepared cell. turn: of its slices. expected_ns: about one pass over one.
+
+    check: whether to poison the output before and to judge behind it what the timed passes left.
+    """
 
     answers: ClassVar = (SampleAnswer, WrongOutput)
     cell: str
     loops: int
     turn: int
     expected_ns: float
+    check: bool = False
     kind: Literal["sample"] = "sample"
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from time import perf_counter_ns
 from typing import Protocol
 
 from harness.backends.registry import Prepared
@@ -15,6 +16,12 @@ from harness.measure.gpu_clock import DeviceTimer
 
 class Timing(Protocol):
     """Calibrate and sample what was prepared. `loops` are passes of one sample."""
+
+    def watched(self, prepared: Prepared) -> Prepared:
+        """Return the preparation with a clock that can be believed.
+
+        Raises TypeError where it brings one of its own to a device.
+        """
 
     def calibrate(self, prepared: Prepared, min_sample_ns: int) -> Calibration:
         """Return the loops that make a sample long enough; this is the warm-up too."""
@@ -37,9 +44,14 @@ class Timing(Protocol):
 class HostTiming:
     """Time passes by the host's clock."""
 
-    def __init__(self) -> None:
-        """Begin without a flusher: its buffer is twice the last-level cache."""
+    def __init__(self, wall_ns: Callable[[], int] = perf_counter_ns) -> None:
+        """Begin without a flusher: its buffer is twice the last-level cache. wall_ns: the host's clock."""
         self._flusher: locality.Flusher | None = None
+        self._wall_ns = wall_ns
+
+    def watched(self, prepared: Prepared) -> Prepared:
+        """Return the preparation with its timer compared with the wall clock around each call."""
+        return replace(prepared, time=clock.watch(prepared.time, self._wall_ns))
 
     def calibrate(self, prepared: Prepared, min_sample_ns: int) -> Calibration:
         """Return the loops that make a sample long enough; this is the warm-up too."""
@@ -73,6 +85,10 @@ class DeviceTiming:
     def __init__(self, device: Device) -> None:
         """Time on this device."""
         self._device = device
+
+    def watched(self, prepared: Prepared) -> Prepared:
+        """Return the preparation: its timer must be the device's."""
+        return replace(prepared, time=self._timer(prepared))
 
     def _timer(self, prepared: Prepared) -> DeviceTimer:
         if not isinstance(prepared.time, DeviceTimer):

@@ -10,6 +10,7 @@ import os
 import resource
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 
 from harness.backends.registry import Prepared
 from harness.errors import UnavailableError, UsageError
@@ -60,7 +61,10 @@ class Worker:
         return answer
 
     def sample(self, request: SampleRequest) -> SampleAnswer | WrongOutput:
-        """Take one sample of a prepared cell, its slices in turn; check one that is not proved yet."""
+        """Take one sample of a prepared cell, its slices in turn; judge what it leaves where asked to.
+
+        A slice whose output is not proved yet is judged in any case.
+        """
         cell = self.cells[request.cell]
         turn = request.turn % len(cell.pieces)
         piece, timing = cell.pieces[turn], self.gate.timing
@@ -69,11 +73,12 @@ class Worker:
         def take(prepared: Prepared) -> clock.Sample:
             return timing.sample(prepared, request.loops, request.expected_ns)
 
-        if cell.proved[turn]:
+        if cell.proved[turn] and not request.check:
             return SampleAnswer(sample=take(piece.prepared))
-        taken, verdict = self.gate.run_checked(piece, take)
+        taken, verdict = self.gate.checker.run(piece, take)
         if not verdict.ok:
-            return WrongOutput(verdict=verdict)
+            behind = replace(verdict, reason=f"behind a sample: {verdict.reason}")
+            return WrongOutput(verdict=behind)
         cell.proved[turn] = True
         return SampleAnswer(sample=taken)
 

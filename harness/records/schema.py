@@ -195,6 +195,9 @@ class CellRecord(_Record):
     reason: Shown
     loops: int
     gate_ns: int = Field(description="the checked pass, first of its process; not a sample")
+    check_seed: int = Field(
+        default=0, description="drew the checked tokens of this process; 0 where none were"
+    )
     checked_tokens: int
     near_ties: int
     worst_error: float = Field(description="largest error as a share of its tolerance")

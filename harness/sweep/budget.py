@@ -61,9 +61,9 @@ class Budget:
             return left
         return count_processes(left, self.left_s(), self.gate_s, self.block_s())
 
-    def is_over(self) -> bool:
-        """Say whether another block would pass the budget."""
-        return self.is_bounded() and self.block_s() > self.left_s()
+    def is_over(self, blocks: int = 1) -> bool:
+        """Say whether so many blocks more would pass the budget."""
+        return self.is_bounded() and blocks * self.block_s() > self.left_s()
 
     def another_fits(self) -> bool:
         """Say whether another set of processes fits into the budget with at least one block."""

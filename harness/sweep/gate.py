@@ -24,6 +24,7 @@ def prepare(state: CellState, journal: Journal, processes: Processes) -> None:
         head_only=state.gated and is_by_head(state), weights=cell.weights, sets=cell.sets,
         min_sample_ns=_QUICK_MIN_SAMPLE_NS if spec.quick else clock.MIN_SAMPLE_NS, isa=spec.isa,
         threads=spec.threads, launch=cell.launch, caches=dict(processes.machine.caches),
+        check_seed=processes.check_seed,
     )  # fmt: skip
     try:
         process = processes.serving(cell.runs_in)
@@ -39,7 +40,7 @@ def prepare(state: CellState, journal: Journal, processes: Processes) -> None:
         return
     verdict = answer.verdict
     if verdict.ok:
-        state.process, state.gated = process, True
+        state.process, state.gated, state.unproved = process, True, False
         state.loops, state.slices = answer.loops, answer.slices
         if answer.pass_ns and not state.passes_s:
             state.pass_s = answer.pass_ns / 1e9
@@ -48,6 +49,7 @@ def prepare(state: CellState, journal: Journal, processes: Processes) -> None:
     journal.record_cell(
         state, verdict=verdict, loops=answer.loops, slices=answer.slices or 1,
         gate_ns=answer.gate_ns, touched=answer.touched, notes=answer.notes,
+        check_seed=processes.check_seed,
     )  # fmt: skip
     journal.progress()
 

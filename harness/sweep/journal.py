@@ -85,6 +85,7 @@ class Journal:
     def record_cell(
         self, state: CellState, *, verdict: Verdict | None = None, loops: int = 0, slices: int = 1,
         gate_ns: int = 0, touched: Touched | None = None, notes: Mapping[str, str] | None = None,
+        check_seed: int = 0,
     ) -> None:  # fmt: skip
         """Write how a cell stands after its gate or after what put it out, as far as that is known."""
         verdict = verdict or _NO_VERDICT
@@ -98,7 +99,7 @@ class Journal:
             batch=p.batch, d_in=p.d_in, d_out=p.d_out, hidden=p.hidden, depth=p.depth,
             trees=p.trees, conditions=cell.conditions, seed=p.seed, flops=flops,
             bytes_moved=bytes_moved, process=self.process, status=state.status, reason=state.reason,
-            loops=loops, slices=slices, gate_ns=gate_ns,
+            loops=loops, slices=slices, gate_ns=gate_ns, check_seed=check_seed,
             checked_tokens=verdict.tokens, near_ties=verdict.near_ties, worst_error=verdict.worst,
             nodes_touched=touched.nodes, entropy_bits=touched.entropy_bits,
             working_set_bytes=touched.working_set_bytes, notes={**(notes or {}), **place},

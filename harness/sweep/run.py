@@ -106,11 +106,13 @@ class Sweep:
         blocks, least = self.decide_blocks(budget)
         if self.spec.order == "blocked":
             sampling.run_blocked(blocks, cells, journal, processes)
-            return
-        for _ in range(blocks):
-            if budget.is_over() and journal.block >= least:
-                return
-            sampling.run_block(cells, journal, processes)
+        else:
+            for left in range(blocks, 0, -1):
+                if budget.is_over() and journal.block >= least:
+                    break
+                last = left == 1 or (budget.is_over(2) and journal.block + 1 >= least)
+                sampling.run_block(cells, journal, processes, last=last)
+        sampling.prove(cells, journal, processes)
 
     def start_processes(self) -> None:
         """Start what processes the live cells need, and record their providers."""

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
 
+from harness.measure.clock import Sample
 from harness.measure.process import ProcessError
 from harness.measure.protocol import SampleRequest, WrongOutput
 from harness.sweep import gate
@@ -35,14 +37,22 @@ def block_s(live: Sequence[CellState]) -> float:
     return sum(s.sample_s() * times for s, times in zip(live, repeats(live), strict=True))
 
 
-def run_block(cells: CellTable, journal: Journal, processes: Processes) -> None:
-    """Sample every live cell that still wants samples, in an order drawn for this block."""
+def run_block(
+    cells: CellTable, journal: Journal, processes: Processes, *, last: bool = False
+) -> None:
+    """Sample every live cell that still wants samples, in an order drawn for this block.
+
+    last: no block follows in these processes: what the last sample of a cell leaves behind is judged.
+    """
     live = cells.live()
     times = {s.cell.id: n for s, n in zip(live, repeats(live), strict=True)}
     order = [state for state in cells.wanting() for _ in range(times[state.cell.id])]
     rng = np.random.default_rng([journal.spec.seed, journal.block])
+    left = Counter(state.cell.id for state in order)
     for i in rng.permutation(len(order)):
-        sample(order[i], journal, processes)
+        state = order[i]
+        left[state.cell.id] -= 1
+        sample(state, journal, processes, check=last and not left[state.cell.id])
     journal.block += 1
 
 
@@ -52,14 +62,32 @@ def run_blocked(blocks: int, cells: CellTable, journal: Journal, processes: Proc
     times = repeats(live)
     rng = np.random.default_rng([journal.spec.seed, first])
     for i in rng.permutation(len(live)):
+        left = blocks * times[i]
         for journal.block in range(first, first + blocks):
             for _ in range(times[i]):
-                sample(live[i], journal, processes)
+                left -= 1
+                sample(live[i], journal, processes, check=not left)
     journal.block = first + blocks
 
 
-def sample(state: CellState, journal: Journal, processes: Processes) -> None:
-    """Take one sample of a cell and record it; a cell that fails, or whose output is wrong, is out."""
+def prove(cells: CellTable, journal: Journal, processes: Processes) -> None:
+    """Judge what passes leave behind of cells whose last sample in these processes was not judged.
+
+    It is a sample as the others, of which no record is made: the budget ended the blocks before it was known
+    to.
+    """
+    for state in cells.live():
+        if state.unproved and state.is_ready():
+            ask_for_sample(state, journal, check=True)
+
+
+def sample(
+    state: CellState, journal: Journal, processes: Processes, *, check: bool = False
+) -> None:
+    """Take one sample of a cell and record it; a cell that fails, or whose output is wrong, is out.
+
+    check: whether to judge the output that the sample leaves behind.
+    """
     if not state.is_live():
         return
     cell = state.cell
@@ -69,28 +97,41 @@ def sample(state: CellState, journal: Journal, processes: Processes) -> None:
     # plugin shares its process with its own file's cells alone, so none of ours begin again with it.
     if not state.is_ready():
         gate.prepare(state, journal, processes)
-    if not state.is_live() or state.process is None:
+    if not state.is_live():
         return
+    started = time.monotonic()
+    taken = ask_for_sample(state, journal, check=check)
+    if taken is None:
+        return
+    record = journal.record_sample(cell, started, journal.block, taken)
+    elapsed_s = taken.elapsed_ns / 1e9
+    # What a check takes is not what a sample takes.
+    untimed_s = state.untimed_s if check else time.monotonic() - started - elapsed_s
+    state.add_sample(journal.block, elapsed_s / state.loops * state.slices, untimed_s)
+    journal.show_sample(record)
+
+
+def ask_for_sample(state: CellState, journal: Journal, *, check: bool) -> Sample | None:
+    """Return a sample of a cell that is ready, None where it is out with it."""
+    cell = state.cell
+    if state.process is None:
+        raise RuntimeError(f"{cell.id} is prepared in no process")
     # Without bound where no pass may warm the caches before the timed ones.
     expected_ns = 1e9 * state.slice_s() if cell.weights == "hot" else 1e18
     request = SampleRequest(
-        cell=cell.id, loops=state.loops, turn=len(state.passes_s), expected_ns=expected_ns
-    )
-    started = time.monotonic()
+        cell=cell.id, loops=state.loops, turn=len(state.passes_s), expected_ns=expected_ns,
+        check=check,
+    )  # fmt: skip
+    predicted_s = state.sample_s() + (cell.check_s() if check else 0.0)
     try:
-        answer = state.process.ask(request, patience_s(journal.spec, cell, state.sample_s()))
+        answer = state.process.ask(request, patience_s(journal.spec, cell, predicted_s))
     except ProcessError as error:
         state.lose("failed", str(error))
         journal.record_cell(state)
-        return
+        return None
     if isinstance(answer, WrongOutput):
         state.lose("wrong", answer.verdict.reason)
         journal.record_cell(state, verdict=answer.verdict)
-        return
-    record = journal.record_sample(cell, started, journal.block, answer.sample)
-    elapsed_s = answer.sample.elapsed_ns / 1e9
-    state.add_sample(
-        journal.block, elapsed_s / state.loops * state.slices,
-        time.monotonic() - started - elapsed_s,
-    )  # fmt: skip
-    journal.show_sample(record)
+        return None
+    state.unproved = not check
+    return answer.sample

@@ -22,7 +22,7 @@ class CellState:
     pass_s: a pass over the whole batch, by its last sample; before one, by the passes that its gate warmed
     up with. untimed_s: of a sample, what stands before and between its timed passes. passes_s: of each
     sample so far. blocks: that it was sampled in. joined: blocks that the run had before the cell came to
-    it.
+    it. unproved: sampled in its process since its output was last judged there.
     """
 
     cell: Cell
@@ -37,6 +37,7 @@ class CellState:
     passes_s: list[float] = field(default_factory=list)
     blocks: set[int] = field(default_factory=set)
     joined: int = 0
+    unproved: bool = False
 
     def lose(self, status: Status, reason: str) -> None:
         """Put the cell out: it is neither gated nor sampled any more."""

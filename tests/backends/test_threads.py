@@ -126,6 +126,7 @@ def test_a_measuring_process_hands_on_its_threads_and_caches(
     request = GateRequest(
         cell="c", implementation="fff_cpu_grouped", loops=1, slices=1, min_sample_ns=1, isa="",
         problem=replace(LARGE, batch=8), threads=threads, caches=SMALL_CACHES,
+        check_seed=1,
     )  # fmt: skip
     answer = worker.answer(request)
     assert isinstance(answer, GateAnswer)

@@ -186,6 +186,10 @@ class FakeDevice:
         self.used += array.nbytes
         return FakeTensor(array)
 
+    def fill(self, tensor: FakeTensor, byte: int) -> None:
+        """Set every byte, in the order of the queue."""
+        self.effects.append(lambda: tensor.memory.fill(byte))
+
     def write(self, tensor: FakeTensor, array: Array) -> None:
         """Copy to the device, in the order of the queue."""
         held = array.copy()

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from time import sleep
 
 import planted
 
@@ -24,10 +25,17 @@ from harness.problem.operands import Operands
 from harness.problem.problem import Problem
 
 RIGHT, WRONG, KILLED, EXITS, RAISES, DIES_TIMED, WRITES, ANSWERS, NO_INTEGER = (
-    "fff_numpy_right", "fff_numpy_wrong", "fff_numpy_killed", "fff_numpy_exits",
-    "fff_numpy_raises", "fff_numpy_dies_timed", "fff_numpy_writes", "fff_numpy_answers",
+    "fff_numpy_right",
+    "fff_numpy_wrong",
+    "fff_numpy_killed",
+    "fff_numpy_exits",
+    "fff_numpy_raises",
+    "fff_numpy_dies_timed",
+    "fff_numpy_writes",
+    "fff_numpy_answers",
     "fff_numpy_no_integer",
-)  # fmt: skip
+)
+TURNS_WRONG = "fff_numpy_turns_wrong"  # fmt: skip
 
 
 def _with_prepare(name: str, act: Callable[[], None]) -> Implementation:
@@ -93,13 +101,34 @@ def _dies_timed() -> Implementation:
             nonlocal calls
             calls += 1
             elapsed = prepared.time(1)
-            if calls > 3:  # the gate, one calibration, one sample
+            if calls > 4:  # two passes of the gate, one calibration, one sample
                 _kill()
-            return max(elapsed, 10**9)
+            sleep(0.5)  # long enough that no pass warms up before a sample
+            return elapsed + 500_000_000
 
         return replace(prepared, time=time)
 
     return replace(right, id=DIES_TIMED, prepare=prepare)
+
+
+def _turns_wrong() -> Implementation:
+    """Return an implementation that is right in its gate and in its first samples, and wrong ever after."""
+    right = planted.make("fff")
+
+    def prepare(problem: Problem, operands: Operands, context: Context) -> Prepared:
+        prepared = right.prepare(problem, operands, context)
+        calls = 0
+
+        def time(loops: int) -> int:
+            nonlocal calls
+            calls += 1
+            elapsed = prepared.time(loops)
+            operands.y[0, 0] += calls > 8
+            return elapsed
+
+        return replace(prepared, time=time)
+
+    return replace(right, id=TURNS_WRONG, prepare=prepare)
 
 
 IMPLEMENTATIONS = {
@@ -114,6 +143,7 @@ IMPLEMENTATIONS = {
         _with_prepare(WRITES, _write),
         _with_prepare(ANSWERS, _answer),
         _no_integer(),
+        _turns_wrong(),
     )
 }
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import planted
 import pytest
@@ -20,6 +20,7 @@ from harness.measure.protocol import (
     Unavailable,
     WrongOutput,
 )
+from harness.measure.timing import HostTiming
 from harness.measure.worker import Worker
 from harness.problem.operands import Operands
 from harness.problem.problem import Problem
@@ -32,8 +33,21 @@ MIN_NS = 10_000_000
 Time = Callable[[int, int], float]  # tokens, number of the call -> ns a pass
 
 
+@dataclass(slots=True)
+class Wall:
+    """Hold the time of a made-up clock, in ns."""
+
+    now: int = 0
+
+
 @pytest.fixture
-def passes(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[tuple[int, int]]]:
+def wall() -> Wall:
+    """Return a clock that passes alone advance."""
+    return Wall()
+
+
+@pytest.fixture
+def passes(monkeypatch: pytest.MonkeyPatch, wall: Wall) -> Callable[..., list[tuple[int, int]]]:
     """Return what registers a right implementation whose passes take a made-up time.
 
     It returns the list in which each call of the timer is noted: the tokens of a pass, and the passes.
@@ -52,7 +66,9 @@ def passes(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[tuple[int, int
             def made_up(loops: int) -> int:
                 prepared.forward()
                 calls.append((problem.batch, loops))
-                return int(loops * time(problem.batch, len(calls)))
+                took = int(loops * time(problem.batch, len(calls)))
+                wall.now += took
+                return took
 
             return replace(prepared, time=made_up)
 
@@ -68,7 +84,7 @@ def make_request(**changes: object) -> GateRequest:
     """Return the request for the first gate of the cell."""
     first = GateRequest(
         cell="c", implementation=MADE_UP, problem=PROBLEM, loops=0, slices=0, min_sample_ns=MIN_NS,
-        isa="", threads=1, caches={},
+        isa="", threads=1, caches={}, check_seed=1,
     )  # fmt: skip
     return replace(first, **changes)  # type: ignore[arg-type]
 
@@ -82,9 +98,11 @@ def prepare(worker: Worker, **changes: object) -> GateAnswer:
 
 
 @pytest.fixture
-def worker() -> Worker:
-    """Return the inside of a measuring process that serves no BLAS."""
-    return Worker(libraries.load(ProcessKey()))
+def worker(wall: Wall) -> Worker:
+    """Return the inside of a measuring process that serves no BLAS, on a made-up clock."""
+    made = Worker(libraries.load(ProcessKey()))
+    made.gate.timing = HostTiming(wall_ns=lambda: wall.now)
+    return made
 
 
 def warm(tokens: int, _call: int) -> float:
@@ -111,11 +129,11 @@ def test_a_long_pass_is_run_whole_once(
     """A pass of 8 s that can be cut is checked whole and calibrated by one slice of a second."""
     calls = passes(lambda n, _: 8e9 * n / 64, token_block=8)
     answer = prepare(worker)
-    assert calls == [(64, 1), (8, 1)]
+    assert calls == [(64, 1), (16, 1), (8, 1)]  # the second, on other inputs, over a head
     assert (answer.loops, answer.slices, answer.pass_ns) == (1, 8, 8e9)
     asked = SampleRequest(cell="c", loops=1, turn=9, expected_ns=1e9)
     assert isinstance(worker.answer(asked), SampleAnswer)
-    assert calls[2:] == [(8, 1)]
+    assert calls[3:] == [(8, 1)]
 
 
 def test_a_later_process_samples_as_the_first(
@@ -134,7 +152,7 @@ def test_by_its_head_a_cell_is_proved_sample_by_sample(
     problem = replace(PROBLEM, batch=256)
     calls = passes(warm, token_block=8)
     answer = prepare(worker, problem=problem, head_only=True, loops=1, slices=2)
-    assert calls == [(64, 1)]
+    assert calls == [(64, 1), (64, 1)]  # and on other inputs
     assert (answer.loops, answer.slices, answer.pass_ns) == (1, 2, 0.0)
     assert worker.cells["c"].proved == [False, False]
     asked = SampleRequest(cell="c", loops=1, turn=1, expected_ns=1e18)

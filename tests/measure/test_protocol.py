@@ -74,8 +74,10 @@ REQUESTS: list[AnyRequest] = [
     GateRequest(
         cell="c", implementation="fff_l1_blas", problem=PROBLEM, loops=0, slices=0,
         min_sample_ns=10, isa="", threads=1, caches={"L2": 1 << 20},
+        check_seed=7,
     ),
     SampleRequest(cell="c", loops=3, turn=0, expected_ns=1e18),
+    SampleRequest(cell="c", loops=3, turn=0, expected_ns=1e18, check=True),
     SampleRequest(cell="c", loops=3, turn=0, expected_ns=math.inf),
     PublishedRequest(kernel="ff_l1_erfc", problem=PROBLEM, loops=1, unwritten=True),
     MemoryRequest(),

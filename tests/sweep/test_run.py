@@ -17,6 +17,7 @@ from planted_worker import (
     NO_INTEGER,
     RAISES,
     RIGHT,
+    TURNS_WRONG,
     WRITES,
     WRONG,
 )
@@ -135,6 +136,37 @@ def test_wrong_is_never_timed(
     captured = capsys.readouterr()
     assert "WRONG" in captured.out
     assert f"WRONG: {WRONG}" in captured.err.replace("\n", " ")
+
+
+def test_what_turns_wrong_keeps_its_samples_and_no_ratio(
+    tmp_path: Path, planted_processes: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A cell that is right in its gate and wrong behind its last sample is wrong: its samples stay in the
+    run, none of its ratios is printed, and the exit status is 1."""
+    assert _sweep(tmp_path / "run", "--only", f"ff_l1_blas,{RIGHT},{TURNS_WRONG}", passes=6) == 1
+    run = load_run(tmp_path / "run")
+    assert _statuses(run)[TURNS_WRONG] == "wrong"
+    cell = run.cells.set_index("implementation").loc[TURNS_WRONG]
+    assert cell["reason"].startswith("behind a sample: the largest error")
+    assert set(run.samples.loc[run.samples["implementation"] == TURNS_WRONG, "block"]) == set(
+        range(5)
+    )
+    rows = [row for row in capsys.readouterr().out.splitlines() if f"| {TURNS_WRONG}" in row]
+    assert rows
+    assert all("WRONG" in row and "x [" not in row for row in rows)
+
+
+def test_each_process_draws_the_tokens_that_it_checks(
+    tmp_path: Path, planted_processes: None
+) -> None:
+    """The seed of the checked tokens is recorded with each gate, and no two processes share it."""
+    assert _sweep(tmp_path / "run", "--only", f"ff_l1_blas,{RIGHT}", processes=2) == 0
+    lines = (tmp_path / "run/records.jsonl").read_text(encoding="utf-8").splitlines()
+    records = [record for line in lines if (record := json.loads(line))["kind"] == "cell"]
+    seeds = {record["process"]: record["check_seed"] for record in records}
+    assert len(set(seeds.values())) == len(seeds) == 2
+    assert 0 not in seeds.values()
+    assert all(record["check_seed"] == seeds[record["process"]] for record in records)
 
 
 def test_crashes_cost_their_cells_only(tmp_path: Path, planted_processes: None) -> None:
