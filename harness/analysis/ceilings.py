@@ -77,10 +77,14 @@ def precision(cell: CellRecord) -> str:
 
 
 def capacities(machine: MachineRecord, threads: int = 1) -> dict[str, int]:
-    """Return the bytes of each cache that passes of a run went through, the fastest first."""
-    device = machine.device
+    """Return the bytes of each cache that passes of a run went through, the fastest first.
+
+    Those that a core was seen to get count, where the run looked; else those that the system tells.
+    """
+    device, walk = machine.device, machine.cache_walk
     if device is None:
-        return find_capacities(machine.caches, threads, machine.last_level_caches)
+        caches = machine.caches if walk is None else walk.caches
+        return find_capacities(caches, threads, machine.last_level_caches)
     return {"L2": device.l2_bytes} if device.l2_bytes else {}
 
 

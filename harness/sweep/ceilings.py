@@ -38,8 +38,9 @@ def choose_sets(
 ) -> tuple[dict[str, int], list[str]]:
     """Return the bytes of the working set for each place, and what the caller should be told.
 
-    Half of each cache; for the memory four times the last cache, at most 256 MiB and at most an eighth of
-    the available bytes. A set that is not twice the last cache would not measure the memory: it is left out.
+    Half of each cache; for the memory four times the last cache, but no more than 256 MiB or, where that is
+    less than twice the last cache, than twice that. No set has more than an eighth of available bytes; one
+    for memory that is not twice the last cache would not measure it, and is left out.
     last_level_caches: how many of the last level the threads reach; together they count as the last cache.
     """
     notices = []
@@ -48,15 +49,15 @@ def choose_sets(
     if not caches:
         sizes = ", ".join(f"{k} {v >> 10} KiB" for k, v in capacities.items())
         notices.append(f"the system tells no cache sizes; the ceilings assume {sizes}")
-    most = min(MAX_SET_BYTES, available // 8)
+    last = max(capacities.values())
+    most = min(max(MAX_SET_BYTES, 2 * last), available // 8)
     sets = {place: size // _SHARE_OF_CACHE for place, size in capacities.items()}
     sets = {place: size for place, size in sets.items() if size <= most}
-    last = max(capacities.values())
     memory = min(_BEYOND_CACHE * last, most)
     if memory < 2 * last:
         notices.append(
-            f"no ceiling of the memory: {most >> 20} MiB at most are taken, and the last cache has "
-            f"{last >> 20} MiB"
+            f"no ceiling of the memory: {most >> 20} MiB at most are taken, an eighth of what is available, "
+            f"and the last cache has {last >> 20} MiB"
         )
         return sets, notices
     if memory < _BEYOND_CACHE * last:
@@ -86,7 +87,7 @@ def _gathers(sets: Mapping[str, int], width: int, seed: int) -> list[Extent]:
     found = []
     for place, size in sets.items():
         rows = 1 << max(0, (size // (4 * width)).bit_length() - 1)
-        if place == MEMORY and 8 * rows * width <= MAX_SET_BYTES:
+        if place == MEMORY and 8 * rows * width <= max(MAX_SET_BYTES, 3 * size // 2):
             rows *= 2  # rounded up: half of the set could lie in the cache
         # A few rows of a cache would be no scattered order; the first level can't hold a layer.
         if place != "L1" and rows >= 8:

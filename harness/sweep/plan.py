@@ -42,6 +42,10 @@ class Plan:
     published: Sequence[Cell] = ()  # role ladder: sampled cold and in this order, before the others
     published_sample_s: float = PUBLISHED_SAMPLE_S
 
+    def on_device(self) -> bool:
+        """Say whether its passes run on a device and not on the CPU."""
+        return any(cell.on_device for cell in self.cells)
+
     def published_s(self) -> float:
         """Return the predicted time of the published protocol in one process."""
         passes = sum(c.predicted_s() * self.published_loops(c) for c in self.published)
@@ -226,7 +230,7 @@ def make_plan(spec: SweepSpec, machine: Machine) -> Plan:
     models, notices = _with_baseline(spec, {i.layer for i in chosen})
     _, left_out = combine(spec, spec.axes["dtype"])
     notices += left_out
-    cache_bytes = facts.l2_bytes if facts else machine.last_level_bytes()
+    cache_bytes = facts.l2_bytes if facts else machine.last_level_bytes(spec.threads)
     cells, refused = _layer_cells(spec, chosen, models, cache_bytes)
     reasons = {c.id: c_reason for c in cells if (c_reason := find_reason(spec, c, refused, facts))}
     usable = [c for c in cells if c.id not in reasons]
