@@ -161,7 +161,7 @@ def _speed(run: RunIndex, cell: CellRecord, sgemm: dict[str, float]) -> Speed:
         share=rate / sgemm.get(cell.provider, np.nan) if cell.level == 3 else np.nan,
         samples=len(own.frame) if own else 0, note=_note(cell),
         wall_ns=stats.wall_ns(run.samples, cell.cell),
-        unstable=tuple(stability.reasons(run.samples, cell.cell)),
+        unstable=tuple(stability.reasons(run.samples, cell.cell, cell.threads)),
     )  # fmt: skip
 
 
