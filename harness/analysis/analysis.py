@@ -18,6 +18,7 @@ from harness.analysis.ceilings import Ceilings
 from harness.analysis.contrasts import Contrast
 from harness.analysis.index import RunIndex, index_run
 from harness.analysis.ladder import Ladder
+from harness.analysis.reach import Remedy, find_remedies
 from harness.analysis.rows import Contests, Point, Speed
 from harness.errors import UsageError
 from harness.records.reader import Run
@@ -32,7 +33,8 @@ class Analysis:
     models: those of its cells, the baseline first. cache_curve: what reading working sets of many sizes
     showed, None where the run did not begin with that. ceilings: the rates that it measured; ceiling_speeds:
     the figures of each of them. clock_change: how far the processor's clock moved between blocks, as a share.
-    contests: best against best on a device. ladder: None where the run measured none.
+    remedies: what could be tried where the baseline reaches little. contests: best against best on a
+    device. ladder: None where the run measured none.
     processes, samples: how many processes took samples, and how many they took. call_ns: the median time of
     the call from Python around a timed interval, None where the samples do not tell it.
     checked_tokens: the fewest and the most tokens that a right cell's gate compared, None without one.
@@ -51,6 +53,7 @@ class Analysis:
     ceilings: Ceilings
     ceiling_speeds: Sequence[Speed]
     clock_change: float
+    remedies: Sequence[Remedy]
     contrasts: Sequence[Contrast]
     contests: Sequence[Contests]
     ledger: Sequence[analysis_ledger.Entry]
@@ -90,6 +93,7 @@ def analyse(run: Run) -> Analysis:
         points=points, cache_curve=analysis_caches.find_curve(run.head.machine),
         ceilings=known, ceiling_speeds=analysis_points.ceilings(index, known),
         clock_change=analysis_points.clock_change(index),
+        remedies=find_remedies(run.head, run.providers),
         contrasts=analysis_contrasts.contrasts(index),
         contests=analysis_gpu.contests(index, points),
         ledger=analysis_ledger.make_ledger(run.head, points), ladder=analysis_ladder.find_ladder(index),

@@ -15,6 +15,7 @@ from harness.analysis import gpu as analysis_gpu
 from harness.analysis.ceilings import Ceilings
 from harness.analysis.fastest import find_fastest
 from harness.analysis.index import RunIndex
+from harness.analysis.reach import Reach, find_reach
 from harness.analysis.rows import Entry, Point, Speed, Versus
 from harness.analysis.stats import Ratio
 from harness.paper.published import FASTEST_FF, find
@@ -186,6 +187,13 @@ def _aa(run: RunIndex, cells: Iterable[CellRecord]) -> Ratio | None:
     return stats.ratio(run.samples, twin.removesuffix("/again"), twin) if twin else None
 
 
+def _reach(run: RunIndex, known: Ceilings, cells: Iterable[CellRecord]) -> Reach | None:
+    """Return how near the baseline's level 3 comes to the peak, among a point's cells."""
+    baseline = run.head.sweep.baseline
+    right = [c for c in cells if (c.layer, c.model, c.status) == ("ff", baseline, "ok")]
+    return find_reach(known, [(c, stats.pass_ns(run.samples, c.cell)) for c in right])
+
+
 # ---- points -------------------------------------------------------------------------------------
 
 
@@ -232,6 +240,7 @@ def _point(
         fastest=fastest.cell if fastest else "",
         stand_in=fastest is not None and judged_by is not here, lacking=lacking,
         versus=_versus(judge, own, fastest), aa=aa, speeds=_speeds(run, known, own),
+        reach=_reach(run, known, own),
     )  # fmt: skip
 
 
