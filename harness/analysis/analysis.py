@@ -33,8 +33,9 @@ class Analysis:
     models: those of its cells, the baseline first. cache_curve: what reading working sets of many sizes
     showed, None where the run did not begin with that. ceilings: the rates that it measured; ceiling_speeds:
     the figures of each of them. clock_change: how far the processor's clock moved between blocks, as a share.
-    remedies: what could be tried where the baseline reaches little. contests: best against best on a
-    device. ladder: None where the run measured none.
+    peakless: precisions of its layers that have no peak, and why. remedies: what could be tried where the
+    baseline reaches little. contests: best against best on a device. ladder: None where the run
+    measured none.
     processes, samples: how many processes took samples, and how many they took. call_ns: the median time of
     the call from Python around a timed interval, None where the samples do not tell it.
     checked_tokens: the fewest and the most tokens that a right cell's gate compared, None without one.
@@ -53,6 +54,7 @@ class Analysis:
     ceilings: Ceilings
     ceiling_speeds: Sequence[Speed]
     clock_change: float
+    peakless: Mapping[str, Sequence[str]]
     remedies: Sequence[Remedy]
     contrasts: Sequence[Contrast]
     contests: Sequence[Contests]
@@ -93,6 +95,7 @@ def analyse(run: Run) -> Analysis:
         points=points, cache_curve=analysis_caches.find_curve(run.head.machine),
         ceilings=known, ceiling_speeds=analysis_points.ceilings(index, known),
         clock_change=analysis_points.clock_change(index),
+        peakless=analysis_ceilings.find_peakless(index, known),
         remedies=find_remedies(run.head, run.providers),
         contrasts=analysis_contrasts.contrasts(index),
         contests=analysis_gpu.contests(index, points),

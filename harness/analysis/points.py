@@ -31,7 +31,20 @@ _PUBLISHED_AS = {"fff_torch_bmm": "pytorch bmm"}
 _CEILING_ORDER = {
     f"ceiling_{name}": i
     for i, name in enumerate(
-        ("sgemm", "cuda_matmul", "fma", "read", "write", "copy", "stream", "cuda_copy", "gather")
+        (
+            "sgemm",
+            "torch_matmul",
+            "cuda_matmul",
+            "fma",
+            "bfdot",
+            "amx",
+            "read",
+            "write",
+            "copy",
+            "stream",
+            "cuda_copy",
+            "gather",
+        )
     )
 }
 
@@ -172,9 +185,13 @@ def _speeds(run: RunIndex, known: Ceilings, cells: Iterable[CellRecord]) -> list
     for cell in _ordered(run, cells):
         found = _speed(run, cell, sgemm)
         share = roofline.floor_ns(known, cell) / found.pass_ns
+        impossible = share > roofline.SLACK
+        # Without a peak of its precision the bytes alone bound a pass: enough to refuse it, no share of what
+        # this machine can do.
+        whole = impossible or known.peak_of(cell) > 0
         rows.append(
             replace(
-                found, of_ceiling=share, impossible=share > roofline.SLACK,
+                found, of_ceiling=share if whole else math.nan, impossible=impossible,
                 of_floor=roofline.summed_floor_ns(known, cell) / found.pass_ns,
             )
         )  # fmt: skip
@@ -269,7 +286,7 @@ def ceilings(run: RunIndex, known: Ceilings) -> list[Speed]:
             gflops=np.nan if stream else found.gflops,
             gbs=cell.bytes_moved / found.pass_ns if stream else np.nan,
             note=analysis_ceilings.precision(cell)
-            if found.implementation == "ceiling_cuda_matmul"
+            if found.implementation == "ceiling_cuda_matmul" or cell.conditions.dtype != "float32"
             else found.note,
         )  # fmt: skip
 

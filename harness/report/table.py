@@ -201,8 +201,8 @@ def _foot_lines(analysis: Analysis) -> list[str]:
         "a figure is impossible.",
         "- share of floor: the same with the sum of the two in place of the larger, the time of a pass that "
         "computes and moves one after the other. An aim, not a bound: what computes while it loads may pass "
-        "it. Cold weights count at the memory's bandwidth, operations without a peak of their own at that of "
-        "float32.",
+        "it. Cold weights count at the memory's bandwidth.",
+        *_peakless_lines(analysis),
         f"- {REMARKED} above the limit, explained by where the weights lie: see the line below the table.",
         f"- paper: Table 2 of arXiv 2311.10770 (batch {PAPER_BATCH}, width {PAPER_WIDTH}, "
         f"{_PAPER_MACHINES[ledger.paper_device(analysis.head)]}); {UNCONFIRMED} in no source that could be "
@@ -216,6 +216,15 @@ def _foot_lines(analysis: Analysis) -> list[str]:
             "and every output element was seen to be written."
         )
     return lines
+
+
+def _peakless_lines(analysis: Analysis) -> list[str]:
+    """Return why rows of a precision have no shares."""
+    return [
+        f"- of its ceiling, share of floor in {name}: blank, since no peak of its products was measured"
+        + (f" ({'; '.join(reasons)})." if reasons else ".")
+        for name, reasons in analysis.peakless.items()
+    ]
 
 
 def _call_lines(analysis: Analysis) -> list[str]:

@@ -144,12 +144,30 @@ def spread(extents: list[Extent], caches: Mapping[str, int], threads: int) -> li
 
 
 _CEILING_EXTENT = 2048
+# Tokens, d_in and repetitions of the loops of bfloat16 products; d_in is what one instruction multiplies.
+_BFLOAT16_UNITS = {"bfdot": (2, 4096), "amx": (32, 1024)}
+
+
+def place_bfloat16(seed: int) -> list[Extent]:
+    """Return the loops of bfloat16 products in registers, of whole blocks."""
+    found = []
+    for name, (d_in, steps) in _BFLOAT16_UNITS.items():
+        problem = Problem(
+            layer="ceiling", batch=_FMA_BATCH, d_in=d_in, d_out=_FMA_WIDTH, hidden=steps,
+            dtype="bfloat16", seed=seed,
+        )  # fmt: skip
+        found.append(Extent(implementation=f"ceiling_{name}", place="", problem=problem))
+    return found
 
 
 def ceiling_cells(
     spec: SweepSpec, chosen: Sequence[Implementation], machine: Machine
 ) -> tuple[list[Cell], list[str]]:
-    """Return a product per provider, the loops of our own in the first one's process, and the notices."""
+    """Return the cells of the ceilings, and what the caller should be told.
+
+    A product per provider, the loops of our own in the first one's process, and where bfloat16 is asked for
+    its loops and product, on processors without such instructions too: a run then records why they are not.
+    """
     extent = _CEILING_EXTENT
     problem = Problem(
         layer="ceiling", batch=extent, d_in=extent, d_out=extent, hidden=extent, seed=spec.seed
@@ -165,6 +183,10 @@ def ceiling_cells(
     sets, notices = choose_sets(machine.caches, machine.available_bytes, reached)
     notices = notices if own else []
     placed = place_all(sets, list(spec.widths), spec.seed)
+    if "bfloat16" in spec.axes["dtype"]:
+        placed += place_bfloat16(spec.seed)
+        if product := own.get("ceiling_torch_matmul"):
+            cells.append(make_cell(product, replace(problem, dtype="bfloat16"), "", spec.blas[0]))
     for extent_of in spread(placed, machine.caches, spec.threads):
         if implementation := own.get(extent_of.implementation):
             cells.append(

@@ -251,10 +251,17 @@ def make_plan(spec: SweepSpec, machine: Machine) -> Plan:
         if facts
         else sweep_ceilings.ceiling_cells(spec, chosen, machine)
     )
+    lacking = {
+        c.id: w for c in ceiling_cells if (w := registry.get(c.implementation).unavailable())
+    }
     plan = Plan(
         machine=machine,
-        cells=[*usable, *ceiling_cells],
-        unavailable=[(c, reasons[c.id]) for c in cells if c.id in reasons],
+        cells=[*usable, *(c for c in ceiling_cells if c.id not in lacking)],
+        unavailable=[
+            (c, why)
+            for c in (*cells, *ceiling_cells)
+            if (why := reasons.get(c.id) or lacking.get(c.id))
+        ],
         notices=[*notices, *remarks],
     )
     _check_memory(plan)
