@@ -30,10 +30,10 @@ _SHARE_OF_AVAILABLE = 4
 _ROW = 2048  # elements: the call and the last additions of a row of 8 KiB don't count
 # Sets are walked twice and more within a pass: the parts of the threads stay theirs within one.
 _LEAST_WALKS, _PASS_BYTES = 2, 64 << 20
-_ROUNDS, _PASSES = (
-    2,
-    2,
-)  # a disturbance of a moment meets one round; the first pass of two brings the set in
+# A disturbance of a moment meets one round; the first pass of two brings the set in. Neighbours hold parts of
+# a shared last level for longer than a moment: sets of its size, which are soon read, get more rounds.
+_ROUNDS, _PASSES = 2, 2
+_MORE_ROUNDS, _MOST_BYTES_OF_MORE = 4, 128 << 20
 
 ReadSet = Callable[
     [int], tuple[int, int]
@@ -66,9 +66,10 @@ def read_rates(sets: Sequence[int], read: ReadSet, left_s: Callable[[], float]) 
     one before it.
     """
     best: dict[int, float] = {}
-    for _ in range(_ROUNDS):
+    soon_read = [size for size in sets if size <= _MOST_BYTES_OF_MORE]
+    for round_sets in [sets] * _ROUNDS + [soon_read] * _MORE_ROUNDS:
         a_byte_s = 0.0
-        for size in sets:
+        for size in round_sets:
             before = left_s()
             if before <= a_byte_s * size:
                 break

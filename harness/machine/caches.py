@@ -12,8 +12,9 @@ from harness.records.facts import CacheWalk, ReadRate
 
 # The last level is seen where it gives this many times the memory's rate: less may be pages and prefetching.
 _SEEN = 1.25
-# A told size stands where the curve falls within this factor of it: the fall is gradual, the sets are steps.
-_TOLERANCE = 2.0
+# A told size stands where the curve falls within these factors of it: the fall is gradual, sets are steps.
+# Below it more is granted: neighbours hold parts of a last level that they share, now more and now less.
+_LEAST_OF_TOLD, _MOST_OF_TOLD = 1 / 3, 2
 # How far behind the second level the third is looked for. Where none is told, a set of twice the second level
 # still finds some of itself there, and would pass for a third.
 _BEHIND_TOLD, _BEHIND_UNTOLD = 2, 4
@@ -85,7 +86,7 @@ def find_effective(
     kept = {name: size for name, size in told.items() if size > 0}
     if not served:
         caches, found = kept, "unseen"
-    elif told_bytes / _TOLERANCE <= each < _TOLERANCE * told_bytes:
+    elif _LEAST_OF_TOLD * told_bytes <= each < _MOST_OF_TOLD * told_bytes:
         caches, found = kept, "told"
     else:
         caches, found = {**own, last: each}, "measured"

@@ -52,9 +52,9 @@ class ReadRate(_Fact):
 class CacheWalk(_Fact):
     """What reading working sets of many sizes showed of the caches.
 
-    measured: the last level was seen in the curve and differs from what the system tells by two or more;
-    told: it was seen and does not; unseen: the curve does not fall behind the second level, or the walk ended
-    before it did, so that the sizes told stand.
+    measured: the last level was seen in the curve and is not what the system tells; told: it was seen and is;
+    unseen: the curve does not fall behind the second level, or the walk ended before it did, so that the
+    sizes told stand.
     """
 
     threads: int = Field(gt=0)

@@ -40,6 +40,13 @@ def test_a_hosts_last_level_is_not_the_guests() -> None:
     assert found.curve == make_curve([L2, L3])
 
 
+def test_what_neighbours_hold_for_now_is_no_other_size() -> None:
+    """A last level of which neighbours hold more than half stands as told, one of a fifth does not."""
+    held, small = make_curve([L2, (12 * MIB, 30.0)]), make_curve([L2, (6 * MIB, 30.0)])
+    assert (find(TOLD, held).caches, find(TOLD, held).found) == (TOLD, "told")
+    assert find(TOLD, small).caches["L3"] < 12 * MIB
+
+
 def test_a_large_last_level_that_is_there_stands() -> None:
     """A real last level of 480 MiB is believed where the curve falls behind it, or never falls."""
     beyond, within = (
