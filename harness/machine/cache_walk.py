@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from harness import native
+from harness import native, package
 from harness.errors import UnavailableError
 from harness.machine import caches
 from harness.machine import environment as machine_environment
@@ -137,7 +136,7 @@ def take(machine: Machine, *, threads: int, isa: str, keep_blas_env: bool) -> Ca
     began = time.monotonic()
     try:
         done = subprocess.run(
-            [sys.executable, "-m", "harness.machine.cache_walk", *words], capture_output=True,
+            package.command("harness.machine.cache_walk", *words), capture_output=True,
             text=True, timeout=_READING_S + _PATIENCE_S, check=True, stdin=subprocess.DEVNULL,
             env=variables,
         )  # fmt: skip
@@ -148,7 +147,3 @@ def take(machine: Machine, *, threads: int, isa: str, keep_blas_env: bool) -> Ca
         machine.caches, curve, threads=threads, last_level_caches=machine.last_level_caches,
         seconds=round(time.monotonic() - began, 2),
     )  # fmt: skip
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])
