@@ -47,7 +47,7 @@ def explain_command(
         return 0 if _write_page(run) else 1
     # What measures needs the compiled extension, which a page of a finished run does without.
     from harness.backends import blas
-    from harness.cli.sweep import print_plan
+    from harness.cli.sweep import print_plan, see_caches
     from harness.cli.sweep_options import make_spec
     from harness.machine import facts
     from harness.sweep import ladder as sweep_ladder
@@ -63,6 +63,8 @@ def explain_command(
         )
     )  # fmt: skip
     machine = facts.read_machine(device=spec.device, missing_providers=blas.find_missing(spec.blas))
+    if not dry_run:
+        machine = see_caches(spec, machine, sweep_ladder.make_ladder)
     made = sweep_ladder.make_ladder(spec, machine)
     for notice in made.notices:
         print(notice, file=sys.stderr)

@@ -37,6 +37,13 @@ def doctor_command(
     keep_blas_env: Annotated[
         bool, typer.Option("--keep-blas-env", help="Judge a sweep that is run with this option.")
     ] = False,
+    walk: Annotated[
+        bool,
+        typer.Option(
+            "--walk",
+            help="See what a core gets of the caches, by reading working sets for at most 5 s.",
+        ),
+    ] = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print facts, providers and findings as JSON.")
     ] = False,
@@ -49,6 +56,9 @@ def doctor_command(
     names = list(dict.fromkeys(options.split_patterns(blas_names)))
     missing = {} if names else blas.find_missing(blas.names())
     here = facts.read_machine(device="cpu", missing_providers=missing)
+    if walk:
+        here, notices = preflight.walk_caches(here, threads=threads, keep_blas_env=keep_blas_env)
+        print(*notices, sep="\n", end="\n" if notices else "", file=sys.stderr)
     seen = preflight.inspect(names, here, threads=threads, keep_blas_env=keep_blas_env or None)
     findings = doctor.judge(seen)
     if as_json:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -17,14 +19,28 @@ from harness.cli import options, signals
 from harness.cli.runs import print_error, write_outputs
 from harness.cli.sweep_options import make_spec
 from harness.errors import UsageError
-from harness.machine import facts
+from harness.machine import cache_walk, facts
+from harness.machine.facts import Machine
 from harness.paper.published import PAPER_WIDTH
 from harness.problem.models import BASELINE, PAPER_MODELS
 from harness.records.reader import Run, load_run
-from harness.sweep import defaults, plan, resume
+from harness.sweep import defaults, plan, preflight, resume
 from harness.sweep import run as sweep_run
 from harness.sweep.plan import Plan
 from harness.sweep.spec import SweepSpec
+
+
+def _format_walk_ahead(made: Plan) -> str:
+    """Return what a sweep of the CPU does about the caches before it measures, and what its plan assumes."""
+    from harness.report.formats import format_caches
+
+    if made.on_device() or made.machine.cache_walk is not None:
+        return ""
+    told = format_caches(made.machine.caches) or "none, so usual ones"
+    return (
+        f"Before it, working sets of many sizes are read, for at most {cache_walk.MOST_S:.0f} s, to see what "
+        f"a core gets of the caches; this plan assumes what the system tells: {told}. "
+    )
 
 
 def print_plan(made: Plan) -> None:
@@ -44,8 +60,30 @@ def print_plan(made: Plan) -> None:
         f"{len(made.cells)} cells, {made.processes()} fresh processes a provider, about "
         f"{made.blocks()} blocks; predicted {made.predicted_s():.0f} s and "
         f"{made.memory_bytes() / 2**20:.0f} MiB in the measuring processes. "
-        f"The run would stand in {sweep_run.run_folder(made.spec)}."
+        f"{_format_walk_ahead(made)}The run would stand in {sweep_run.run_folder(made.spec)}."
     )
+
+
+def see_caches(
+    spec: SweepSpec, machine: Machine, make: Callable[[SweepSpec, Machine], Plan]
+) -> Machine:
+    """Return a machine with the caches that a core really gets; of no meaning on a device, where it stays.
+
+    make: makes the plan. Raises what it raises for any caches, before seconds are spent on seeing them.
+    """
+    if spec.device != "cpu":
+        return machine
+    make(spec, replace(machine, caches={}))
+    if sys.stderr.isatty():
+        print(
+            f"seeing what a core gets of the caches, at most {cache_walk.MOST_S:.0f} s",
+            file=sys.stderr,
+        )
+    seen, notices = preflight.walk_caches(
+        machine, threads=spec.threads, isa=spec.isa, keep_blas_env=spec.keep_blas_env
+    )
+    print(*notices, sep="\n", end="\n" if notices else "", file=sys.stderr)
+    return seen
 
 
 # What of a sweep's options stands in the spec under another name, and those that may stand by --resume.
@@ -183,6 +221,10 @@ def sweep_command(
     if resume_run is not None:
         resumed, spec = _take_up(context, resume_run, spec)
     machine = facts.read_machine(device=spec.device, missing_providers=blas.find_missing(spec.blas))
+    if resumed is not None:  # its sets and tiles stay those that it began with
+        machine = machine.with_walk(resumed.head.machine.cache_walk)
+    elif not dry_run:
+        machine = see_caches(spec, machine, plan.make_plan)
     made = plan.make_plan(spec, machine)
     for notice in made.notices:
         print(notice, file=sys.stderr)

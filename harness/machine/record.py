@@ -88,7 +88,8 @@ def make_record(machine: Machine) -> MachineRecord:
         # archspec knows what a named generation should have, not what this processor reports.
         isa=processor.read_isa(files),
         cores=machine.cores,
-        caches=dict(machine.caches),
+        caches=dict(machine.caches if machine.told_caches is None else machine.told_caches),
+        cache_walk=machine.cache_walk,
         last_level_caches=machine.last_level_caches,
         memory_bytes=int(psutil.virtual_memory().total),
         virtual_machine=linux.read_hypervisor(files),

@@ -16,7 +16,7 @@ from pydantic import (
 )
 
 from harness.problem.axes import COLUMNS, DEFAULTS, Conditions, lists
-from harness.records.facts import DeviceFacts, Finding, MachineFacts
+from harness.records.facts import CacheWalk, DeviceFacts, Finding, MachineFacts
 from harness.records.text import printable
 
 SCHEMA_VERSION = 1
@@ -62,9 +62,14 @@ class MachineRecord(_Record):
     microarchitecture: str
     isa: list[str] = Field(description="vector extensions that the processor reports")
     cores: int = Field(description="processors that this process may run on")
-    caches: dict[str, int] = Field(description="L1d, L2, L3 as one core sees them")
+    caches: dict[str, int] = Field(
+        description="L1d, L2, L3 as one core sees them, as the system tells"
+    )
     last_level_caches: int = Field(
         default=1, description="of the last level, that those processors have between them"
+    )
+    cache_walk: CacheWalk | None = Field(
+        default=None, description="what a core was seen to get of them, None where nobody looked"
     )
     memory_bytes: int
     virtual_machine: str

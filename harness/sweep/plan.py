@@ -47,6 +47,10 @@ class Plan:
     published: Sequence[Cell] = ()  # role ladder: sampled cold and in this order, before the others
     published_sample_s: float = PUBLISHED_SAMPLE_S
 
+    def on_device(self) -> bool:
+        """Say whether its passes run on a device and not on the CPU."""
+        return any(cell.on_device for cell in self.cells)
+
     def published_s(self) -> float:
         """Return the predicted time of the published protocol in one process."""
         passes = sum(c.predicted_s() * self.published_loops(c) for c in self.published)
@@ -232,7 +236,7 @@ def make_plan(spec: SweepSpec, machine: Machine) -> Plan:
     models, notices = _with_baseline(spec, {i.layer for i in chosen})
     _, left_out = combine(spec, spec.axes["dtype"])
     notices += left_out
-    cache_bytes = facts.l2_bytes if facts else machine.last_level_bytes()
+    cache_bytes = facts.l2_bytes if facts else machine.last_level_bytes(spec.threads)
     cells, refused = _layer_cells(spec, chosen, models, cache_bytes)
     reasons = {c.id: c_reason for c in cells if (c_reason := find_reason(spec, c, refused, facts))}
     usable = [c for c in cells if c.id not in reasons]
@@ -253,11 +257,18 @@ def make_plan(spec: SweepSpec, machine: Machine) -> Plan:
         if facts
         else sweep_ceilings.ceiling_cells(spec, chosen, machine)
     )
+    lacking = {
+        c.id: w for c in ceiling_cells if (w := registry.get(c.implementation).unavailable())
+    }
     plan = Plan(
         spec=spec,
         machine=machine,
-        cells=[*usable, *ceiling_cells],
-        unavailable=[(c, reasons[c.id]) for c in cells if c.id in reasons],
+        cells=[*usable, *(c for c in ceiling_cells if c.id not in lacking)],
+        unavailable=[
+            (c, why)
+            for c in (*cells, *ceiling_cells)
+            if (why := reasons.get(c.id) or lacking.get(c.id))
+        ],
         notices=[*notices, *remarks],
     )
     _check_memory(plan)

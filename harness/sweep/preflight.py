@@ -7,8 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from harness.backends import blas
-from harness.errors import UsageError
-from harness.machine import doctor
+from harness.errors import UnavailableError, UsageError
+from harness.machine import cache_walk, doctor
 from harness.machine import environment as machine_environment
 from harness.machine import record as machine_record
 from harness.machine.facts import Machine
@@ -102,6 +102,17 @@ def check_resumed(spec: SweepSpec, machine: Machine, processes: Processes, resum
         record = processes.describe(process)
         if record is not None:
             resume.check_provider(resumed, record)
+
+
+def walk_caches(
+    machine: Machine, *, threads: int, isa: str = "", keep_blas_env: bool = False
+) -> tuple[Machine, list[str]]:
+    """Return a machine with the caches that a core really gets, and what the caller should be told."""
+    try:
+        walk = cache_walk.take(machine, threads=threads, isa=isa, keep_blas_env=keep_blas_env)
+    except UnavailableError as error:
+        return machine, [f"cache sizes are taken as the system tells them: {error}"]
+    return machine.with_walk(walk), []
 
 
 def examine(spec: SweepSpec, machine: Machine, processes: Processes) -> MachineRecord:
