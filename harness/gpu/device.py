@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -26,6 +26,9 @@ class Event(Protocol):
 
     def record(self) -> None:
         """Queue the mark on the stream that is current now."""
+
+    def is_passed(self) -> bool:
+        """Say whether the device has passed the mark by now, without a wait."""
 
     def elapsed_ns(self, later: Any) -> float:
         """Return the time on the device from this mark to a later one of the same kind.
@@ -56,7 +59,10 @@ class DeviceClock(Protocol):
         """
 
     def read_state(self) -> DeviceState | None:
-        """Return the clock, the power and what throttles; None where the driver does not tell."""
+        """Return the clock, the power and what throttles now; None where the driver does not tell."""
+
+    def read_held(self) -> Mapping[str, int]:
+        """Return for how many ns each cause has held the clock down so far; empty where it is not told."""
 
 
 class CaptureError(RuntimeError):

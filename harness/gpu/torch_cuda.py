@@ -58,6 +58,10 @@ class TorchEvent:
         """Queue the mark on the current stream."""
         self._event.record(torch.cuda.current_stream())
 
+    def is_passed(self) -> bool:
+        """Say whether the device has passed the mark by now, without a wait."""
+        return bool(self._event.query())
+
     def elapsed_ns(self, later: TorchEvent) -> float:
         """Return the device's time to a later event, in ns."""
         return float(self._event.elapsed_time(later._event)) * 1e6
@@ -125,6 +129,10 @@ class TorchDevice:
     def read_state(self) -> DeviceState | None:
         """Return clock, power and throttle reasons; None where NVML does not tell."""
         return self._meter.read() if self._meter else None
+
+    def read_held(self) -> dict[str, int]:
+        """Return for how many ns each cause has held the clock down so far; empty where NVML is silent."""
+        return self._meter.read_held() if self._meter else {}
 
     def empty(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Any:
         """Return a tensor whose bytes are not set. Raises MemoryError naming what is free."""

@@ -81,24 +81,24 @@ class DeviceTiming:
     def calibrate(self, prepared: Prepared, gate_ns: int, min_sample_ns: int) -> int:
         """Return the loops that make a sample long enough, and see that the events are not blind."""
         timer = self._timer(prepared)
+        timer.watch()
         calls = clock.calibrate(lambda n: timer(n * timer.each), gate_ns, min_sample_ns)
-        loops = locality.rotate_loops(calls * timer.each, prepared.sets)
-        gpu_clock.require_seen(timer.measure(loops))
-        return loops
+        return locality.rotate_loops(calls * timer.each, prepared.sets)
 
     def flushed(
         self, prepared: Prepared, min_sample_ns: int, caches: Mapping[str, int]
     ) -> tuple[Prepared, int]:
         """Return the preparation with every pass timed alone from a flushed L2, and its loops."""
         timer = replace(self._timer(prepared), flushed=True)
+        timer.watch()
         loops = gpu_clock.flushed_loops(timer(2) / 2, min_sample_ns)
         notes = {**prepared.notes, "weights": "the L2 flushed by a memset before each pass"}
         return replace(prepared, time=timer, notes=notes), loops
 
     def captured(self, prepared: Prepared, *, flushed: bool) -> Prepared:
         """Return the preparation with its passes replayed from a graph. Raises CaptureError."""
-        timer, rounds = self._timer(prepared), 4 * prepared.sets
-        graph = replace(timer, flushed=flushed).captured(timer(rounds) / rounds)
+        timer = self._timer(prepared)
+        graph = replace(timer, flushed=flushed).captured(timer.estimate_ns())
         notes = {**prepared.notes, "launch": f"graph of {graph.each} passes"}
         sets = max(graph.each, prepared.sets)
         return replace(prepared, time=graph, notes=notes, sets=sets)

@@ -43,13 +43,16 @@ def ways(
 ) -> list[Conditions]:
     """Return the conditions with each math and launch under which an implementation has a cell of its own.
 
-    TF32 is of float32 products that run on tensor cores. Cold passes are launched in the first way alone:
-    behind a flush their launch is hidden already.
+    TF32 is of float32 products that run on tensor cores. Cold passes are measured in one way alone, since
+    their launches are kept out of the figure: replayed where that is asked for and can be, else launched.
     """
     maths = [m for m in spec.axes["math"] if m == "ieee" or implementation.tf32]
     if conditions.dtype != "float32":
         maths = ["ieee"]
-    launches = spec.axes["launch"] if conditions.weights == "hot" else spec.axes["launch"][:1]
+    launches = spec.axes["launch"]
+    if conditions.weights == "flushed":
+        replayed = implementation.capturable and "graph" in launches
+        launches = ["graph"] if replayed else launches[:1]
     return [conditions._replace(math=math, launch=launch) for math in maths for launch in launches]
 
 

@@ -42,15 +42,24 @@ def _cells(**changes: object) -> list[Cell]:
 
 
 def test_the_ways_of_a_device() -> None:
-    """Each dtype and math is measured hot launched, hot replayed, and cold launched; TF32 where there are
+    """Each dtype and math is measured hot launched, hot replayed, and cold replayed; TF32 where there are
     float32 products to round."""
     native = [c for c in _cells() if c.implementation == "ff_torch_native"]
     ways = {(c.problem.dtype, c.problem.math, c.weights, c.launch) for c in native}
-    each = {("hot", "eager"), ("hot", "graph"), ("flushed", "eager")}
+    each = {("hot", "eager"), ("hot", "graph"), ("flushed", "graph")}
     precisions = (("float32", "ieee"), ("float32", "tf32"), ("bfloat16", "ieee"))
     assert ways == {(*p, *w) for p in precisions for w in each}
     assert {c.problem.math for c in _cells() if c.implementation == "ff_cuda_naive"} == {"ieee"}
     assert len({c.id for c in _cells()}) == len(_cells())
+
+
+def test_cold_passes_are_launched_where_they_are_not_replayed() -> None:
+    """Without graphs cold passes are launched; rotated ones, whose launches show as hot ones' do, are
+    measured in both ways."""
+    one = {"only": ("ff_torch_native",), "skip": ("ceiling*",)}
+    launched = _cells(launch="eager", weights="flushed", **one)
+    assert {c.launch for c in launched} == {"eager"}
+    assert {c.launch for c in _cells(weights="rotated", **one)} == {"eager", "graph"}
 
 
 def test_ceilings_of_a_device() -> None:
