@@ -11,6 +11,17 @@ import numpy as np
 from harness.problem.problem import Array
 from harness.records.facts import DeviceFacts
 
+# A buffer of exactly the L2's size leaves some of what was there before: its replacement is not strictly by
+# age, its halves may hold a line twice, and it may hold zeros in less room than they take.
+_FLUSH_FACTOR = 2
+_LEAST_FLUSH_BYTES = 256 << 20
+_ASSUMED_L2_BYTES = 64 << 20
+
+
+def flush_bytes(l2_bytes: int) -> int:
+    """Return the size of the memset that empties an L2 of this size; 0 where it is not told."""
+    return max(_LEAST_FLUSH_BYTES, _FLUSH_FACTOR * (l2_bytes or _ASSUMED_L2_BYTES))
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeviceState:

@@ -41,6 +41,13 @@ class Meter:
             sm_clock_mhz=int(clock), power_w=milliwatts / 1000, throttle=name_throttles(int(mask))
         )
 
+    def read_driver(self) -> str:
+        """Return the driver's version, empty where it is not told."""
+        try:
+            return str(self.nvml.nvmlSystemGetDriverVersion())
+        except self.nvml.NVMLError:
+            return ""
+
     def read_held(self) -> dict[str, int]:
         """Return for how many ns each cause has held the clock down since the driver was loaded.
 

@@ -32,7 +32,7 @@ from harness.sweep.estimate import (
 class Cell:
     """Describe one cell. model is empty for a ceiling; runs_in names the measuring process.
 
-    workspace_bytes: what it is given, and what its passes allocate beside.
+    workspace_bytes: what it is given, and what its passes allocate beside. allocates_bytes: the latter alone.
     place: the part of the memory that a ceiling's set fits (`L2`, `memory`), empty for all others.
     conditions: its value on each axis; those of the problem are the problem's own. sets: of weights, where
     they are rotated. on_device: not on the CPU.
@@ -48,6 +48,7 @@ class Cell:
     runs_in: str
     problem: Problem
     workspace_bytes: int
+    allocates_bytes: int = 0
     place: str = ""
     conditions: Conditions = DEFAULTS
     sets: int = 1
@@ -124,10 +125,11 @@ def label(provider: str) -> str:
     return provider if provider in blas.names() else Path(provider).name
 
 
-def _workspace_bytes(implementation: Implementation, problem: Problem) -> int:
-    """Return what an implementation asks for; a plugin's declaration may raise."""
+def _memory_bytes(implementation: Implementation, problem: Problem, device: str) -> tuple[int, int]:
+    """Return what an implementation asks for and allocates; a plugin's declaration may raise."""
     try:
-        return int(implementation.workspace_bytes(problem))
+        given, allocated = implementation.memory_bytes(problem, device)
+        return int(given), int(allocated)
     except Exception as error:
         raise UsageError(
             f"{implementation.id}: its workspace_bytes raised {type(error).__name__}: {error}"
@@ -158,14 +160,15 @@ def make_cell(
     parts += axes.suffix(conditions)
     # A kernel that can't run here can't be asked for its workspace either.
     barred = implementation.unavailable() or problem.dtype not in implementation.dtypes
-    size = 0 if barred else _workspace_bytes(implementation, problem)
-    size += implementation.allocates_bytes(problem)
+    device = "cpu" if provider else "cuda"
+    given, allocated = (0, 0) if barred else _memory_bytes(implementation, problem, device)
     # Without a provider the cells are a device's: one process holds it.
     runs_in = process_key.find(bound, implementation.id, apart=bool(provider)) or provider
     return Cell(
         id="/".join(parts), role="ceiling" if problem.layer == "ceiling" else "layer",
         implementation=implementation.id, level=implementation.level, model=model,
-        provider=label(bound) if bound else "", problem=problem, workspace_bytes=size,
+        provider=label(bound) if bound else "", problem=problem,
+        workspace_bytes=given + allocated, allocates_bytes=allocated,
         runs_in=runs_in, place=place, conditions=conditions, sets=sets, on_device=not provider,
         compiles=implementation.costly_prepare, token_block=implementation.token_block,
     )  # fmt: skip

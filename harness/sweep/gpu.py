@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from harness.backends.registry import Implementation
 from harness.errors import UsageError
+from harness.gpu.device import flush_bytes
 from harness.machine.facts import Machine
 from harness.measure import locality
 from harness.problem import ceilings
@@ -21,6 +22,8 @@ _MATMUL_EXTENT = 4096  # 137 GFLOP: some ms of a large GPU, so that its launch i
 _COPY_ROW = 1 << 14
 # What torch, its context and its libraries take beside the tensors.
 _CONTEXT_BYTES = 1 << 30
+# A graph's pool keeps to itself what its passes allocate, and of a library's workspace this much.
+_GRAPH_BYTES = 32 << 20
 _USABLE = 0.95  # the allocator rounds up
 
 
@@ -102,7 +105,11 @@ def cell_bytes(cell: Cell) -> int:
 
 
 def total_bytes(cells: Sequence[Cell], facts: DeviceFacts) -> int:
-    """Return what one measuring process holds on the device: what is shared counts once."""
+    """Return what one measuring process holds on the device: what is shared counts once.
+
+    Shared are x, weights and outputs of one recipe, the workspace, and what launched passes allocate. What a
+    graph's passes allocate stays with it.
+    """
     inputs: dict[object, int] = {}
     outputs: dict[object, int] = {}
     for p in (cell.problem for cell in cells):
@@ -111,14 +118,16 @@ def total_bytes(cells: Sequence[Cell], facts: DeviceFacts) -> int:
         ):  # fmt: skip
             held[key] = max(held.get(key, 0), p.item_bytes * p.batch * width)
     weights = locality.weight_bytes((cell.problem, cell.sets) for cell in cells)
-    workspace = max((cell.workspace_bytes for cell in cells), default=0)
-    flush = 2 * facts.l2_bytes
-    return sum(inputs.values()) + sum(outputs.values()) + weights + workspace + flush
+    workspace = max((cell.workspace_bytes - cell.allocates_bytes for cell in cells), default=0)
+    allocated = max((cell.allocates_bytes for cell in cells), default=0)
+    graphs = sum(_GRAPH_BYTES + c.allocates_bytes for c in cells if c.launch == "graph")
+    own = workspace + allocated + graphs + flush_bytes(facts.l2_bytes)
+    return sum(inputs.values()) + sum(outputs.values()) + weights + own
 
 
 def why_too_large(cell: Cell, facts: DeviceFacts) -> str:
     """Return why a cell does not fit the device by itself, with the figures, or an empty string."""
-    needed = cell_bytes(cell) + 2 * facts.l2_bytes
+    needed = cell_bytes(cell) + flush_bytes(facts.l2_bytes)
     if needed + _CONTEXT_BYTES <= _USABLE * facts.free_bytes:
         return ""
     return (

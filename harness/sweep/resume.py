@@ -149,7 +149,12 @@ def _same(name: str, then: Any, now: Any) -> bool:
 def _device_of(machine: MachineRecord) -> str:
     """Return what a device's figures hang on, empty for the CPU; free memory differs from run to run."""
     d = machine.device
-    return f"{d.name}, sm {d.capability}, torch {d.torch}, CUDA {d.cuda}" if d else ""
+    if d is None:
+        return ""
+    return (
+        f"{d.name}, {d.uuid}, sm {d.capability}, driver {d.driver}, torch {d.torch}, CUDA {d.cuda}, "
+        f"NVRTC {d.nvrtc}, Triton {d.triton}"
+    )
 
 
 def check_machine(run: Run, now: MachineRecord) -> None:

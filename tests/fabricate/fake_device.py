@@ -96,6 +96,7 @@ class FakeDevice:
         return DeviceFacts(
             name="Fake 1", capability="8.6", memory_bytes=self.capacity, free_bytes=self.free_bytes(),
             l2_bytes=1 << 20, multiprocessors=4, uuid="fake", torch="2.99", cuda="13.0",
+            driver="580.1", nvrtc="13.1", triton="3.99",
         )  # fmt: skip
 
     # ---- the queue ----

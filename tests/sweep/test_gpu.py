@@ -12,6 +12,7 @@ from harness.backends import registry
 from harness.cli.sweep_options import make_spec
 from harness.errors import UsageError
 from harness.gpu import probe
+from harness.gpu.device import flush_bytes
 from harness.records.facts import DeviceFacts
 from harness.sweep import gpu as sweep_gpu
 from harness.sweep import plan
@@ -82,15 +83,38 @@ def test_the_cpus_implementations_stay_out() -> None:
     assert made.providers() == [""]
 
 
-def test_memory_counts_what_is_shared_once() -> None:
-    """What a process holds is the sum of distinct weights, x and y, and the largest workspace."""
+def test_memory_counts_what_is_shared_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a process holds is the sum of distinct weights, x and y, the largest workspace, what launched
+    passes allocate, and of every graph what its passes allocate."""
+    allocating = dataclasses.replace(
+        registry.get("ff_torch_native"), cuda_workspace_bytes=lambda problem: 1 << 10,
+        cuda_allocates_bytes=lambda problem: 1 << 20,
+    )  # fmt: skip
+    monkeypatch.setitem(registry._known, "ff_torch_native", allocating)
     cells = _cells(
         only=["ff_torch_native"], dtype="float32", math="ieee", weights="hot", skip=["ceiling*"]
     )
     weights = 4095 * 2 * 768 * 4
     x = y = 16384 * 768 * 4
     assert len(cells) == 2  # launched and replayed
-    assert sweep_gpu.total_bytes(cells, FACTS) == weights + x + y + 64 + 2 * FACTS.l2_bytes
+    shared = weights + x + y + (1 << 10) + flush_bytes(FACTS.l2_bytes)
+    graph = sweep_gpu.total_bytes(cells, FACTS) - shared - (1 << 20)
+    assert graph > 1 << 20
+    both = _cells(
+        only=["ff_torch_native"], dtype="float32", math="ieee", skip=["ceiling*"],
+        weights="hot,flushed",
+    )  # fmt: skip
+    assert len(both) == 3  # one more graph
+    assert sweep_gpu.total_bytes(both, FACTS) == shared + (1 << 20) + 2 * graph
+
+
+@pytest.mark.parametrize(
+    ("l2", "least"),
+    [(0, 128 << 20), (4 << 20, 256 << 20), (50 << 20, 256 << 20), (200 << 20, 400 << 20)],
+)
+def test_a_flush_is_large(l2: int, least: int) -> None:
+    """What is flushed is twice the L2 or more, and never little: an L2 may not hold a line in one place."""
+    assert flush_bytes(l2) >= least
 
 
 def test_what_does_not_fit_together_is_refused() -> None:
