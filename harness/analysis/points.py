@@ -180,10 +180,20 @@ def _speeds(run: RunIndex, known: Ceilings, cells: Iterable[CellRecord]) -> list
     return rows
 
 
-def _aa(run: RunIndex, cells: Iterable[CellRecord]) -> Ratio | None:
-    """Return the ratio of the A/A pair among some cells, None where there is none."""
-    twin = next((c.cell for c in cells if c.role == "aa" and c.status == "ok"), None)
-    return stats.ratio(run.samples, twin.removesuffix("/again"), twin) if twin else None
+def _aa(run: RunIndex, cells: Iterable[CellRecord], fastest: str) -> Ratio | None:
+    """Return the ratio of the A/A pair among some cells, None where there is none.
+
+    Of several pairs (another FF turned out the fastest after the first was chosen) that of the fastest FF
+    counts, as soon as it has an interval.
+    """
+    found: dict[str, Ratio] = {}
+    for twin in (c.cell for c in cells if (c.role, c.status) == ("aa", "ok")):
+        own = twin.removesuffix("/again")
+        if (ratio := stats.ratio(run.samples, own, twin)) is not None:
+            found[own] = ratio
+    if fastest in found and found[fastest].known:
+        return found[fastest]
+    return next(iter(found.values()), None)
 
 
 # ---- points -------------------------------------------------------------------------------------
@@ -215,7 +225,7 @@ def _point(
         judged_by = _under(at, axes.in_float32(conditions))
         fastest = _fastest_ff(run, judged_by)
         lacking = [(c.implementation, c.reason) for c in here if c.model == baseline]
-    aa = _aa(run, judged_by)
+    aa = _aa(run, judged_by, fastest.cell if fastest else "")
     judge = _Judge(run=run, known=known, resolution=aa.resolution if aa else 0.0)
     providers = dict.fromkeys(c.provider for c in own if c.provider and c.status != "unavailable")
     return Point(

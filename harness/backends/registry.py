@@ -11,6 +11,7 @@ from harness.errors import UnknownNameError
 from harness.problem.axes import DEVICES
 from harness.problem.operands import Operands
 from harness.problem.problem import DTYPES, Layer, Problem
+from harness.records.facts import ProviderFacts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,12 +61,12 @@ class Library:
 
     What is built on it is measured in processes of their own, so that its pools stand beside no provider's.
 
-    load: imports it and returns its facts, those that a run records of a provider. resident_bytes and
+    load: imports it and returns what a run records of it, as of a provider. resident_bytes and
     start_s: what a measuring process takes more with it, for the prediction.
     """
 
     name: str
-    load: Callable[[], dict[str, Any]]
+    load: Callable[[], ProviderFacts]
     resident_bytes: int = 0
     start_s: float = 0.0
 

@@ -20,7 +20,8 @@ from harness.errors import UsageError
 from harness.gpu import probe
 from harness.machine import doctor, facts
 from harness.machine.inspection import Inspection
-from harness.measure.process import MeasuringProcess, ProcessDiedError
+from harness.measure.process import MeasuringProcess, ProcessError
+from harness.measure.process_key import ProcessKey
 from harness.records.facts import SEVERITIES, Finding
 from harness.records.schema import SCHEMA_VERSION
 from harness.report.formats import NONE
@@ -60,12 +61,13 @@ def doctor_command(
 def _describe(provider: str) -> tuple[str, str]:
     """Return what a provider says of itself in a process of its own, or why it is unavailable."""
     try:
-        process = MeasuringProcess(provider, threads=1, keep_blas_env=False)
-    except (UsageError, ProcessDiedError) as error:
+        process = MeasuringProcess(ProcessKey(provider=provider), threads=1, keep_blas_env=False)
+    except (UsageError, ProcessError) as error:
         return "", str(error).removeprefix("--blas: ")
-    loaded = process.hello["provider"]
+    loaded = process.hello.provider
     process.close()
-    parts = (loaded["version"], loaded["architecture"], f"{loaded['int_bits']}-bit", loaded["path"])
+    assert loaded is not None  # its key names one
+    parts = (loaded.version, loaded.architecture, f"{loaded.int_bits}-bit", loaded.path)
     return ", ".join(p for p in parts if p), ""
 
 

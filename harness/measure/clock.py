@@ -49,27 +49,37 @@ class Sample:
     throttle: tuple[str, ...] = ()
 
 
-def calibrate(time: TimePasses, gate_ns: int, min_sample_ns: int = MIN_SAMPLE_NS) -> int:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Calibration:
+    """Hold the passes of a sample, and about how long one takes that is not the first of its process."""
+
+    loops: int
+    pass_ns: float
+
+
+def calibrate(time: TimePasses, min_sample_ns: int = MIN_SAMPLE_NS) -> Calibration:
     """Return the passes that make one sample at least `min_sample_ns` long; this is the warm-up too.
 
-    gate_ns: the time of the checked pass. A pass longer than a sample needs no calibration. Shorter
-    passes are run until an interval is long enough, doubling or better, so that lazily loaded code,
-    caches and the clock frequency have settled before the first sample.
+    The checked pass before says nothing of those to come: it may have compiled, loaded a library or made
+    a pool of threads. Passes are run until an interval is long enough, doubling or better, so that caches
+    and the clock frequency have settled too before the first sample; a pass longer than that is run once.
     """
-    if gate_ns >= 10 * min_sample_ns:
-        return 1
     loops = 1
-    while loops < _MAX_LOOPS:
+    while True:
         elapsed = max(1, time(loops))
-        if elapsed >= min_sample_ns:
-            # Not the loops that the doubling came to: those differ by up to two from run to run.
-            return max(1, math.ceil(1.2 * loops * min_sample_ns / elapsed)) if loops > 1 else 1
+        if elapsed >= min_sample_ns or loops == _MAX_LOOPS:
+            break
         # Aim a little above, so that a small speed-up does not need another round.
         loops = max(2 * loops, min(64 * loops, int(1.2 * loops * min_sample_ns / elapsed)))
-    return _MAX_LOOPS
+        loops = min(loops, _MAX_LOOPS)
+    pass_ns = elapsed / loops
+    if 1 < loops < _MAX_LOOPS:
+        # Not the loops that the doubling came to: those differ by up to two from run to run.
+        loops = math.ceil(1.2 * min_sample_ns / pass_ns)
+    return Calibration(loops=loops, pass_ns=pass_ns)
 
 
-def count_slices(batch: int, token_block: int, pass_ns: int) -> int:
+def count_slices(batch: int, token_block: int, pass_ns: float) -> int:
     """Return into how many equal slices of whole token blocks a sample of one pass is cut, 1 for none."""
     slices = 1
     while (

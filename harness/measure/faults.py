@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 import mmap
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
 from harness import native
 from harness.measure import clock
+from harness.measure.protocol import PublishedAnswer, PublishedRequest
 from harness.paper import faults as paper_faults
 from harness.paper.faults import RIGHT
 from harness.problem import oracle
@@ -40,7 +41,7 @@ class Bench:
     table: Any
     operands: Callable[[Problem], Operands]
     workspace: Callable[[int], Array]
-    known: dict[tuple[str, Problem], Verdict]
+    known: dict[tuple[str, Problem], Verdict] = field(default_factory=dict)
 
     def _bind(self, kernel: str, problem: Problem, operands: Operands) -> Any:
         space = self.workspace(native.workspace_bytes(kernel, problem))
@@ -94,24 +95,19 @@ class Bench:
                                near_ties=0, unwritten=0)  # fmt: skip
         return None
 
-    def run(self, kernel: str, problem: Problem, loops: int, *, unwritten: bool) -> dict[str, Any]:
-        """Check a kernel, then time `loops` passes as one interval, the first of them cold.
-
-        Returns the verdict, the notes of the record and, where the kernel is right, the sample.
-        """
+    def run(self, request: PublishedRequest) -> PublishedAnswer:
+        """Check a kernel, then time `loops` passes as one interval, the first of them cold."""
+        kernel, problem, unwritten = request.kernel, request.problem, request.unwritten
         verdict = self.gate(kernel, problem)
         notes = {
             "protocol": "published",
             "buffers": "never written" if unwritten else "written",
             "isa": native.isas()[0],
         }
-        answer: dict[str, Any] = {"verdict": asdict(verdict), "notes": notes, "loops": loops}
         if not verdict.ok:
-            return answer
+            return PublishedAnswer(verdict=verdict, notes=notes)
         operands = self._cold(problem, unwritten=unwritten)
         _, time = self._bind(kernel, problem, operands)
-        answer["sample"] = asdict(clock.sample(time, loops, math.inf))
+        sample = clock.sample(time, request.loops, math.inf)
         after = self._check_timed(kernel, problem, operands, unwritten=unwritten)
-        if after is not None:
-            answer["verdict"] = asdict(after)
-        return answer
+        return PublishedAnswer(verdict=after or verdict, notes=notes, sample=sample)

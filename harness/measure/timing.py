@@ -9,18 +9,19 @@ from typing import Protocol
 from harness.backends.registry import Prepared
 from harness.gpu.device import Device
 from harness.measure import clock, gpu_clock, locality
+from harness.measure.clock import Calibration
 from harness.measure.gpu_clock import DeviceTimer
 
 
 class Timing(Protocol):
     """Calibrate and sample what was prepared. `loops` are passes of one sample."""
 
-    def calibrate(self, prepared: Prepared, gate_ns: int, min_sample_ns: int) -> int:
+    def calibrate(self, prepared: Prepared, min_sample_ns: int) -> Calibration:
         """Return the loops that make a sample long enough; this is the warm-up too."""
 
     def flushed(
         self, prepared: Prepared, min_sample_ns: int, caches: Mapping[str, int]
-    ) -> tuple[Prepared, int]:
+    ) -> tuple[Prepared, Calibration]:
         """Return the preparation with every pass timed alone from flushed caches, and its loops.
 
         caches: bytes of those of the host's cores, empty where the system does not tell.
@@ -40,14 +41,13 @@ class HostTiming:
         """Begin without a flusher: its buffer is twice the last-level cache."""
         self._flusher: locality.Flusher | None = None
 
-    def calibrate(self, prepared: Prepared, gate_ns: int, min_sample_ns: int) -> int:
+    def calibrate(self, prepared: Prepared, min_sample_ns: int) -> Calibration:
         """Return the loops that make a sample long enough; this is the warm-up too."""
-        loops = clock.calibrate(prepared.time, gate_ns, min_sample_ns)
-        return locality.rotate_loops(loops, prepared.sets)
+        return clock.calibrate(prepared.time, min_sample_ns)
 
     def flushed(
         self, prepared: Prepared, min_sample_ns: int, caches: Mapping[str, int]
-    ) -> tuple[Prepared, int]:
+    ) -> tuple[Prepared, Calibration]:
         """Return the preparation with every pass timed alone from flushed caches, and its loops."""
         if self._flusher is None:
             self._flusher = locality.Flusher.make(max(caches.values(), default=0))
@@ -55,7 +55,8 @@ class HostTiming:
         pass_ns = max(1.0, time(2) / 2)
         notes = {**prepared.notes, "weights": self._flusher.note(pass_ns)}
         loops = locality.flushed_loops(pass_ns, min_sample_ns)
-        return replace(prepared, time=time, notes=notes), loops
+        found = Calibration(loops=loops, pass_ns=pass_ns)
+        return replace(prepared, time=time, notes=notes), found
 
     def captured(self, prepared: Prepared, *, flushed: bool) -> Prepared:
         """Refuse: there are no graphs on the host."""
@@ -78,22 +79,25 @@ class DeviceTiming:
             raise TypeError("on a device the time of a pass comes from the context's `timer`")
         return prepared.time
 
-    def calibrate(self, prepared: Prepared, gate_ns: int, min_sample_ns: int) -> int:
+    def calibrate(self, prepared: Prepared, min_sample_ns: int) -> Calibration:
         """Return the loops that make a sample long enough, and see that the events are not blind."""
         timer = self._timer(prepared)
         timer.watch()
-        calls = clock.calibrate(lambda n: timer(n * timer.each), gate_ns, min_sample_ns)
-        return locality.rotate_loops(calls * timer.each, prepared.sets)
+        found = clock.calibrate(lambda n: timer(n * timer.each), min_sample_ns)
+        loops = locality.rotate_loops(found.loops * timer.each, prepared.sets)
+        return Calibration(loops=loops, pass_ns=found.pass_ns / timer.each)
 
     def flushed(
         self, prepared: Prepared, min_sample_ns: int, caches: Mapping[str, int]
-    ) -> tuple[Prepared, int]:
+    ) -> tuple[Prepared, Calibration]:
         """Return the preparation with every pass timed alone from a flushed L2, and its loops."""
         timer = replace(self._timer(prepared), flushed=True)
         timer.watch()
-        loops = gpu_clock.flushed_loops(timer(2) / 2, min_sample_ns)
+        pass_ns = timer(2) / 2
+        loops = gpu_clock.flushed_loops(pass_ns, min_sample_ns)
         notes = {**prepared.notes, "weights": "the L2 flushed by a memset before each pass"}
-        return replace(prepared, time=timer, notes=notes), loops
+        found = Calibration(loops=loops, pass_ns=pass_ns)
+        return replace(prepared, time=timer, notes=notes), found
 
     def captured(self, prepared: Prepared, *, flushed: bool) -> Prepared:
         """Return the preparation with its passes replayed from a graph. Raises CaptureError."""

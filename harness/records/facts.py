@@ -45,6 +45,35 @@ class DeviceFacts(_Fact):
     unmetered: str = Field(default="", description="why clock, power and throttling are not told")
 
 
+class ProviderFacts(_Fact):
+    """What a BLAS library is, or a package that brings one, as a measuring process loaded it."""
+
+    name: str
+    path: str = Field(description="{prefix} stands for the Python environment's folder")
+    version: str
+    architecture: str = Field(description="kernel set that it chose for this processor")
+    threads: int
+    threading_layer: str
+    int_bits: int
+    routines: list[str]
+
+
+class ThreadPool(_Fact):
+    """What threadpoolctl says of one pool of threads in a process; empty where there is none to tell."""
+
+    user_api: str
+    internal_api: str
+    num_threads: int | None
+    filepath: str
+    version: str | None
+    threading_layer: str | None = ""
+    architecture: str | None = ""
+
+    def told(self) -> dict[str, str | int | None]:
+        """Return what the library tells, without what it has no word for."""
+        return {name: value for name, value in self if value != ""}
+
+
 class MachineFacts(_Fact):
     """What a machine's settings and its state of the moment are.
 

@@ -9,6 +9,7 @@ from harness.backends import blas
 from harness.backends.registry import Implementation
 from harness.errors import UsageError
 from harness.measure import clock, process_key
+from harness.measure.process_key import ProcessKey
 from harness.problem import axes, ceilings
 from harness.problem.axes import DEFAULTS, Conditions
 from harness.problem.problem import Problem
@@ -45,7 +46,7 @@ class Cell:
     level: int | None
     model: str
     provider: str
-    runs_in: str
+    runs_in: ProcessKey
     problem: Problem
     workspace_bytes: int
     allocates_bytes: int = 0
@@ -107,9 +108,13 @@ class Cell:
         return self.sets * self.problem.weight_bytes()
 
     def gate_s(self) -> float:
-        """Return a guess of the checked passes' time: each set of weights alone, then all in turn."""
+        """Return a guess of the time of a gate's passes.
+
+        Checked are each set of weights alone, then all in turn; then a slice is calibrated.
+        """
         rotated = 2 * self.sets if self.weights == "rotated" else 1
-        return rotated * self.predicted_s() + SET_S * (self.sets - 1)
+        checked_s = rotated * self.predicted_s() + SET_S * (self.sets - 1)
+        return checked_s + self.predicted_s() / self.slices()
 
     def sample_s(self) -> float:
         """Return a guess of what one sample takes."""
@@ -162,14 +167,13 @@ def make_cell(
     barred = implementation.unavailable() or problem.dtype not in implementation.dtypes
     device = "cpu" if provider else "cuda"
     given, allocated = (0, 0) if barred else _memory_bytes(implementation, problem, device)
-    # Without a provider the cells are a device's: one process holds it.
-    runs_in = process_key.find(bound, implementation.id, apart=bool(provider)) or provider
     return Cell(
         id="/".join(parts), role="ceiling" if problem.layer == "ceiling" else "layer",
         implementation=implementation.id, level=implementation.level, model=model,
         provider=label(bound) if bound else "", problem=problem,
         workspace_bytes=given + allocated, allocates_bytes=allocated,
-        runs_in=runs_in, place=place, conditions=conditions, sets=sets, on_device=not provider,
+        runs_in=process_key.find(implementation, provider), place=place, conditions=conditions,
+        sets=sets, on_device=not provider,
         compiles=implementation.costly_prepare, token_block=implementation.token_block,
     )  # fmt: skip
 

@@ -17,8 +17,8 @@ from made_machines import SMALL
 from harness import cli
 from harness.backends import registry, torch_compiled, torch_layers, torch_library
 from harness.backends.registry import Context
-from harness.measure import process_key
 from harness.measure.process import MeasuringProcess
+from harness.measure.process_key import ProcessKey
 from harness.problem.operands import make_aligned, make_operands
 from harness.problem.problem import Problem
 from harness.records.reader import load_run
@@ -206,7 +206,7 @@ def test_torch_has_a_process_of_its_own(tmp_path: Path) -> None:
     cells = plan.make_plan(scripted.make_spec(tmp_path), SMALL).cells
     homes = {c.implementation: c.runs_in for c in cells}
     here = {home for i, home in homes.items() if "torch" in i}
-    assert here == {process_key.find("", "fff_torch_bmm")}
+    assert here == {ProcessKey(library="torch")}
     assert not here & {home for i, home in homes.items() if "torch" not in i}
 
 
@@ -214,16 +214,15 @@ def test_torch_has_a_process_of_its_own(tmp_path: Path) -> None:
 @pytest.mark.parametrize("threads", [1, 2])
 def test_process_says_what_torch_is(threads: int) -> None:
     """The process tells torch's version, BLAS and pools; each is as wide as was asked for."""
-    process = MeasuringProcess(
-        process_key.find("", "fff_torch_bmm"), threads=threads, keep_blas_env=False
-    )
-    facts, pools = process.hello["provider"], process.hello["pools"]
+    process = MeasuringProcess(ProcessKey(library="torch"), threads=threads, keep_blas_env=False)
+    facts, pools = process.hello.provider, process.hello.pools
     process.close()
-    assert facts["name"] == "torch"
-    assert facts["threads"] == threads
-    assert facts["version"] == torch_library.describe()
-    assert any("torch" in pool["filepath"] for pool in pools)
-    assert {pool["num_threads"] for pool in pools} <= {1, threads}
+    assert facts is not None
+    assert facts.name == "torch"
+    assert facts.threads == threads
+    assert facts.version == torch_library.describe()
+    assert any("torch" in pool.filepath for pool in pools)
+    assert {pool.num_threads for pool in pools} <= {1, threads}
 
 
 @needs_torch

@@ -172,7 +172,7 @@ def test_work_on_another_stream_is_refused(flushed: bool, hot_ns: int) -> None:
         if flushed:
             timing.flushed(prepared, 20_000_000, {})
         else:
-            timing.calibrate(prepared, 0, 20_000_000)
+            timing.calibrate(prepared, 20_000_000)
 
     with pytest.raises(ValueError, match="another stream"):
         begin()

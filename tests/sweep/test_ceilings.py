@@ -19,6 +19,7 @@ from made_machines import MACHINES, SMALL
 from harness.analysis import ceilings as analysis_ceilings
 from harness.analysis.analysis import analyse
 from harness.machine.facts import Machine
+from harness.measure.process_key import ProcessKey
 from harness.problem import ceilings
 from harness.records import reader, schema
 from harness.sweep import ceilings as sweep_ceilings
@@ -147,7 +148,7 @@ def test_the_plan_holds_each_ceiling_once_by_place(machine: Machine, together: b
     made = plan.make_plan(make_spec(threads=machine.cores if together else 1), machine)
     own = [c for c in made.cells if c.role == "ceiling" and not c.provider]
     assert len({c.id for c in own}) == len(own)
-    assert {c.runs_in for c in own} == {"scipy"}
+    assert {c.runs_in for c in own} == {ProcessKey(provider="scipy")}
     assert all(c.place in c.id.split("/") for c in own if c.place)
     measured = any(c.id.startswith("ceiling_read/memory/") for c in own)
     assert measured != any(n.startswith("no ceiling of the memory: ") for n in made.notices)
@@ -199,7 +200,7 @@ def test_a_sweep_measures_and_prints_the_ceilings(tmp_path: Path, threads: int) 
     spec = make_spec(
         out=tmp_path / "run", only=["ff_l1_blas"], widths=[64], passes=2, threads=threads
     )
-    outcome = sweep_run.run(spec, plan.make_plan(spec, machine), Silent())
+    outcome = sweep_run.run(plan.make_plan(spec, machine), Silent())
     assert (outcome.reason, outcome.wrong, outcome.failed) == ("complete", 0, 0)
     run = reader.load_run(outcome.folder)
     own = run.cells[(run.cells["role"] == "ceiling") & (run.cells["provider"] == "")]

@@ -13,6 +13,7 @@ from harness.cli.sweep_options import make_spec
 from harness.errors import UsageError
 from harness.gpu import probe
 from harness.gpu.device import flush_bytes
+from harness.measure.process_key import ProcessKey
 from harness.records.facts import DeviceFacts
 from harness.sweep import gpu as sweep_gpu
 from harness.sweep import plan
@@ -80,7 +81,7 @@ def test_the_cpus_implementations_stay_out() -> None:
     """A plan for the device holds no cell of a CPU kernel, and needs no BLAS provider."""
     made = plan.make_plan(_spec(), MACHINE)
     assert all("cuda" in registry.get(c.implementation).devices for c in made.cells)
-    assert made.providers() == [""]
+    assert made.process_keys() == [ProcessKey()]
 
 
 def test_memory_counts_what_is_shared_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -172,7 +173,7 @@ def test_the_prediction_is_of_a_device() -> None:
     """The paper's half is predicted to fit the default budget, and the naive columns to take the longest."""
     spec = _spec(passes=None)
     made = plan.make_plan(spec, MACHINE)
-    assert made.predicted_s(spec) < 2 * spec.budget_s
+    assert made.predicted_s() < 2 * spec.budget_s
     longest = max(made.cells, key=lambda cell: cell.predicted_s())
     assert longest.implementation == "ff_cuda_naive"
     assert all(cell.on_device for cell in made.cells)

@@ -11,6 +11,7 @@ import device_worker
 import pytest
 from device_worker import (
     COLD,
+    DRIFTING,
     FASTER,
     HOT,
     OFF_STREAM,
@@ -197,6 +198,21 @@ def test_throttled_samples_are_marked_and_kept(
     assert "(power cap)" in text
 
 
+def test_graphs_of_another_length_sample_on(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Where a later process puts another number of passes into a graph, its samples are of whole replays and
+    about as many passes as those of the first."""
+    _install(monkeypatch, tmp_path, DRIFTING)
+    words = ("--only", "ff_torch_native,fff_torch_bmm", "--dtype", "float32", "--math", "ieee",
+             "--weights", "hot", "--launch", "graph", "--skip", "ceiling*")  # fmt: skip
+    run = _run(tmp_path / "run", *words, "--passes", "4", "--processes", "4")
+    loops = run.samples[run.samples["cell"] == f"{FFF}/graph"].groupby("process")["loops"].first()
+    assert len(loops) == 4
+    assert loops.nunique() > 1
+    assert loops.max() < 1.1 * loops.min()
+
+
 def test_what_does_not_fit_is_refused_with_the_figure(
     machine_with_device: None, tmp_path: Path
 ) -> None:
@@ -252,7 +268,7 @@ def _no_device(monkeypatch: pytest.MonkeyPatch, folder: Path, script: str) -> No
     ("script", "reason"),
     [
         (
-            """echo '{"facts": null, "reason": "torch is not installed"}'""",
+            f"echo '{probe.format_answer(probe.Found(reason='torch is not installed'))}'",
             "torch is not installed",
         ),
         ("exec sleep 600", "hangs"),
@@ -297,7 +313,8 @@ def test_list_gives_the_reason(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """`list` says of each implementation for CUDA why it can't run, and of others that they can."""
-    script = """case "$*" in *harness.gpu.probe*) echo '{"facts": null, "reason": "no GPU in here"}';; """
+    answer = probe.format_answer(probe.Found(reason="no GPU in here"))
+    script = f"""case "$*" in *{probe.__name__}*) echo '{answer}';; """
     _no_device(monkeypatch, tmp_path, f'{script} *) exec {sys.executable} "$@";; esac')
     assert cli.run(["list"]) == 0
     lines = capsys.readouterr().out.splitlines()
