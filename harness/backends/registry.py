@@ -25,6 +25,8 @@ class Context:
     device: where the pass runs, one of the implementation's devices. On "cuda" the operands are torch
     tensors there, and so is the workspace.
     workspace: returns an aligned, touched byte array of at least the size asked for.
+    tile: which of an implementation's own ways to cut its work another process of the run chose, as its
+    note `tile` said; empty where it is free to choose.
     timer: makes the `time` of passes that are Python calls. Several passes are taken in turn: one for each
     set of weights. On "cuda" it times with events on the stream that is current when a pass is called, so a
     pass launches there, does not wait, and has compiled what it needs before.
@@ -36,6 +38,7 @@ class Context:
     threads: int = 1
     caches: Mapping[str, int] = field(default_factory=dict)
     device: str = "cpu"
+    tile: str = ""
     timer: Callable[..., timer.TimePasses] = timer.make_python_timer
 
 

@@ -66,7 +66,7 @@ class Gate:
         own: Any = {"device": "cuda", "timer": make_timer(self._device)} if self._device else {}
         return Context(
             provider=self._provider, workspace=self._store.workspace, isa=request.isa,
-            threads=request.threads, caches=request.caches, **own,
+            threads=request.threads, caches=request.caches, tile=request.tile, **own,
         )  # fmt: skip
 
     def prepare(self, request: GateRequest) -> tuple[GateAnswer | Unavailable, ReadyCell | None]:
@@ -244,6 +244,7 @@ def gate_rotation(
     verdict: Verdict | None = None
     for i, placed in enumerate(sets):
         prepared = implementation.prepare(problem, placed.own, context)
+        context = replace(context, tile=prepared.notes.get("tile", ""))  # for all sets
         placed.poison()
         prepared.time(1)
         verdict = check(problem, placed.fetch(), seed=problem.seed, most=_SET_TOKENS)

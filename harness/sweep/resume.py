@@ -109,6 +109,7 @@ def _read_states(run: Run, states: Iterable[CellState]) -> None:
             # The recorded pass of a gate was the first of its process, and is no measure of later ones.
             state.gated = True
             state.loops, state.slices = int(gate["loops"]), int(gate["slices"])
+            state.tile = gate["notes"].get("tile", "")
         if cell.role == "aa":  # one may have come in a later process
             before = run.samples["process"] < gate["process"]
             state.joined = int(run.samples.loc[before, "block"].nunique())

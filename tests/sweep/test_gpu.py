@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 
 import device_worker
 import pytest
@@ -177,3 +178,21 @@ def test_the_prediction_is_of_a_device() -> None:
     longest = max(made.cells, key=lambda cell: cell.predicted_s())
     assert longest.implementation == "ff_cuda_naive"
     assert all(cell.on_device for cell in made.cells)
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_only_a_device_is_asked_for(monkeypatch: pytest.MonkeyPatch, device: str) -> None:
+    """A plan asks implementations whether they can run for its own device alone: to ask one of CUDA takes
+    seconds, or as long as a driver hangs."""
+    asked = set[str]()
+
+    def note(name: str) -> Callable[[], str]:
+        return lambda: asked.add(name) or ""  # type: ignore[func-returns-value]
+
+    of_both = [*registry._known.values()]
+    monkeypatch.setattr(
+        registry, "_known", {i.id: dataclasses.replace(i, unavailable=note(i.id)) for i in of_both}
+    )
+    plan.make_plan(_spec(device=device), MACHINE)
+    assert asked
+    assert asked <= {i.id for i in of_both if device in i.devices}
