@@ -93,7 +93,7 @@ class DeviceTiming:
         """Return the preparation with every pass timed alone from a flushed L2, and its loops."""
         timer = replace(self._timer(prepared), flushed=True)
         timer.watch()
-        pass_ns = timer(2) / 2
+        pass_ns = timer.estimate_ns()
         loops = gpu_clock.flushed_loops(pass_ns, min_sample_ns)
         notes = {**prepared.notes, "weights": "the L2 flushed by a memset before each pass"}
         found = Calibration(loops=loops, pass_ns=pass_ns)

@@ -23,6 +23,7 @@ from harness.sweep.estimate import (
     FLUSHES_S,
     GATE_S,
     KEPT,
+    LONG_PASS_S,
     RATE_UNKNOWN,
     RATES,
     SET_S,
@@ -110,11 +111,20 @@ class Cell:
     def gate_s(self) -> float:
         """Return a guess of the time of a gate's passes.
 
-        Checked are each set of weights alone, then all in turn; then a slice is calibrated.
+        Checked are each set of weights alone, then all in turn; then a slice is calibrated. A device's gate
+        has more passes, since whole rounds are captured too.
         """
         rotated = 2 * self.sets if self.weights == "rotated" else 1
         checked_s = rotated * self.predicted_s() + SET_S * (self.sets - 1)
+        if self.on_device:
+            further = estimate.count_gate_passes(self.weights, self.launch) - 1
+            return checked_s + further * self.sets * self.predicted_s()
         return checked_s + self.predicted_s() / self.slices()
+
+    def is_checked_by_head(self) -> bool:
+        """Say whether later processes are predicted to check its first tokens alone: see sweep/gate.py."""
+        whole = self.weights != "hot" or self.launch == "graph"
+        return not whole and self.predicted_s() >= LONG_PASS_S
 
     def sample_s(self) -> float:
         """Return a guess of what one sample takes."""
@@ -122,6 +132,8 @@ class Cell:
         untimed_s = FLUSHES_S if self.weights == "flushed" else 0.0
         if self.weights == "hot":
             untimed_s = clock.count_warming(1e9 * pass_s) * pass_s
+        if self.weights == "flushed" and self.on_device:
+            untimed_s += pass_s  # for the wall time
         return max(self.sets * pass_s, 1.2e-9 * clock.MIN_SAMPLE_NS) + untimed_s
 
 

@@ -7,18 +7,23 @@ from collections.abc import Callable
 
 import device_worker
 import pytest
+from fake_device import FakeDevice
 from made_machines import SMALL
 
 from harness.backends import registry
+from harness.backends.registry import Prepared
 from harness.cli.sweep_options import make_spec
 from harness.errors import UsageError
 from harness.gpu import probe
 from harness.gpu.device import flush_bytes
+from harness.measure.gpu_clock import make_timer
 from harness.measure.process_key import ProcessKey
+from harness.measure.timing import DeviceTiming
 from harness.records.facts import DeviceFacts
+from harness.sweep import estimate, plan
 from harness.sweep import gpu as sweep_gpu
-from harness.sweep import plan
 from harness.sweep.cell import Cell
+from harness.sweep.estimate import LONG_PASS_S
 from harness.sweep.spec import SweepSpec
 
 FACTS = DeviceFacts(name="Fake 1", memory_bytes=8 << 30, free_bytes=6 << 30, l2_bytes=6 << 20)
@@ -196,3 +201,42 @@ def test_only_a_device_is_asked_for(monkeypatch: pytest.MonkeyPatch, device: str
     plan.make_plan(_spec(device=device), MACHINE)
     assert asked
     assert asked <= {i.id for i in of_both if device in i.devices}
+
+
+@pytest.mark.parametrize("weights", ["hot", "flushed"])
+@pytest.mark.parametrize("launch", ["eager", "graph"])
+def test_the_passes_before_the_first_sample_are_known(weights: str, launch: str) -> None:
+    """What a long pass is run for before its first sample is what the prediction counts."""
+    device, flushed = FakeDevice(), weights == "flushed"
+
+    def run() -> None:
+        device.launch("pass", 2e9, 2e9)
+
+    timing = DeviceTiming(device)  # type: ignore[arg-type]
+    prepared = Prepared(forward=run, time=make_timer(device)(run))
+    prepared.time(1)
+    if launch == "graph":
+        prepared = timing.captured(prepared, flushed=flushed)
+        device.log.append("pass")  # torch runs what it is to capture once
+        prepared.time(prepared.sets)
+    if flushed:
+        timing.flushed(prepared, 20_000_000, {})
+    else:
+        timing.calibrate(prepared, 20_000_000)
+    ran = sum(device.log.count(name) for name in ("pass", "replay"))
+    assert ran == estimate.count_gate_passes(weights, launch)
+
+
+def test_slow_kernels_are_in_the_prediction() -> None:
+    """The gates of a kernel that is naive on purpose take their whole passes in every process, and their
+    prediction says so; only what is hot and launched is checked by its head later on."""
+    (eager, graph, cold) = _cells(
+        only=("ff_cuda_naive",), models="bert-base-4095", dtype="float32", skip=["ceiling*"]
+    )  # fmt: skip
+    assert [(c.weights, c.launch) for c in (eager, graph, cold)] == [
+        ("hot", "eager"), ("hot", "graph"), ("flushed", "graph"),
+    ]  # fmt: skip
+    pass_s = eager.predicted_s()
+    assert pass_s > LONG_PASS_S
+    assert [round(c.gate_s() / pass_s) for c in (eager, graph, cold)] == [3, 6, 8]
+    assert [c.is_checked_by_head() for c in (eager, graph, cold)] == [True, False, False]
