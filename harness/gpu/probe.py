@@ -13,9 +13,9 @@ from harness.errors import UnavailableError
 from harness.package import Identity
 from harness.records.facts import DeviceFacts
 
-PATIENCE_S = (
-    60.0  # torch from a cold disk takes some tens of seconds; a driver that hangs has no end
-)
+# torch's libraries have gigabytes: from a cold or a shared disk they take minutes to load. A driver that
+# hangs has no end.
+PATIENCE_S = 300.0
 CUDA = "cuda"
 
 
@@ -51,7 +51,10 @@ def ask(patience_s: float) -> Found:
             timeout=patience_s, check=False, stdin=subprocess.DEVNULL,
         )  # fmt: skip
     except subprocess.TimeoutExpired:
-        return Found(reason=f"no answer within {patience_s:.0f} s: torch or the driver hangs")
+        return Found(
+            reason=f"no answer within {patience_s:.0f} s: the driver hangs, or torch takes longer "
+            "to load from this disk (a second try finds it in memory)"
+        )
     if done.returncode != 0:
         last = (done.stderr.strip().splitlines() or ["no message"])[-1]
         return Found(reason=f"asking for it ended with exit status {done.returncode}: {last}")

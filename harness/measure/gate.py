@@ -55,7 +55,7 @@ class Gate:
         own: Any = {"device": "cuda", "timer": make_timer(self._device)} if self._device else {}
         return Context(
             provider=self._provider, workspace=self._store.workspace, isa=request.isa,
-            threads=request.threads, caches=request.caches, **own,
+            threads=request.threads, caches=request.caches, tile=request.tile, **own,
         )  # fmt: skip
 
     def prepare(self, request: GateRequest) -> tuple[GateAnswer | Unavailable, ReadyCell | None]:
@@ -67,7 +67,7 @@ class Gate:
         """
         implementation = registry.get(request.implementation)
         # The largest workspace is taken first, so that all pieces share it.
-        self._store.workspace(implementation.workspace_bytes(request.problem))
+        self._store.workspace(self._workspace_bytes(implementation, request.problem))
         self.set_math(request.problem)
         try:
             piece, gate_ns, verdict = self._check(implementation, request)
@@ -197,6 +197,7 @@ class Gate:
             if not verdict.ok:
                 reason = f"weight set {turn + 1} of {sets}: {verdict.reason}"
                 return piece, 0, replace(verdict, reason=reason)
+            request = replace(request, tile=piece.prepared.notes.get("tile", ""))  # for all sets
         placed = [self._store.operands(request.problem, turn) for turn in range(sets)]
         rotation = tuple((p.own.w_in, p.own.w_out) for p in placed[1:])
         prepared = self._prepare(
@@ -231,7 +232,7 @@ class Gate:
         return Piece(
             implementation=implementation.id, problem=part, first=tokens.start, placed=placed,
             prepared=self._prepare(implementation, request, part, placed.own), turn=turn,
-            workspace_bytes=implementation.workspace_bytes(part), check_seed=request.check_seed,
+            workspace_bytes=self._workspace_bytes(implementation, part), check_seed=request.check_seed,
         )  # fmt: skip
 
     def _capture(self, piece: Piece, weights: str) -> tuple[Piece, Verdict]:
@@ -242,6 +243,9 @@ class Gate:
         if not verdict.ok:
             verdict = replace(verdict, reason=f"replayed from a graph: {verdict.reason}")
         return piece, verdict
+
+    def _workspace_bytes(self, implementation: Implementation, problem: Problem) -> int:
+        return implementation.memory_bytes(problem, "cuda" if self._device else "cpu")[0]
 
     def set_math(self, problem: Problem) -> None:
         """Choose how float32 products are computed on the device, as the problem says."""

@@ -146,7 +146,8 @@ class GateRequest(Request[GateAnswer | Unavailable]):
     check the first tokens alone, and each slice of the output behind its first sample. check_seed: draws the
     tokens that are compared with the oracle. weights, sets, launch:
     as the cell has them (sweep/cell.py). isa: of our own code, empty for the fastest. caches: of the machine,
-    by which kernels cut their work, and which are flushed.
+    by which kernels cut their work, and which are flushed. tile: as the run's first process chose
+    it (registry.Context).
     """
 
     answers: ClassVar = (GateAnswer, Unavailable)
@@ -163,6 +164,7 @@ class GateRequest(Request[GateAnswer | Unavailable]):
     weights: str = "hot"
     sets: int = 1
     launch: str = "eager"
+    tile: str = ""
     head_only: bool = False
     count_nodes: bool = False
     kind: Literal["gate"] = "gate"

@@ -98,9 +98,9 @@ class DeviceTiming:
     def calibrate(self, prepared: Prepared, min_sample_ns: int) -> Calibration:
         """Return the loops that make a sample long enough, and see that the events are not blind."""
         timer = self._timer(prepared)
+        timer.watch()
         found = clock.calibrate(lambda n: timer(n * timer.each), min_sample_ns)
         loops = locality.rotate_loops(found.loops * timer.each, prepared.sets)
-        gpu_clock.require_seen(timer.measure(loops))
         return Calibration(loops=loops, pass_ns=found.pass_ns / timer.each)
 
     def flushed(
@@ -108,7 +108,8 @@ class DeviceTiming:
     ) -> tuple[Prepared, Calibration]:
         """Return the preparation with every pass timed alone from a flushed L2, and its loops."""
         timer = replace(self._timer(prepared), flushed=True)
-        pass_ns = timer(2) / 2
+        timer.watch()
+        pass_ns = timer.estimate_ns()
         loops = gpu_clock.flushed_loops(pass_ns, min_sample_ns)
         notes = {**prepared.notes, "weights": "the L2 flushed by a memset before each pass"}
         found = Calibration(loops=loops, pass_ns=pass_ns)
@@ -116,8 +117,8 @@ class DeviceTiming:
 
     def captured(self, prepared: Prepared, *, flushed: bool) -> Prepared:
         """Return the preparation with its passes replayed from a graph. Raises CaptureError."""
-        timer, rounds = self._timer(prepared), 4 * prepared.sets
-        graph = replace(timer, flushed=flushed).captured(timer(rounds) / rounds)
+        timer = self._timer(prepared)
+        graph = replace(timer, flushed=flushed).captured(timer.estimate_ns())
         notes = {**prepared.notes, "launch": f"graph of {graph.each} passes"}
         sets = max(graph.each, prepared.sets)
         return replace(prepared, time=graph, notes=notes, sets=sets)

@@ -39,6 +39,9 @@ class DeviceFacts(_Fact):
     uuid: str = ""
     torch: str = ""
     cuda: str = Field(default="", description="that torch was built with")
+    driver: str = ""
+    nvrtc: str = ""
+    triton: str = ""
     unmetered: str = Field(default="", description="why clock, power and throttling are not told")
 
 

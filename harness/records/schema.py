@@ -256,12 +256,10 @@ class SampleRecord(_Record):
     wall_ns: int = Field(
         default=0, description="on a device, launches and the last wait included; 0 on the CPU"
     )
-    sm_clock_mhz: int = Field(
-        default=0, description="of the device behind the sample; 0 if not told"
-    )
+    sm_clock_mhz: int = Field(default=0, description="of the device while it worked; 0 if not told")
     power_w: float = 0.0
     throttle: list[str] = Field(
-        default=[], description="what held the device's clock down before or behind the sample"
+        default=[], description="what held the device's clock down at the sample"
     )
 
 

@@ -51,6 +51,17 @@ DEVICE_BYTES_PER_S = 200e9
 LONG_PASS_S = 0.3
 
 
+def count_gate_passes(weights: str, launch: str) -> int:
+    """Return how many long passes a device's cell takes before its first sample.
+
+    One is checked and one shows that the events see it; one calibrates. A graph has one that is timed, one
+    that runs as those to be captured do, and is checked itself. A cold pass is run once more for its wall
+    time.
+    """
+    cold = 2 if weights == "flushed" else 1
+    return 2 + cold + (2 + cold if launch == "graph" else 0)
+
+
 def count_processes(most: int, rest_s: float, gate_s: float, block_s: float) -> int:
     """Return how many of up to `most` sets of processes get a block; the first is gated and gets one."""
     more = int((rest_s - block_s) / max(gate_s + block_s, 1e-3))

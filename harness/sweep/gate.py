@@ -23,8 +23,8 @@ def prepare(state: CellState, journal: Journal, processes: Processes) -> None:
         loops=state.loops, slices=state.slices, count_nodes=not state.gated,
         head_only=state.gated and is_by_head(state), weights=cell.weights, sets=cell.sets,
         min_sample_ns=_QUICK_MIN_SAMPLE_NS if spec.quick else clock.MIN_SAMPLE_NS, isa=spec.isa,
-        threads=spec.threads, launch=cell.launch, caches=dict(processes.machine.caches),
-        check_seed=processes.check_seed,
+        threads=spec.threads, launch=cell.launch, tile=state.tile, check_seed=processes.check_seed,
+        caches=dict(processes.machine.caches),
     )  # fmt: skip
     try:
         process = processes.serving(cell.runs_in)
@@ -42,6 +42,7 @@ def prepare(state: CellState, journal: Journal, processes: Processes) -> None:
     if verdict.ok:
         state.process, state.gated, state.unproved = process, True, False
         state.loops, state.slices = answer.loops, answer.slices
+        state.tile = answer.notes.get("tile", "")
         if answer.pass_ns and not state.passes_s:
             state.pass_s = answer.pass_ns / 1e9
     else:

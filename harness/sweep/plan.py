@@ -23,7 +23,7 @@ from harness.sweep import ceilings as sweep_ceilings
 from harness.sweep import estimate
 from harness.sweep import gpu as sweep_gpu
 from harness.sweep.cell import Cell, label, make_cell
-from harness.sweep.estimate import GATE_S, LONG_PASS_S
+from harness.sweep.estimate import GATE_S
 from harness.sweep.spec import SweepSpec
 
 # The published protocol times 250 passes as one mean; here a mean of this long is taken instead, in
@@ -67,7 +67,7 @@ class Plan:
 
     def gate_s(self, process: int) -> float:
         """Return the predicted time that one set of fresh processes needs before its first sample."""
-        again = [c for c in self.cells if process == 0 or c.predicted_s() < LONG_PASS_S]
+        again = [c for c in self.cells if process == 0 or not c.is_checked_by_head()]
         whole = sum(cell.gate_s() for cell in again)
         checks = sum(cell.check_s() for cell in self.cells)
         compiled = sum(cell.compile_s(kept=process > 0) for cell in self.cells)

@@ -109,6 +109,7 @@ def _read_states(run: Run, states: Iterable[CellState]) -> None:
             # The recorded pass of a gate was the first of its process, and is no measure of later ones.
             state.gated = True
             state.loops, state.slices = int(gate["loops"]), int(gate["slices"])
+            state.tile = gate["notes"].get("tile", "")
         if cell.role == "aa":  # one may have come in a later process
             before = run.samples["process"] < gate["process"]
             state.joined = int(run.samples.loc[before, "block"].nunique())
@@ -156,7 +157,12 @@ def _same(name: str, then: Any, now: Any) -> bool:
 def _device_of(machine: MachineRecord) -> str:
     """Return what a device's figures hang on, empty for the CPU; free memory differs from run to run."""
     d = machine.device
-    return f"{d.name}, sm {d.capability}, torch {d.torch}, CUDA {d.cuda}" if d else ""
+    if d is None:
+        return ""
+    return (
+        f"{d.name}, {d.uuid}, sm {d.capability}, driver {d.driver}, torch {d.torch}, CUDA {d.cuda}, "
+        f"NVRTC {d.nvrtc}, Triton {d.triton}"
+    )
 
 
 def check_machine(run: Run, now: MachineRecord) -> None:

@@ -20,7 +20,8 @@ class CellState:
     status: `ok` until it is out, then with the reason. gated: whether it passed its gate in any process.
     process: the one that it was last prepared in. loops, slices: of a sample, 0 until a gate tells them.
     pass_s: a pass over the whole batch, by its last sample; before one, by the passes that its gate warmed
-    up with. untimed_s: of a sample, what stands before and between its timed passes. passes_s: of each
+    up with. tile: its implementation's choice in the first process, kept for the run.
+    untimed_s: of a sample, what stands before and between its timed passes. passes_s: of each
     sample so far. blocks: that it was sampled in. joined: blocks that the run had before the cell came to
     it. unproved: sampled in its process since its output was last judged there.
     """
@@ -34,6 +35,7 @@ class CellState:
     slices: int = 0
     pass_s: float = 0.0
     untimed_s: float = 0.0
+    tile: str = ""
     passes_s: list[float] = field(default_factory=list)
     blocks: set[int] = field(default_factory=set)
     joined: int = 0

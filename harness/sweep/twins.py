@@ -24,7 +24,7 @@ def make_missing(cells: CellTable, baseline: str, joined: int) -> list[CellState
     known = {state.cell.id for state in cells.states}
     fastest = [find_fastest((s, s.typical_pass_s()) for s in group) for group in groups.values()]
     return [
-        CellState(cell=twin, loops=of.loops, slices=of.slices, joined=joined)
+        CellState(cell=twin, loops=of.loops, slices=of.slices, tile=of.tile, joined=joined)
         for of in fastest
         if of is not None and (twin := make_twin(of.cell)).id not in known
     ]

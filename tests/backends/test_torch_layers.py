@@ -6,6 +6,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,8 +16,10 @@ from made_machines import SMALL
 
 from harness import cli
 from harness.backends import registry, torch_compiled, torch_layers, torch_library
+from harness.backends.registry import Context
 from harness.measure.process import MeasuringProcess
 from harness.measure.process_key import ProcessKey
+from harness.problem.operands import make_aligned, make_operands
 from harness.problem.problem import Problem
 from harness.records.reader import load_run
 from harness.sweep import plan
@@ -95,6 +98,35 @@ def test_memory_is_bounded(implementation: str) -> None:
     large = Problem(layer=found.layer, batch=4, d_in=4096, d_out=4096, **wide)  # type: ignore[arg-type]
     row = (1 << 14) * 4096 * 4 if found.layer == "fff" else (1 << 24) * 4
     assert found.workspace_bytes(large) >= row
+
+
+@pytest.mark.parametrize(
+    "name", ["ff_torch_native", "ff_torch_bmm", "fff_torch_bmm", "ff_torch_compile"]
+)
+def test_a_device_takes_what_is_announced_for_it(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a device a layer takes its buffers from the workspace that all share, and no more of it than is
+    announced for a device; it makes no large tensor of its own."""
+    found, asked = registry.get(name), list[int]()
+    shape = {"depth": 4, "trees": 1} if found.layer == "fff" else {"hidden": 300}
+    problem = Problem(layer=found.layer, batch=1024, d_in=64, d_out=64, **shape)  # type: ignore[arg-type]
+    for device in ("cpu", "cuda"):  # pieces as small as the figures of this test
+        monkeypatch.setitem(
+            torch_layers.CHUNK_BYTES, device, {"cpu": 1 << 14, "cuda": 1 << 17}[device]
+        )
+
+    def lend(size: int) -> Any:
+        asked.append(size)
+        return make_aligned((size,), np.uint8)
+
+    context = Context(provider=None, device="cuda", workspace=lend)
+    if name != "ff_torch_compile":
+        found.prepare(problem, make_operands(problem), context)
+    given, allocated = found.memory_bytes(problem, "cuda")
+    assert sum(asked) == given
+    assert given >= found.memory_bytes(problem, "cpu")[0]
+    assert (allocated == 1024 * 300 * 4) == (name == "ff_torch_compile")
 
 
 # ---- torch.compile ------------------------------------------------------------------------------

@@ -18,11 +18,13 @@ import harness
 from harness import package
 from harness.backends import registry
 from harness.backends.registry import Context, Implementation, Prepared
+from harness.cli import main as cli_main
 from harness.gpu import probe
 from harness.gpu.device import DeviceState
 from harness.measure import worker
 from harness.problem.operands import Operands
 from harness.problem.problem import DTYPES, Problem
+from harness.sweep import gpu as sweep_gpu
 
 # Of the device's time for a pass: hot, and cold over hot.
 PASS_NS, COLD = 40_000.0, 3.0
@@ -156,6 +158,18 @@ def stand_in(folder: Path, kind: str = "") -> Path:
     return script
 
 
+def _be_parent(folder: Path, words: list[str]) -> None:
+    """Run the command line, or a script, on the machine with the device."""
+    registry._known, sys.executable = known(), str(folder / "python")
+    # What the machine takes for a product is no more than this file's kernels take.
+    sweep_gpu._MATMUL_EXTENT = 64
+    if words[0] == "-c":
+        exec(words[1], {"__name__": "__main__"})
+        sys.exit(0)
+    sys.argv = ["harness", *words[2:]]
+    cli_main.main()
+
+
 def main() -> None:
     """Serve as `harness.measure.worker` or `harness.gpu.probe` does."""
     global slowdown
@@ -163,6 +177,8 @@ def main() -> None:
     if words == package.command(probe.__name__)[1:]:
         print(probe.format_answer(probe.Found(facts=_open(kind).facts)))
         return
+    if words[:2] == ["-m", "harness"] or (words[:1] == ["-c"] and len(words) == 2):
+        _be_parent(folder, words)
     began = package.command(worker.__name__)[1:]
     if words[: len(began)] != began:
         sys.exit(f"not how a measuring process is started: {words}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,8 @@ from harness.sweep import gate
 from harness.sweep.journal import Journal
 from harness.sweep.plan import make_plan
 from harness.sweep.processes import Processes
-from harness.sweep.state import CellState
+from harness.sweep.state import CellState, CellTable
+from harness.sweep.twins import make_missing
 
 RIGHT = Verdict(ok=True, reason="", worst=0.1, tokens=16, near_ties=0, unwritten=0)
 WRONG = Verdict(ok=False, reason="off", worst=9.0, tokens=16, near_ties=0, unwritten=0)
@@ -100,6 +102,21 @@ def test_a_second_process_is_told_of_the_first(
         3, 2, True, False,
     )  # fmt: skip
     assert (state.pass_s, state.loops) == (0.4, 4)
+
+
+def test_a_second_process_takes_the_tile_of_the_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What an implementation chose in the first process of a run is handed to all later ones, and the A/A
+    twin's is its cell's."""
+    told = right(notes={"tile": "32 tokens"})
+    state, request, _ = take_through(tmp_path, monkeypatch, None, told)
+    assert request.tile == ""
+    state, request, _ = take_through(tmp_path, monkeypatch, state, told)
+    assert request.tile == state.tile == "32 tokens"
+    state.cell = replace(state.cell, model="bert-base-4095", role="layer")
+    (twin,) = make_missing(CellTable(states=[state]), "bert-base-4095", 0)
+    assert twin.tile == "32 tokens"
 
 
 @pytest.mark.parametrize(
