@@ -24,6 +24,8 @@ class Context:
     device: where the pass runs, one of the implementation's devices. On "cuda" the operands are torch
     tensors there, and so is the workspace.
     workspace: returns an aligned, touched byte array of at least the size asked for.
+    team: returns as many threads as `threads` says that passes share, one at a time (`native.make_team`);
+    None where each pass starts its own.
     timer: makes the `time` of passes that are Python calls. Several passes are taken in turn: one for each
     set of weights. On "cuda" it times with events on the stream that is current when a pass is called, so a
     pass launches there, does not wait, and has compiled what it needs before.
@@ -36,6 +38,7 @@ class Context:
     caches: Mapping[str, int] = field(default_factory=dict)
     device: str = "cpu"
     timer: Callable[..., timer.TimePasses] = timer.make_python_timer
+    team: Callable[[], Any] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,6 +55,10 @@ class Prepared:
     time: Callable[[int], int]
     notes: dict[str, str] = field(default_factory=dict)
     sets: int = 1
+
+
+# A pass over torch tensors x, w_in, w_out and y that come with each call.
+TensorPass = Callable[[Any, Any, Any, Any], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,6 +84,9 @@ class Implementation:
     level: the BLAS level it is restricted to, None where it is not built on BLAS.
     devices: where it can run; the context says where it is prepared for.
     prepare: does all untimed work for operands that stay where they are.
+    tensor_pass: makes a pass over contiguous torch tensors of the problem's shapes and dtype, on the
+    context's device, that come with each call, one call at a time; it keeps nothing that it reads from
+    them. None where an implementation knows passes over fixed operands alone.
     workspace_bytes: what prepare will ask of the context's workspace.
     unavailable: returns the reason why it can't run on this machine, or an empty string.
     allocates_bytes: what its passes allocate beside it, for the prediction of memory.
@@ -97,6 +107,7 @@ class Implementation:
     prepare: Callable[[Problem, Operands, Context], Prepared]
     workspace_bytes: Callable[[Problem], int]
     needs_provider: bool = False
+    tensor_pass: Callable[[Problem, Context], TensorPass] | None = None
     dtypes: tuple[str, ...] = ("float32",)
     token_block: int = 0
     allocates_bytes: Callable[[Problem], int] = lambda problem: 0
