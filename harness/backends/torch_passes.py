@@ -153,4 +153,9 @@ def run(
     or the shapes.
     """
     x, w_in, w_out = x.contiguous(), w_in.contiguous(), w_out.contiguous()
-    _get(name, x, w_in, w_out)(x, w_in, w_out, y)
+    if x.is_cuda:
+        # Modules are loaded and kernels launched on the device that is current, which torch leaves alone.
+        with torch.cuda.device(x.device):
+            _get(name, x, w_in, w_out)(x, w_in, w_out, y)
+    else:
+        _get(name, x, w_in, w_out)(x, w_in, w_out, y)

@@ -10,6 +10,7 @@ import threading
 import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,11 +20,13 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from torch._subclasses.fake_tensor import FakeTensorMode  # noqa: E402
+
 from harness import native, nn  # noqa: E402
 from harness.backends import registry, torch_library, torch_passes  # noqa: E402
-from harness.backends.registry import Context  # noqa: E402
+from harness.backends.registry import Context, Implementation, Prepared  # noqa: E402
 from harness.problem import check, oracle  # noqa: E402
-from harness.problem.operands import make_aligned, make_operands  # noqa: E402
+from harness.problem.operands import Operands, make_aligned, make_operands  # noqa: E402
 from harness.problem.problem import Problem  # noqa: E402
 
 ROOT = Path(__file__).parents[2]
@@ -216,6 +219,43 @@ def test_the_layers_in_torch_take_tensors(name: str, dtype: str, device: str) ->
         run(*map(torch_library.as_tensor, arrays))
         verdict = check.check(replace(problem, seed=seed), operands)
         assert verdict.ok, verdict.reason
+
+
+# ---- several GPUs -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_a_pass_runs_where_its_tensors_are(monkeypatch: pytest.MonkeyPatch, kept: bool) -> None:
+    """A pass is bound, and runs, while its tensors' device is current, which the caller's then is again."""
+    current, bound, ran = [0], [], []
+
+    @contextmanager
+    def use(device: Any) -> Iterator[None]:
+        before, current[0] = current[0], device.index
+        yield
+        current[0] = before
+
+    def bind(problem: Problem, context: Context) -> Callable[..., None]:
+        bound.append(current[0])
+        return lambda *tensors: ran.append(current[0])
+
+    def prepare(problem: Problem, operands: Operands, context: Context) -> Prepared:
+        run = bind(problem, context)
+        return Prepared(forward=run, time=lambda loops: 0)
+
+    monkeypatch.setattr(torch.cuda, "device", use)
+    here = Implementation(
+        id="fff_here", layer="fff", level=None, devices=("cuda",), summary="",
+        prepare=prepare, tensor_pass=bind if kept else None, workspace_bytes=lambda problem: 0,
+    )  # fmt: skip
+    monkeypatch.setitem(registry._known, here.id, here)
+    with FakeTensorMode():
+        for index in (1, 0, 1):
+            shapes = ((2, D_IN), (1, 7, D_IN), (1, 7, D_OUT), (2, D_OUT))
+            torch_passes.run(here.id, *(torch.empty(s, device=f"cuda:{index}") for s in shapes))
+    assert bound == ([1, 0] if kept else [1, 0, 1])
+    assert ran == [1, 0, 1]
+    assert current == [0]
 
 
 # ---- threads ------------------------------------------------------------------------------------
