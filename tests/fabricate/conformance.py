@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shlex
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache
@@ -16,6 +18,7 @@ from harness.backends.registry import Context, Implementation, Prepared
 from harness.problem.check import check, compare, find_truth, poison
 from harness.problem.operands import Operands, make_aligned, make_operands
 from harness.problem.problem import ALIGNMENT, Array, Problem
+from harness.sweep import repro
 
 # A quiet NaN unlike the gate's poison: an element read from a guard row spoils what it is summed into.
 # Each half of it is a quiet NaN of bfloat16 too.
@@ -161,6 +164,19 @@ def prepare(
     return guarded, implementation.prepare(problem, guarded.operands, context)
 
 
+def repeat(case: Case, problem: Problem, operands: Operands | None) -> str:
+    """Return the command that repeats a case: the harness's own check where it takes such a problem."""
+    if operands is not None or problem.d_in != problem.d_out or problem.layer == "ceiling":
+        test = os.environ["PYTEST_CURRENT_TEST"].rpartition(" ")[0]
+        return shlex.join(["python", "-m", "pytest", test])
+    words = repro.words_of(
+        case.implementation.id, problem, problem.conditions(), model=repro.name_model(problem)
+    )
+    provider = ["--blas", case.provider] if case.provider else []
+    isa = ["--isa", case.isa] if case.isa else []
+    return shlex.join(["python", "-m", "harness", "check", *words, *provider, *isa])
+
+
 def judge(case: Case, problem: Problem, operands: Operands | None = None) -> str:
     """Return the first fault that a case shows on a problem, or an empty string.
 
@@ -186,7 +202,7 @@ def judge(case: Case, problem: Problem, operands: Operands | None = None) -> str
         run()
         verdict = check(problem, guarded.operands)
         if not verdict.ok:
-            return verdict.reason
+            return f"{verdict.reason}; repeat with: {repeat(case, problem, operands)}"
         outputs.add(y.tobytes())
     if not guarded.intact():
         return "something outside of the arrays was written"
