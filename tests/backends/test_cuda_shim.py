@@ -81,7 +81,8 @@ def test_planted_fault_is_caught(name: str) -> None:
     fault = FAULTS[name]
     right = shim.program(fault.kernel)
     assert _verdict(fault.kernel, right, fault.problem, fault.team) == ""
-    program = shim.mutate(fault.kernel, fault.old, fault.new)
+    entry = shim.plan(KERNELS[fault.kernel], fault.problem, fault.team).entry
+    program = shim.mutate(fault.kernel, fault.old, fault.new, entry)
     try:
         assert fault.says in _verdict(fault.kernel, program, fault.problem, fault.team)
     finally:
