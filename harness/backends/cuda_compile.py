@@ -10,6 +10,7 @@ import importlib.util
 import os
 import tempfile
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +76,7 @@ def unavailable() -> str:
     return ""
 
 
+@cache
 def nvrtc_version() -> str:
     """Return NVRTC's version, like "13.0". Raises RuntimeError where there is no such library."""
     status, major, minor = nvrtc().nvrtcVersion()

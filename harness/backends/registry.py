@@ -27,6 +27,8 @@ class Context:
     workspace: returns an aligned, touched byte array of at least the size asked for.
     tile: which of an implementation's own ways to cut its work another process of the run chose, as its
     note `tile` said; empty where it is free to choose.
+    team: returns as many threads as `threads` says that passes share, one at a time (`native.make_team`);
+    None where each pass starts its own.
     timer: makes the `time` of passes that are Python calls. Several passes are taken in turn: one for each
     set of weights. On "cuda" it times with events on the stream that is current when a pass is called, so a
     pass launches there, does not wait, and has compiled what it needs before.
@@ -40,6 +42,7 @@ class Context:
     device: str = "cpu"
     tile: str = ""
     timer: Callable[..., timer.TimePasses] = timer.make_python_timer
+    team: Callable[[], Any] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,6 +59,10 @@ class Prepared:
     time: Callable[[int], int]
     notes: dict[str, str] = field(default_factory=dict)
     sets: int = 1
+
+
+# A pass over torch tensors x, w_in, w_out and y that come with each call.
+TensorPass = Callable[[Any, Any, Any, Any], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,6 +88,9 @@ class Implementation:
     level: the BLAS level it is restricted to, None where it is not built on BLAS.
     devices: where it can run; the context says where it is prepared for.
     prepare: does all untimed work for operands that stay where they are.
+    tensor_pass: makes a pass over contiguous torch tensors of the problem's shapes and dtype, on the
+    context's device, that come with each call, one call at a time; it keeps nothing that it reads from
+    them. None where an implementation knows passes over fixed operands alone.
     workspace_bytes: what prepare will ask of the context's workspace.
     unavailable: returns the reason why it can't run on this machine, or an empty string.
     allocates_bytes: what its passes allocate beside it, for the prediction of memory.
@@ -102,6 +112,7 @@ class Implementation:
     prepare: Callable[[Problem, Operands, Context], Prepared]
     workspace_bytes: Callable[[Problem], int]
     needs_provider: bool = False
+    tensor_pass: Callable[[Problem, Context], TensorPass] | None = None
     dtypes: tuple[str, ...] = ("float32",)
     token_block: int = 0
     allocates_bytes: Callable[[Problem], int] = lambda problem: 0

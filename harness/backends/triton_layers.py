@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 from harness.backends import triton_tiling
-from harness.backends.registry import Context, Implementation, Prepared, register
+from harness.backends.registry import Context, Implementation, Prepared, TensorPass, register
 from harness.backends.timer import TimePasses
 from harness.gpu import probe
 from harness.problem.operands import Operands
@@ -122,6 +122,23 @@ def prepare(
     )  # fmt: skip
 
 
+def tensor_pass(
+    candidates_of: Callable[[Problem, Operands, Context], Sequence[Candidate]],
+    problem: Problem, context: Context,
+) -> TensorPass:  # fmt: skip
+    """Return a pass of the candidate that is the fastest on the tensors of its first call."""
+    chosen: list[str] = []
+
+    def forward(x: Any, w_in: Any, w_out: Any, y: Any) -> None:
+        operands = Operands(x=x, w_in=w_in, w_out=w_out, y=y)
+        candidates = candidates_of(problem, operands, context)
+        if not chosen:
+            chosen.append(fastest(candidates, (w_in, w_out), context.timer)[0])
+        dict(candidates)[chosen[0]]((w_in, w_out))()
+
+    return forward
+
+
 def _prepare_grouped(problem: Problem, operands: Operands, context: Context) -> Prepared:
     prepared = prepare(grouped_candidates, problem, operands, context)
     grouped = triton_tiling.grouped_levels(problem)
@@ -133,7 +150,8 @@ register(
     Implementation(
         id="fff_triton_fused", layer="fff", level=None, devices=("cuda",), dtypes=DTYPES,
         summary="Triton: one launch, a program takes tokens from the root to the leaves",
-        prepare=partial(prepare, fused_candidates), workspace_bytes=lambda problem: 0,
+        prepare=partial(prepare, fused_candidates),
+        tensor_pass=partial(tensor_pass, fused_candidates), workspace_bytes=lambda problem: 0,
         unavailable=unavailable,
     )
 )  # fmt: skip
@@ -141,7 +159,8 @@ register(
     Implementation(
         id="fff_triton_grouped", layer="fff", level=None, devices=("cuda",), dtypes=DTYPES,
         summary="Triton: tokens grouped by subtree, dense products of 15 nodes, gathers below",
-        prepare=_prepare_grouped, workspace_bytes=triton_tiling.grouped_workspace_bytes, tf32=True,
+        prepare=_prepare_grouped, tensor_pass=partial(tensor_pass, grouped_candidates),
+        workspace_bytes=triton_tiling.grouped_workspace_bytes, tf32=True,
         unavailable=unavailable,
     )
 )  # fmt: skip

@@ -112,6 +112,35 @@ def test_threads_beyond_what_can_be_had_are_refused() -> None:
         _run("fff_cpu_grouped", problem, make_operands(problem), native.Surroundings(threads=5000))
 
 
+def test_passes_may_share_a_team() -> None:
+    """Passes of several shapes over one team write what they write with threads of their own."""
+    team = native.make_team(3)
+    for kernel, problem in (("fff_cpu_grouped", LARGE), ("ff_cpu_fused", DENSE)):
+        operands = make_operands(problem)
+        around = native.Surroundings(threads=3, caches=SMALL_CACHES)
+        own = _run(kernel, problem, operands, around)
+        assert _run(kernel, problem, operands, replace(around, team=team)) == own
+
+
+def test_arrays_may_come_with_each_call() -> None:
+    """A pass that is bound to a shape takes the arrays of a call, and refuses what its kernel refuses."""
+    size = native.workspace_bytes("fff_cpu_auto", LARGE)
+    around, workspace = native.Surroundings(), make_aligned((size,), np.uint8)
+    run = native.bind_shape("fff_cpu_auto", LARGE, around, workspace)
+    for seed in (4, 5):
+        problem = replace(LARGE, seed=seed)
+        operands = make_operands(problem)
+        poison(operands.y)
+        arrays = (operands.x, operands.w_in, operands.w_out, operands.y)
+        run(*(array.ctypes.data for array in arrays))
+        assert check(problem, operands).ok
+    with pytest.raises(native.NativeError, match="fff_cpu_auto: null pointer"):
+        run(0, *(array.ctypes.data for array in arrays[1:]))
+    run = native.bind_shape("fff_cpu_auto", LARGE, around, workspace[:64])
+    with pytest.raises(native.NativeError, match="fff_cpu_auto: workspace too small"):
+        run(*(array.ctypes.data for array in arrays))
+
+
 @pytest.mark.parametrize("threads", [1, 3])
 def test_a_measuring_process_hands_on_its_threads_and_caches(
     threads: int, monkeypatch: pytest.MonkeyPatch
