@@ -1,4 +1,4 @@
-"""Register one implementation for each native kernel; nothing here names a kernel."""
+"""Register one implementation for each native kernel."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from typing import Any, cast
 
 from harness import native
 from harness.backends.registry import Context, Implementation, Prepared, TensorPass, register
+from harness.machine import processor
+from harness.machine.resources import Files
 from harness.problem.operands import Operands
 from harness.problem.problem import Layer, Problem
 
@@ -16,6 +18,8 @@ _OWN = {
     ("fff", "grouped"): "own code, tokens grouped by node",
     ("fff", "auto"): "own code, whichever suits the problem",
 }
+# What the processor must report, beyond the instruction sets that are chosen between, by kernel.
+_UNITS = {"ceiling_bfdot": "avx512_bf16", "ceiling_amx": "amx_bf16"}
 _LEVELS = {1: "dot and axpy", 2: "batched gemv and batched axpy", 3: "gemm"}
 
 
@@ -53,6 +57,14 @@ def _prepare(
     )  # fmt: skip
 
 
+def _why_not(kernel: native.Kernel) -> str:
+    """Return why the processor can't run a kernel, or an empty string."""
+    unit = _UNITS.get(kernel.id)
+    if unit is None or unit in processor.read_isa(Files()):
+        return ""
+    return f"the processor reports no {unit}"
+
+
 def _tensor_pass(kernel: native.Kernel, problem: Problem, context: Context) -> TensorPass:
     workspace = context.workspace(native.workspace_bytes(kernel.id, problem))
     run = native.bind_shape(kernel.id, problem, _surroundings(context), workspace)
@@ -85,5 +97,6 @@ for _kernel in native.KERNELS.values():
             needs_provider=_kernel.needs_blas,
             dtypes=_kernel.dtypes,
             token_block=_kernel.token_block,
+            unavailable=partial(_why_not, _kernel),
         )
     )

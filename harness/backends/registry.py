@@ -11,6 +11,7 @@ from harness.errors import UnknownNameError
 from harness.problem.axes import DEVICES
 from harness.problem.operands import Operands
 from harness.problem.problem import DTYPES, Layer, Problem
+from harness.records.facts import ProviderFacts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,6 +25,8 @@ class Context:
     device: where the pass runs, one of the implementation's devices. On "cuda" the operands are torch
     tensors there, and so is the workspace.
     workspace: returns an aligned, touched byte array of at least the size asked for.
+    tile: which of an implementation's own ways to cut its work another process of the run chose, as its
+    note `tile` said; empty where it is free to choose.
     team: returns as many threads as `threads` says that passes share, one at a time (`native.make_team`);
     None where each pass starts its own.
     timer: makes the `time` of passes that are Python calls. Several passes are taken in turn: one for each
@@ -37,6 +40,7 @@ class Context:
     threads: int = 1
     caches: Mapping[str, int] = field(default_factory=dict)
     device: str = "cpu"
+    tile: str = ""
     timer: Callable[..., timer.TimePasses] = timer.make_python_timer
     team: Callable[[], Any] | None = None
 
@@ -67,12 +71,12 @@ class Library:
 
     What is built on it is measured in processes of their own, so that its pools stand beside no provider's.
 
-    load: imports it and returns its facts, those that a run records of a provider. resident_bytes and
+    load: imports it and returns what a run records of it, as of a provider. resident_bytes and
     start_s: what a measuring process takes more with it, for the prediction.
     """
 
     name: str
-    load: Callable[[], dict[str, Any]]
+    load: Callable[[], ProviderFacts]
     resident_bytes: int = 0
     start_s: float = 0.0
 
@@ -90,6 +94,7 @@ class Implementation:
     workspace_bytes: what prepare will ask of the context's workspace.
     unavailable: returns the reason why it can't run on this machine, or an empty string.
     allocates_bytes: what its passes allocate beside it, for the prediction of memory.
+    cuda_workspace_bytes, cuda_allocates_bytes: the same on "cuda", where they are others.
     library: the package that it is built on, where that brings thread pools of its own.
     costly_prepare: it compiles for every shape, for seconds: the tests take few shapes of it.
     capturable: on "cuda", whether its passes can be captured as a CUDA graph; they then run from one too.
@@ -111,6 +116,8 @@ class Implementation:
     dtypes: tuple[str, ...] = ("float32",)
     token_block: int = 0
     allocates_bytes: Callable[[Problem], int] = lambda problem: 0
+    cuda_workspace_bytes: Callable[[Problem], int] | None = None
+    cuda_allocates_bytes: Callable[[Problem], int] | None = None
     library: Library | None = None
     costly_prepare: bool = False
     capturable: bool = True
@@ -125,6 +132,14 @@ class Implementation:
             raise ValueError(f"id must begin with its layer: '{self.layer}_...', got {self.id!r}")
         if not self.dtypes or set(self.dtypes) - set(DTYPES):
             raise ValueError(f"dtypes must be one or more of {DTYPES}, got {self.dtypes}")
+
+    def memory_bytes(self, problem: Problem, device: str) -> tuple[int, int]:
+        """Return the bytes of its workspace on a device, and of what its passes allocate beside it there."""
+        given, allocated = self.workspace_bytes, self.allocates_bytes
+        if device == "cuda":
+            given = self.cuda_workspace_bytes or given
+            allocated = self.cuda_allocates_bytes or allocated
+        return given(problem), allocated(problem)
 
 
 _known: dict[str, Implementation] = {}

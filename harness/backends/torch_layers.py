@@ -228,16 +228,11 @@ def _prepare(
     parts_of: Callable[[Problem], list[Part]], make_pass: MakePass, allocated: str,
     problem: Problem, operands: Operands, context: Context,
 ) -> Prepared:  # fmt: skip
-    import torch
-
     parts = parts_of(problem)
     size = _together(problem, parts, context.device)
     x, y = torch_library.as_tensor(operands.x), torch_library.as_tensor(operands.y)
     total = _total(parts_of, problem, context.device)
-    # What is announced is the CPU's share; a GPU takes larger pieces.
-    on_cpu = context.device == "cpu"
-    workspace = context.workspace(total) if on_cpu else x.new_empty(total, dtype=torch.uint8)
-    buffers = _carve(problem, parts, size, workspace)
+    buffers = _carve(problem, parts, size, context.workspace(total))
     sets = sets_of(operands)
     passes = [make_pass(problem, size, x, w_in, w_out, y, buffers) for w_in, w_out in sets]
     said = notes(context, allocates=allocated, tokens_together=str(size))
@@ -278,6 +273,7 @@ def _register(
             prepare=partial(_prepare, parts_of, make_pass, allocated),
             tensor_pass=partial(_tensor_pass, parts_of, make_pass),
             workspace_bytes=partial(_total, parts_of), token_block=token_block,
+            cuda_workspace_bytes=partial(_total, parts_of, device="cuda"),
             library=torch_library.TORCH, tf32=True, unavailable=torch_library.unavailable,
         )
     )  # fmt: skip

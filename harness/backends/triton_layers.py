@@ -59,6 +59,21 @@ def fastest(
     return candidates[best.index(min(best))]
 
 
+def choose(candidates: Sequence[Candidate], weights: Weights, context: Context) -> Candidate:
+    """Return the candidate that another process of the run chose, else the fastest.
+
+    A race run anew in each process may end otherwise, and one cell would be of several kernels. Raises
+    RuntimeError where the candidate of that name is not among them.
+    """
+    if not context.tile:
+        return fastest(candidates, weights, context.timer)
+    for candidate in candidates:
+        if candidate[0] == context.tile:
+            return candidate
+    known = "; ".join(name for name, _ in candidates)
+    raise RuntimeError(f"this run's tile is {context.tile!r}, and here there are {known}")
+
+
 def fused_candidates(problem: Problem, operands: Operands, context: Context) -> list[Candidate]:
     """Return the fused kernel with each tile that fits the problem."""
     from harness.backends import triton_fused
@@ -97,7 +112,7 @@ def prepare(
 
     sets = ((operands.w_in, operands.w_out), *operands.rotation)
     candidates = candidates_of(problem, operands, context)
-    name, bind = fastest(candidates, sets[0], context.timer)
+    name, bind = choose(candidates, sets[0], context)
     passes = [bind(weights) for weights in sets]
     for run in passes:
         run()

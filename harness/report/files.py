@@ -12,6 +12,7 @@ from harness.report.csv import csv_frame, speeds_csv_frame
 
 FIGURES = ("speedup", "time_per_token", "ceilings")
 BY_BATCH = "by_batch"  # where a run has several batches
+CACHES = "caches"  # where a run began with a walk over working sets
 _FORMATS = ("png", "svg")
 
 
@@ -22,7 +23,7 @@ def write_plots(analysis: Analysis) -> list[Path]:
     """
     import matplotlib as mpl  # tables go without it, which takes longer to load than they to print
 
-    from harness.report import figure_by_batch, figures
+    from harness.report import figure_by_batch, figure_caches, figures
 
     written: list[Path] = []
     if not analysis.points:
@@ -38,6 +39,8 @@ def write_plots(analysis: Analysis) -> list[Path]:
         )
         if figure_by_batch.is_drawable(analysis):
             draws[BY_BATCH] = figure_by_batch.draw
+        if figure_caches.is_drawable(analysis):
+            draws[CACHES] = figure_caches.draw
         for name, draw in draws.items():
             figure = draw(analysis)
             for extension in _FORMATS:

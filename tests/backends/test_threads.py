@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,7 +12,9 @@ from harness._native import ffi
 
 from harness import native
 from harness.backends import blas
-from harness.measure import clock
+from harness.measure import clock, libraries
+from harness.measure.process_key import ProcessKey
+from harness.measure.protocol import GateAnswer, GateRequest
 from harness.measure.worker import Worker
 from harness.problem.check import check, poison
 from harness.problem.operands import Operands, make_aligned, make_operands
@@ -214,16 +216,15 @@ def test_a_measuring_process_hands_on_its_threads_and_caches(
     """
     rests: list[str] = []
     monkeypatch.setattr(clock, "rest", lambda: rests.append("rest"))
-    worker = Worker("")
-    answer = worker.answer(
-        {
-            "op": "prepare", "cell": "c", "implementation": "fff_cpu_grouped", "loops": 1, "slices": 1,
-            "problem": asdict(replace(LARGE, batch=8)), "isa": "", "threads": threads,
-            "head_only": False, "weights": "hot", "launch": "eager", "sets": 1, "count_nodes": False,
-            "min_sample_ns": 1, "caches": SMALL_CACHES,
-        }
+    worker = Worker(libraries.load(ProcessKey()))
+    request = GateRequest(
+        cell="c", implementation="fff_cpu_grouped", loops=1, slices=1, min_sample_ns=1, isa="",
+        problem=replace(LARGE, batch=8), threads=threads, caches=SMALL_CACHES,
+        check_seed=1,
     )  # fmt: skip
-    assert answer["verdict"]["ok"]
-    assert worker.context().threads == threads
-    assert worker.context().caches == SMALL_CACHES
+    answer = worker.answer(request)
+    assert isinstance(answer, GateAnswer)
+    assert answer.verdict.ok
+    context = worker.gate.context(request)
+    assert (context.threads, context.caches) == (threads, SMALL_CACHES)
     assert rests == (["rest"] if threads > 1 else [])
