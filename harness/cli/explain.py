@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from harness.cli import options
-from harness.cli.runs import print_error
+from harness.cli.runs import try_to_write
+from harness.cli.streams import print_error, print_notice, say
 from harness.paper import ladder as paper_ladder
 from harness.paper.published import PAPER_WIDTH
 from harness.records.reader import load_run
@@ -62,7 +62,7 @@ def explain_command(
     machine = facts.read_machine(device=spec.device, missing_providers=blas.find_missing(spec.blas))
     made = sweep_ladder.make_ladder(spec, machine)
     for notice in made.notices:
-        print(notice, file=sys.stderr)
+        print_notice(notice)
     if dry_run:
         print_plan(spec, made)
         return 0
@@ -70,9 +70,9 @@ def explain_command(
 
     with Display() as display:
         outcome = sweep_run.run(spec, made, display)
-    written = _write_page(outcome.folder)
     if outcome.trouble:
         print_error(outcome.trouble)
+    written = _write_page(outcome.folder)
     if outcome.reason == "interrupted":
         return 130
     bad = outcome.wrong or outcome.failed or outcome.trouble or not written
@@ -80,17 +80,13 @@ def explain_command(
 
 
 def _write_page(folder: Path) -> bool:
-    """Print a ladder's page and write it with its figure; say whether that could be written."""
+    """Write a ladder's page with its figure and print it; say whether all could be written."""
     from harness.analysis.analysis import analyse
     from harness.report import ladder as report_ladder
 
     analysis = analyse(load_run(folder))
-    print(report_ladder.format_page(analysis))
-    try:
-        files = report_ladder.write_page(analysis)
-    except OSError as error:
-        print_error(f"can't write the page to {folder}: {error.strerror}; `python -m harness explain "
-                    f"{folder}` makes it from the samples")  # fmt: skip
-        return False
-    print(f"Written to {folder}: {', '.join(p.name for p in files)}")
-    return True
+    written = try_to_write(analysis, "of the page", report_ladder.write_page, "explain")
+    say(report_ladder.format_page(analysis))
+    if written is not None:
+        say(f"Written to {folder}: {', '.join(path.name for path in written)}")
+    return written is not None
