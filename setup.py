@@ -114,4 +114,6 @@ class BuildPackage(build_py):
 setup(
     cffi_modules=["native/build_native.py:ffibuilder"],
     cmdclass={"build_ext": BuildKernels, "build_py": BuildPackage},
+    # cffi builds the extension for the stable ABI: one wheel serves every Python from 3.11 on.
+    options={"bdist_wheel": {"py_limited_api": "cp311"}},
 )

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import ctypes
 import json
+import os
 import runpy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -230,17 +232,39 @@ class Surroundings:
 
     blas: the table of a provider, or None. isa: the instruction set by name, empty for the fastest.
     threads: that kernels of our own may use, the calling one included. caches: bytes of L2 and L3 as one
-    core sees them, where the system tells.
+    core sees them, where the system tells. team: so many threads of `make_team`, which passes share, one
+    at a time; without it a pass has some of its own.
     """
 
     blas: Any = None
     isa: str = ""
     threads: int = 1
     caches: Mapping[str, int] = field(default_factory=dict)
+    team: Any = None
 
 
-def _make_context(around: Surroundings) -> Any:
-    """Return the C context; its threads, if there are several, live as long as it does."""
+def _end_team(process: int, team: Any) -> None:
+    # A fork copies no threads: its child would wait for ever for those of its parent to end.
+    if os.getpid() == process:
+        _lib.ffk_pool_end(team)
+
+
+def make_team(threads: int) -> Any:
+    """Return a team of threads, the calling one included, which passes may share, one at a time.
+
+    They sleep between passes, and end when nothing holds the team any more. The child of a fork has none of
+    them, and must not use a team that it got from its parent.
+
+    Raises NativeError where the system refuses so many.
+    """
+    team = _lib.ffk_pool_make(threads)
+    if team == _ffi.NULL:
+        raise NativeError(f"the system refuses {threads} threads")
+    return _ffi.gc(team, partial(_end_team, os.getpid()))
+
+
+def _make_context(around: Surroundings) -> tuple[Any, Any]:
+    """Return the C context, and the team of its threads, which has to be held as long as it."""
     names = isas()
     if around.isa and around.isa not in names:
         raise UnknownNameError("instruction set of this processor", around.isa, known=names)
@@ -249,13 +273,11 @@ def _make_context(around: Surroundings) -> Any:
     context.isa = _ISAS[around.isa or names[0]]
     context.l2_bytes = around.caches.get("L2", 0)
     context.l3_bytes = around.caches.get("L3", 0)
-    if around.threads > 1:
-        team = _lib.ffk_pool_make(around.threads)
-        if team == _ffi.NULL:
-            raise NativeError(f"the system refuses {around.threads} threads")
-        context.team = team
-        context = _ffi.gc(context, lambda _: _lib.ffk_pool_end(team))
-    return context
+    team = around.team
+    if team is None and around.threads > 1:
+        team = make_team(around.threads)
+    context.team = _ffi.NULL if team is None else team
+    return context, team
 
 
 def choice(kernel_id: str, problem: Problem, around: Surroundings) -> str:
@@ -264,7 +286,14 @@ def choice(kernel_id: str, problem: Problem, around: Surroundings) -> str:
     if choose == _ffi.NULL:
         return ""
     # No thread is started to ask.
-    return _text(choose(_shape(problem), _make_context(replace(around, threads=1))).id)
+    context, _ = _make_context(replace(around, threads=1, team=None))
+    return _text(choose(_shape(problem), context).id)
+
+
+def _raise_for(status: int, kernel: Kernel, problem: Problem) -> None:
+    if status != _lib.FFK_OK:
+        reason = _STATUS.get(status, f"status {status}")
+        raise NativeError(f"{kernel.id}: {reason} for {problem}")
 
 
 def workspace_bytes(kernel_id: str, problem: Problem) -> int:
@@ -297,24 +326,46 @@ def bind(
         argument.y = _pointer("y", operands.y, shape_y, stored, writable=True)
         argument.workspace = _ffi.cast("void *", workspace.ctypes.data)
         argument.workspace_bytes = workspace.nbytes
-    context = _make_context(around)
-    alive = (operands, workspace, around)
-
-    def raise_for(status: int) -> None:
-        if status != _lib.FFK_OK:
-            reason = _STATUS.get(status, f"status {status}")
-            raise NativeError(f"{kernel.id}: {reason} for {problem}")
+    context, team = _make_context(around)
+    alive = (operands, workspace, around, team)
 
     def forward(_alive: Any = alive) -> None:
-        raise_for(_lib.ffk_kernel_run(kernel.handle, shape, arguments, context))
+        status = _lib.ffk_kernel_run(kernel.handle, shape, arguments, context)
+        _raise_for(status, kernel, problem)
 
     def time(loops: int, _alive: Any = alive) -> int:
         elapsed = _ffi.new("int64_t *")
-        raise_for(
-            _lib.ffk_kernel_time(
-                kernel.handle, shape, arguments, len(sets), context, loops, elapsed
-            )
+        status = _lib.ffk_kernel_time(
+            kernel.handle, shape, arguments, len(sets), context, loops, elapsed
         )
+        _raise_for(status, kernel, problem)
         return int(elapsed[0])
 
     return forward, time
+
+
+def bind_shape(
+    kernel_id: str, problem: Problem, around: Surroundings, workspace: Array
+) -> Callable[[int, int, int, int], None]:
+    """Return ``forward(x, w_in, w_out, y)`` of a kernel over arrays that come with each call.
+
+    It takes the addresses of C-contiguous arrays of the problem's shapes and dtype; whoever calls sees to
+    that, and to one call at a time: the arguments, the workspace and the team are the pass's own.
+    Raises NativeError where the kernel refuses.
+    """
+    kernel, shape = _kernel(kernel_id), _shape(problem)
+    context, team = _make_context(around)
+    arguments = _ffi.new("ffk_operands *")
+    arguments.workspace = _ffi.cast("void *", workspace.ctypes.data)
+    arguments.workspace_bytes = workspace.nbytes
+    run, cast, floats = _lib.ffk_kernel_run, _ffi.cast, _ffi.typeof("float *")
+
+    def forward(
+        x: int, w_in: int, w_out: int, y: int, _alive: Any = (workspace, around, team)
+    ) -> None:
+        arguments.x, arguments.w_in = cast(floats, x), cast(floats, w_in)
+        arguments.w_out, arguments.y = cast(floats, w_out), cast(floats, y)
+        if status := run(kernel.handle, shape, arguments, context):
+            _raise_for(status, kernel, problem)
+
+    return forward

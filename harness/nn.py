@@ -54,11 +54,12 @@ class _Layer(torch.nn.Module):
         w_in, w_out = self.w_in, self.w_out
         if (dtype := torch_reference.autocast_dtype(x.device.type)) is not None:
             x, w_in, w_out = (_lower(tensor, dtype) for tensor in (x, w_in, w_out))
-        flat = x.reshape(-1, self.d_in)
+        # Each view that is made takes as long as a pass over one token.
+        flat = x if x.ndim == 2 else x.reshape(-1, self.d_in)
         if self.bias:
             flat = torch.cat([flat, flat.new_ones(flat.shape[0], 1)], 1)
         y = torch_operator.layer(flat, w_in, w_out, self.implementation)
-        return y.reshape(*x.shape[:-1], self.d_out)
+        return y if x.ndim == 2 else y.reshape(*x.shape[:-1], self.d_out)
 
 
 class FF(_Layer):

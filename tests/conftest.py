@@ -26,9 +26,10 @@ from made_machines import SMALL
 
 from harness.backends import blas
 from harness.gpu import probe
-from harness.machine import facts
+from harness.machine import cache_walk, caches, facts
 from harness.problem.problem import Array, Problem
 from harness.records import variables
+from harness.records.facts import CacheWalk
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -73,7 +74,10 @@ def _environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @pytest.fixture(scope="session", autouse=True)
 def _machine() -> Iterator[None]:
-    """Let the command line plan for a small machine, whatever the one is that the tests run on."""
+    """Let the command line plan for a small machine, whatever the one is that the tests run on.
+
+    Its caches are not looked at: that takes seconds, and says what this machine has.
+    """
     real = facts.read_machine
 
     def read(**asked: object) -> facts.Machine:
@@ -82,8 +86,14 @@ def _machine() -> Iterator[None]:
             SMALL, isas=found.isas, gpu=found.gpu, missing_providers=found.missing_providers
         )
 
+    def take(machine: facts.Machine, *, threads: int, **_: object) -> CacheWalk:
+        return caches.find_effective(
+            machine.caches, [], threads=threads, last_level_caches=1, seconds=0.0
+        )
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(facts, "read_machine", read)
+        patch.setattr(cache_walk, "take", take)
         yield
 
 

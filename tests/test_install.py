@@ -145,3 +145,19 @@ def test_readme_has_its_two_commands() -> None:
     assert all("\n" not in command for command in commands)
     assert "harness sweep --levels 1,2,3 --device cpu" in commands[0]
     assert commands[1].endswith("python -m pytest")
+
+
+def test_one_wheel_serves_every_python(bare_tree: Path) -> None:
+    """A wheel is tagged for the stable ABI of the oldest Python, as its extension is built for it."""
+    pytest.importorskip("setuptools", "77", reason="the build's own requirement")
+    script = (
+        "from setuptools.command import bdist_wheel as b; import distutils.core as c;"
+        "made = c.run_setup('setup.py', stop_after='commandline').get_command_obj('bdist_wheel');"
+        "made.ensure_finalized(); print(*made.get_tag()[:2], all(e.py_limited_api for e in"
+        " made.distribution.ext_modules))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", "import setuptools; " + script],
+        cwd=bare_tree, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.stdout.splitlines()[-1] == "cp311 abi3 True", done.stderr

@@ -242,7 +242,7 @@ def swept(folder: Path) -> Swept:
         spec = make_spec(
             folder / "run", files, ["fff_l1_blas", "fff_l2_blas", "fff_planted_*", "fff_cpu_numpy"]
         )
-        outcome = sweep_run.run(spec, plan.make_plan(spec, made_machines.SMALL), Silence())
+        outcome = sweep_run.run(plan.make_plan(spec, made_machines.SMALL), Silence())
     run = load_run(outcome.folder)
     texts = (outcome.folder / "records.jsonl").read_text(encoding="utf-8").splitlines()
     lines = [
@@ -486,7 +486,7 @@ def test_entry_point_of_an_installed_package_is_loaded(
     plugin.load_installed.cache_clear()
     assert "fff_cpu_x" in [i.id for i in api.implementations()]
     spec = make_spec(tmp_path / "run", [], ["fff_cpu_x"])
-    outcome = sweep_run.run(spec, plan.make_plan(spec, made_machines.SMALL), Silence())
+    outcome = sweep_run.run(plan.make_plan(spec, made_machines.SMALL), Silence())
     cells = load_run(outcome.folder).cells
     assert cells[["implementation", "status"]].values.tolist() == [["fff_cpu_x", "ok"]]
 

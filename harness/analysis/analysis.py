@@ -6,16 +6,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from harness.analysis import caches as analysis_caches
 from harness.analysis import ceilings as analysis_ceilings
 from harness.analysis import contrasts as analysis_contrasts
 from harness.analysis import gpu as analysis_gpu
 from harness.analysis import ladder as analysis_ladder
 from harness.analysis import ledger as analysis_ledger
 from harness.analysis import points as analysis_points
+from harness.analysis.caches import CacheCurve
 from harness.analysis.ceilings import Ceilings
 from harness.analysis.contrasts import Contrast
 from harness.analysis.index import RunIndex, index_run
 from harness.analysis.ladder import Ladder
+from harness.analysis.reach import Remedy, find_remedies
 from harness.analysis.rows import Contests, Point, Speed
 from harness.errors import UsageError
 from harness.records.reader import Run
@@ -27,9 +30,12 @@ class Analysis:
     """Hold all that is said of a run; whoever prints it derives nothing from samples.
 
     folder, head, providers, end, resumes, warnings: as they were read. cells: the record of each cell.
-    models: those of its cells, the baseline first. ceilings: the rates that it measured; ceiling_speeds: the
-    figures of each of them. clock_change: how far the processor's clock moved between blocks, as a share.
-    contests: best against best on a device. ladder: None where the run measured none.
+    models: those of its cells, the baseline first. cache_curve: what reading working sets of many sizes
+    showed, None where the run did not begin with that. ceilings: the rates that it measured; ceiling_speeds:
+    the figures of each of them. clock_change: how far the processor's clock moved between blocks, as a share.
+    peakless: precisions of its layers that have no peak, and why. remedies: what could be tried where the
+    baseline reaches little. contests: best against best on a device. ladder: None where the run
+    measured none.
     processes, samples: how many processes took samples, and how many they took. call_ns: the median time of
     the call from Python around a timed interval, None where the samples do not tell it.
     checked_tokens: the fewest and the most tokens that a right cell's gate compared, None without one.
@@ -44,9 +50,12 @@ class Analysis:
     cells: Mapping[str, CellRecord]
     models: Sequence[str]
     points: Sequence[Point]
+    cache_curve: CacheCurve | None
     ceilings: Ceilings
     ceiling_speeds: Sequence[Speed]
     clock_change: float
+    peakless: Mapping[str, Sequence[str]]
+    remedies: Sequence[Remedy]
     contrasts: Sequence[Contrast]
     contests: Sequence[Contests]
     ledger: Sequence[analysis_ledger.Entry]
@@ -83,8 +92,11 @@ def analyse(run: Run) -> Analysis:
     return Analysis(
         folder=run.folder, head=run.head, providers=run.providers, end=run.end, resumes=run.resumes,
         warnings=run.warnings, cells=index.cells, models=analysis_points.models(index),
-        points=points, ceilings=known, ceiling_speeds=analysis_points.ceilings(index, known),
+        points=points, cache_curve=analysis_caches.find_curve(run.head.machine),
+        ceilings=known, ceiling_speeds=analysis_points.ceilings(index, known),
         clock_change=analysis_points.clock_change(index),
+        peakless=analysis_ceilings.find_peakless(index, known),
+        remedies=find_remedies(run.head, run.providers),
         contrasts=analysis_contrasts.contrasts(index),
         contests=analysis_gpu.contests(index, points),
         ledger=analysis_ledger.make_ledger(run.head, points), ladder=analysis_ladder.find_ladder(index),

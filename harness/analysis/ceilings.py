@@ -24,7 +24,8 @@ class Ceilings:
     disturbance only ever slows. bandwidth is the highest of all streams and the gather: a pass mixes reads
     with writes, and what can be read and written at once is more than what can be read.
     typical: the same of the median samples: what this run could count on, its neighbours included.
-    peaks: the peak rate by precision: of the CPU float32's alone, of a device also those of tensor cores.
+    peaks: the peak rate by precision: of the CPU also that of bfloat16, where the processor has such products
+    and the run measured them, of a device those of tensor cores.
     """
 
     flops: float
@@ -77,11 +78,31 @@ def precision(cell: CellRecord) -> str:
 
 
 def capacities(machine: MachineRecord, threads: int = 1) -> dict[str, int]:
-    """Return the bytes of each cache that passes of a run went through, the fastest first."""
-    device = machine.device
+    """Return the bytes of each cache that passes of a run went through, the fastest first.
+
+    Those that a core was seen to get count, where the run looked; else those that the system tells.
+    """
+    device, walk = machine.device, machine.cache_walk
     if device is None:
-        return find_capacities(machine.caches, threads, machine.last_level_caches)
+        caches = machine.caches if walk is None else walk.caches
+        return find_capacities(caches, threads, machine.last_level_caches)
     return {"L2": device.l2_bytes} if device.l2_bytes else {}
+
+
+def find_peakless(run: RunIndex, known: Ceilings) -> dict[str, list[str]]:
+    """Return the precisions of a run's layers that have no peak, and why their ceilings were not measured.
+
+    Empty where the run measured no peak at all: then nothing is to be said of one.
+    """
+    if not known.peaks:
+        return {}
+    layers = {precision(c) for c in run.right("layer")}
+    return {
+        name: sorted(
+            {c.reason for c in run.of_role("ceiling") if precision(c) == name and c.status != "ok"}
+        )
+        for name in sorted(layers - set(known.peaks))
+    }
 
 
 def place_name(cell: CellRecord) -> str:

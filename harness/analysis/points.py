@@ -15,6 +15,7 @@ from harness.analysis import gpu as analysis_gpu
 from harness.analysis.ceilings import Ceilings
 from harness.analysis.fastest import find_fastest
 from harness.analysis.index import RunIndex
+from harness.analysis.reach import Reach, find_reach
 from harness.analysis.rows import Entry, Point, Speed, Versus
 from harness.analysis.stats import Ratio
 from harness.paper.published import FASTEST_FF, find
@@ -30,7 +31,20 @@ _PUBLISHED_AS = {"fff_torch_bmm": "pytorch bmm"}
 _CEILING_ORDER = {
     f"ceiling_{name}": i
     for i, name in enumerate(
-        ("sgemm", "cuda_matmul", "fma", "read", "write", "copy", "stream", "cuda_copy", "gather")
+        (
+            "sgemm",
+            "torch_matmul",
+            "cuda_matmul",
+            "fma",
+            "bfdot",
+            "amx",
+            "read",
+            "write",
+            "copy",
+            "stream",
+            "cuda_copy",
+            "gather",
+        )
     )
 }
 
@@ -161,7 +175,7 @@ def _speed(run: RunIndex, cell: CellRecord, sgemm: dict[str, float]) -> Speed:
         share=rate / sgemm.get(cell.provider, np.nan) if cell.level == 3 else np.nan,
         samples=len(own.frame) if own else 0, note=_note(cell),
         wall_ns=stats.wall_ns(run.samples, cell.cell),
-        unstable=tuple(stability.reasons(run.samples, cell.cell)),
+        unstable=tuple(stability.reasons(run.samples, cell.cell, cell.threads)),
     )  # fmt: skip
 
 
@@ -171,19 +185,40 @@ def _speeds(run: RunIndex, known: Ceilings, cells: Iterable[CellRecord]) -> list
     for cell in _ordered(run, cells):
         found = _speed(run, cell, sgemm)
         share = roofline.floor_ns(known, cell) / found.pass_ns
+        impossible = share > roofline.SLACK
+        # Without a peak of its precision the bytes alone bound a pass: enough to refuse it, no share of what
+        # this machine can do.
+        whole = impossible or known.peak_of(cell) > 0
         rows.append(
             replace(
-                found, of_ceiling=share, impossible=share > roofline.SLACK,
+                found, of_ceiling=share if whole else math.nan, impossible=impossible,
                 of_floor=roofline.summed_floor_ns(known, cell) / found.pass_ns,
             )
         )  # fmt: skip
     return rows
 
 
-def _aa(run: RunIndex, cells: Iterable[CellRecord]) -> Ratio | None:
-    """Return the ratio of the A/A pair among some cells, None where there is none."""
-    twin = next((c.cell for c in cells if c.role == "aa" and c.status == "ok"), None)
-    return stats.ratio(run.samples, twin.removesuffix("/again"), twin) if twin else None
+def _aa(run: RunIndex, cells: Iterable[CellRecord], fastest: str) -> Ratio | None:
+    """Return the ratio of the A/A pair among some cells, None where there is none.
+
+    Of several pairs (another FF turned out the fastest after the first was chosen) that of the fastest FF
+    counts, as soon as it has an interval.
+    """
+    found: dict[str, Ratio] = {}
+    for twin in (c.cell for c in cells if (c.role, c.status) == ("aa", "ok")):
+        own = twin.removesuffix("/again")
+        if (ratio := stats.ratio(run.samples, own, twin)) is not None:
+            found[own] = ratio
+    if fastest in found and found[fastest].known:
+        return found[fastest]
+    return next(iter(found.values()), None)
+
+
+def _reach(run: RunIndex, known: Ceilings, cells: Iterable[CellRecord]) -> Reach | None:
+    """Return how near the baseline's level 3 comes to the peak, among a point's cells."""
+    baseline = run.head.sweep.baseline
+    right = [c for c in cells if (c.layer, c.model, c.status) == ("ff", baseline, "ok")]
+    return find_reach(known, [(c, stats.pass_ns(run.samples, c.cell)) for c in right])
 
 
 # ---- points -------------------------------------------------------------------------------------
@@ -215,7 +250,7 @@ def _point(
         judged_by = _under(at, axes.in_float32(conditions))
         fastest = _fastest_ff(run, judged_by)
         lacking = [(c.implementation, c.reason) for c in here if c.model == baseline]
-    aa = _aa(run, judged_by)
+    aa = _aa(run, judged_by, fastest.cell if fastest else "")
     judge = _Judge(run=run, known=known, resolution=aa.resolution if aa else 0.0)
     providers = dict.fromkeys(c.provider for c in own if c.provider and c.status != "unavailable")
     return Point(
@@ -232,6 +267,7 @@ def _point(
         fastest=fastest.cell if fastest else "",
         stand_in=fastest is not None and judged_by is not here, lacking=lacking,
         versus=_versus(judge, own, fastest), aa=aa, speeds=_speeds(run, known, own),
+        reach=_reach(run, known, own),
     )  # fmt: skip
 
 
@@ -260,7 +296,7 @@ def ceilings(run: RunIndex, known: Ceilings) -> list[Speed]:
             gflops=np.nan if stream else found.gflops,
             gbs=cell.bytes_moved / found.pass_ns if stream else np.nan,
             note=analysis_ceilings.precision(cell)
-            if found.implementation == "ceiling_cuda_matmul"
+            if found.implementation == "ceiling_cuda_matmul" or cell.conditions.dtype != "float32"
             else found.note,
         )  # fmt: skip
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 
 from harness.analysis.ceilings import Ceilings
@@ -57,8 +55,8 @@ def floor_ns(ceilings: Ceilings, cell: CellRecord) -> float:
 
     max(flops / peak, compulsory bytes / bandwidth): the larger, not the sum, since a processor computes
     while it loads, and a sum would call a kernel impossible that does both at once. A cell of several
-    threads is granted what as many reached together. The peak is that of the cell's precision; of the CPU
-    only float32's is measured, so that of bfloat16 the bytes alone bound.
+    threads is granted what as many reached together. The peak is that of the cell's precision; where a run
+    has none of it the bytes alone bound.
     """
     compute = cell.flops / ceilings.peak_of(cell)
     traffic = traffic_ns(ceilings, compulsory_bytes(cell))
@@ -70,11 +68,10 @@ def summed_floor_ns(ceilings: Ceilings, cell: CellRecord) -> float:
 
     flops / peak + compulsory bytes / bandwidth. A steadier aim than the larger of the two, and no bound: a
     kernel that computes while it loads may pass it. Weights that are cold as a pass begins come from the
-    memory whatever their size, and x and y with them. Operations of a precision whose peak was not measured
-    count at that of float32: a processor with faster products of bfloat16 may pass that too.
+    memory whatever their size, and x and y with them. NaN where the peak of the cell's precision was not
+    measured: that of another one says nothing of it.
     """
-    peak = ceilings.peak_of(cell)
-    compute = cell.flops / (ceilings.flops if math.isnan(peak) else peak)
+    compute = cell.flops / ceilings.peak_of(cell)
     size = compulsory_bytes(cell)
     cold = cell.conditions.weights != "hot"
     traffic = size / ceilings.bandwidth_at(MEMORY) if cold else traffic_ns(ceilings, size)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from harness.analysis.reach import Reach
 from harness.analysis.stats import Ratio
 from harness.paper.published import PublishedCell
 from harness.problem.axes import Conditions
@@ -120,7 +121,8 @@ class Point:
     fastest: the cell that the speedups of `versus` are over. stand_in: whether it is of float32 because no
     FF of the section's own dtype was measured; aa is then that FF's too, and `lacking` says of each FF of
     that dtype why (implementation, reason).
-    gpu: the paper's GPU columns, none for a run on the CPU.
+    gpu: the paper's GPU columns, none for a run on the CPU. reach: how near the baseline's level 3 comes to
+    the peak, None where that can't be said.
     """
 
     batch: int
@@ -135,6 +137,7 @@ class Point:
     versus: list[Versus]
     aa: Ratio | None
     speeds: list[Speed]
+    reach: Reach | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

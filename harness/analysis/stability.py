@@ -14,6 +14,8 @@ _TICK_NS = 10_000_000
 MAX_STEAL_SHARE = 0.01
 MAX_SWITCHES_PER_S = 50.0
 MAX_FAULTS_PER_SAMPLE = 16
+# Processors at work beyond the stated threads: more than Python, and a pool that comes to rest, take.
+MAX_MORE_PROCESSORS = 0.25
 MAX_DRIFT = 0.10
 MAX_CLOCK_CHANGE = 0.05
 _DRIFT_P = 0.01
@@ -34,6 +36,20 @@ def _switches(samples: pd.DataFrame) -> str:
 def _faults(samples: pd.DataFrame) -> str:
     faults = float(samples["faults"].median())
     return f"{faults:.0f} page faults a sample" if faults > MAX_FAULTS_PER_SAMPLE else ""
+
+
+def _more_processors(samples: pd.DataFrame, threads: int) -> str:
+    """Say where more processors were at work than the threads that a cell states.
+
+    Its ratio to a cell that keeps to its threads is one of unequal shares of the machine.
+    """
+    told = samples[samples["cpu_ns"] > 0]  # none in runs that were recorded before it was
+    if told.empty:
+        return ""
+    at_work = told["cpu_ns"].sum() / (told["elapsed_ns"] + told["call_ns"]).sum()
+    if at_work <= threads + MAX_MORE_PROCESSORS:
+        return ""
+    return f"{at_work:.1f} processors at work for {threads} thread{'s'[: threads != 1]}"
 
 
 def _throttled(samples: pd.DataFrame) -> str:
@@ -65,18 +81,18 @@ def _drift(own: CellSamples) -> str:
     return f"drift of {100 * change:+.0f} % over the run" if abs(change) > MAX_DRIFT else ""
 
 
-def reasons(samples: Samples, cell: str) -> list[str]:
+def reasons(samples: Samples, cell: str, threads: int) -> list[str]:
     """Return why a cell's samples are not to be trusted as they are; empty where nothing shows.
 
     Steal time above 1 % of the sampled time, more than 50 involuntary context switches a second, more than
-    16 page faults in the median sample, a significant drift of more than 10 % over the run. The cell is
-    marked with them; no sample is dropped.
+    16 page faults in the median sample, a significant drift of more than 10 % over the run, more processors
+    at work than the `threads` that the cell states. The cell is marked with them; no sample is dropped.
     """
     if cell not in samples:
         return []
     own = samples[cell]
     found = (_steal(own.frame), _switches(own.frame), _faults(own.frame), _drift(own),
-             _throttled(own.frame))  # fmt: skip
+             _throttled(own.frame), _more_processors(own.frame, threads))  # fmt: skip
     return [reason for reason in found if reason]
 
 

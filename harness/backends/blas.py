@@ -19,6 +19,7 @@ import threadpoolctl
 
 from harness import native
 from harness.errors import UnavailableError, UnknownNameError
+from harness.records.facts import ProviderFacts, ThreadPool
 
 REQUIRED = ("sdot", "saxpy", "sgemv", "sgemm")
 BATCHED = ("sgemv_batch", "saxpy_batch")
@@ -61,6 +62,15 @@ class Provider:
         """Say whether the provider has a routine."""
         return routine in self.routines
 
+    def facts(self) -> ProviderFacts:
+        """Return what a run records of it."""
+        return ProviderFacts(
+            name=self.name, path=portable_path(self.path), version=self.version,
+            architecture=self.architecture, threads=self.threads,
+            threading_layer=self.threading_layer, int_bits=self.int_bits,
+            routines=list(self.routines),
+        )  # fmt: skip
+
     def describe(self) -> str:
         """Return one line: name, version, kernel architecture, threads."""
         parts = [self.version or "unknown version", self.architecture or "unknown kernels"]
@@ -100,6 +110,15 @@ def portable_path(path: str) -> str:
 def _address(library: ctypes.CDLL, symbol: str) -> int:
     function = getattr(library, symbol, None)
     return ctypes.cast(function, ctypes.c_void_p).value or 0 if function is not None else 0
+
+
+def pools() -> list[ThreadPool]:
+    """Return every BLAS and OpenMP pool of this process."""
+    found = []
+    for told in threadpoolctl.threadpool_info():
+        known = {k: v for k, v in told.items() if k in ThreadPool.model_fields}
+        found.append(ThreadPool(**{**known, "filepath": portable_path(told["filepath"])}))
+    return found
 
 
 # ---- where the named providers are found -------------------------------------------------------

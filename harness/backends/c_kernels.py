@@ -1,12 +1,14 @@
-"""Register one implementation for each native kernel; nothing here names a kernel."""
+"""Register one implementation for each native kernel."""
 
 from __future__ import annotations
 
 from functools import partial
-from typing import cast
+from typing import Any, cast
 
 from harness import native
-from harness.backends.registry import Context, Implementation, Prepared, register
+from harness.backends.registry import Context, Implementation, Prepared, TensorPass, register
+from harness.machine import processor
+from harness.machine.resources import Files
 from harness.problem.operands import Operands
 from harness.problem.problem import Layer, Problem
 
@@ -16,6 +18,8 @@ _OWN = {
     ("fff", "grouped"): "own code, tokens grouped by node",
     ("fff", "auto"): "own code, whichever suits the problem",
 }
+# What the processor must report, beyond the instruction sets that are chosen between, by kernel.
+_UNITS = {"ceiling_bfdot": "avx512_bf16", "ceiling_amx": "amx_bf16"}
 _LEVELS = {1: "dot and axpy", 2: "batched gemv and batched axpy", 3: "gemm"}
 
 
@@ -23,6 +27,7 @@ def _surroundings(context: Context) -> native.Surroundings:
     return native.Surroundings(
         blas=context.provider.table if context.provider is not None else None,
         isa=context.isa, threads=context.threads, caches=context.caches,
+        team=context.team() if context.team is not None and context.threads > 1 else None,
     )  # fmt: skip
 
 
@@ -52,6 +57,24 @@ def _prepare(
     )  # fmt: skip
 
 
+def _why_not(kernel: native.Kernel) -> str:
+    """Return why the processor can't run a kernel, or an empty string."""
+    unit = _UNITS.get(kernel.id)
+    if unit is None or unit in processor.read_isa(Files()):
+        return ""
+    return f"the processor reports no {unit}"
+
+
+def _tensor_pass(kernel: native.Kernel, problem: Problem, context: Context) -> TensorPass:
+    workspace = context.workspace(native.workspace_bytes(kernel.id, problem))
+    run = native.bind_shape(kernel.id, problem, _surroundings(context), workspace)
+
+    def forward(x: Any, w_in: Any, w_out: Any, y: Any) -> None:
+        run(x.data_ptr(), w_in.data_ptr(), w_out.data_ptr(), y.data_ptr())
+
+    return forward
+
+
 def _summary(kernel: native.Kernel) -> str:
     how = kernel.id.rsplit("_", 1)[-1]
     if not kernel.level:
@@ -69,9 +92,11 @@ for _kernel in native.KERNELS.values():
             devices=("cpu",),
             summary=_summary(_kernel),
             prepare=partial(_prepare, _kernel),
+            tensor_pass=partial(_tensor_pass, _kernel),
             workspace_bytes=partial(native.workspace_bytes, _kernel.id),
             needs_provider=_kernel.needs_blas,
             dtypes=_kernel.dtypes,
             token_block=_kernel.token_block,
+            unavailable=partial(_why_not, _kernel),
         )
     )

@@ -10,11 +10,13 @@ import importlib.util
 import os
 import tempfile
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from harness.backends import sources
 from harness.errors import UnavailableError
+from harness.gpu.compilers import nvrtc
 
 OPTIONS = ("--std=c++17", "--ptxas-options=-v")
 INSTALL = "pip install 'fff-harness[cuda]'"
@@ -50,12 +52,6 @@ def read_source(kernel_id: str) -> Source:
     return Source(name=path.name, text=path.read_text(encoding="ascii"), headers=headers)
 
 
-def _nvrtc() -> Any:
-    from cuda.bindings import nvrtc
-
-    return nvrtc
-
-
 def _ok(result: tuple[Any, ...]) -> Any:
     """Return what an NVRTC call gave behind its status. Raises UnavailableError where it failed."""
     status, *values = result
@@ -80,10 +76,10 @@ def unavailable() -> str:
     return ""
 
 
+@cache
 def nvrtc_version() -> str:
     """Return NVRTC's version, like "13.0". Raises RuntimeError where there is no such library."""
-    nvrtc = _nvrtc()
-    status, major, minor = nvrtc.nvrtcVersion()
+    status, major, minor = nvrtc().nvrtcVersion()
     _ok((status,))
     return f"{major}.{minor}"
 
@@ -93,27 +89,27 @@ def compile_source(source: Source, arch: str) -> Compiled:
 
     Raises UnavailableError with the compiler's first error where it does not compile.
     """
-    nvrtc = _nvrtc()
+    compiler = nvrtc()
     headers = [text.encode("ascii") for text in source.headers.values()]
     names = [name.encode("ascii") for name in source.headers]
     program = _ok(
-        nvrtc.nvrtcCreateProgram(
+        compiler.nvrtcCreateProgram(
             source.text.encode("ascii"), source.name.encode("ascii"), len(names), headers, names
         )
     )
     try:
         options = [o.encode("ascii") for o in (f"--gpu-architecture={arch}", *OPTIONS)]
-        (status,) = nvrtc.nvrtcCompileProgram(program, len(options), options)
-        log = bytearray(_ok(nvrtc.nvrtcGetProgramLogSize(program)))
-        _ok(nvrtc.nvrtcGetProgramLog(program, log))
+        (status,) = compiler.nvrtcCompileProgram(program, len(options), options)
+        log = bytearray(_ok(compiler.nvrtcGetProgramLogSize(program)))
+        _ok(compiler.nvrtcGetProgramLog(program, log))
         text = log.rstrip(b"\0").decode("utf-8", "replace")
         if int(status):
             errors = [line for line in text.splitlines() if "error" in line] or [status.name]
             raise UnavailableError(f"{source.name} does not compile for {arch}: {errors[0]}")
-        image = bytearray(_ok(nvrtc.nvrtcGetCUBINSize(program)))
-        _ok(nvrtc.nvrtcGetCUBIN(program, image))
+        image = bytearray(_ok(compiler.nvrtcGetCUBINSize(program)))
+        _ok(compiler.nvrtcGetCUBIN(program, image))
     finally:
-        nvrtc.nvrtcDestroyProgram(program)
+        compiler.nvrtcDestroyProgram(program)
     return Compiled(image=bytes(image), log=text)
 
 

@@ -34,18 +34,15 @@ def load(image: bytes) -> Any:
     return _ok("cuModuleLoadData", _driver().cuModuleLoadData(image))
 
 
-def bind(module: Any, launch: Launch, pointers: Sequence[int]) -> Callable[[int], None]:
-    """Return what launches an entry of a module on a stream, given by its handle.
-
-    The arguments are laid out once, as the driver reads them at every launch: the pointers, then the extents
-    as C `int`. What the pointers lead to must be kept alive by the caller.
-
-    Raises CudaError where the module lacks the entry, and at a launch that the driver refuses.
-    """
+def _lay_out(
+    module: Any, launch: Launch, count: int
+) -> tuple[list[ctypes.c_void_p], Callable[[int], None]]:
+    """Return a launch's pointers, to be set, and what launches with those that are set on a stream."""
     driver = _driver()
     name = launch.entry.encode("ascii")
     function = _ok("cuModuleGetFunction", driver.cuModuleGetFunction(module, name))
-    values = [*map(ctypes.c_void_p, pointers), *map(ctypes.c_int, launch.extents)]
+    pointers = [ctypes.c_void_p() for _ in range(count)]
+    values = [*pointers, *map(ctypes.c_int, launch.extents)]
     arguments = (ctypes.c_void_p * len(values))(*map(ctypes.addressof, values))
     address = ctypes.addressof(arguments)
     columns, rows = launch.grid
@@ -58,4 +55,34 @@ def bind(module: Any, launch: Launch, pointers: Sequence[int]) -> Callable[[int]
         if int(status):
             raise CudaError(f"cuLaunchKernel of {launch.entry}: {status.name}")
 
+    return pointers, run
+
+
+def bind(module: Any, launch: Launch, pointers: Sequence[int]) -> Callable[[int], None]:
+    """Return what launches an entry of a module on a stream, given by its handle.
+
+    The arguments are laid out once, as the driver reads them at every launch: the pointers, then the extents
+    as C `int`. What the pointers lead to must be kept alive by the caller.
+
+    Raises CudaError where the module lacks the entry, and at a launch that the driver refuses.
+    """
+    slots, run = _lay_out(module, launch, len(pointers))
+    for slot, pointer in zip(slots, pointers, strict=True):
+        slot.value = pointer
     return run
+
+
+def bind_shape(module: Any, launch: Launch, count: int) -> Callable[[Sequence[int], int], None]:
+    """Return what launches an entry on `count` pointers that come with each call, and on a stream.
+
+    One call at a time: the driver has read the arguments when a launch returns, so that the next may set
+    them anew. Raises CudaError as `bind` does.
+    """
+    slots, run = _lay_out(module, launch, count)
+
+    def run_on(pointers: Sequence[int], stream: int) -> None:
+        for slot, pointer in zip(slots, pointers, strict=True):
+            slot.value = pointer
+        run(stream)
+
+    return run_on

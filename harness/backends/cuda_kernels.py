@@ -7,7 +7,7 @@ from functools import cache, partial
 from typing import Any
 
 from harness.backends import cuda_compile, cuda_driver, cuda_launch
-from harness.backends.registry import Context, Implementation, Prepared, register
+from harness.backends.registry import Context, Implementation, Prepared, TensorPass, register
 from harness.gpu import probe
 from harness.problem.operands import Operands
 from harness.problem.problem import Problem
@@ -58,6 +58,27 @@ def _prepare(
     )  # fmt: skip
 
 
+def _tensor_pass(kernel: cuda_launch.Kernel, problem: Problem, context: Context) -> TensorPass:
+    """Return a pass on the device that is current now, which has to be current at each call, too."""
+    import torch
+
+    device = torch.cuda.current_device()
+    facts = torch.cuda.get_device_properties(device)
+    module = _load(kernel.id, f"sm_{facts.major}{facts.minor}", device)
+
+    @cache
+    def bind(aligned: bool) -> Callable[[tuple[int, ...], int], None]:
+        launch = kernel.plan(problem, aligned, facts.multi_processor_count)
+        return cuda_driver.bind_shape(module, launch, 4)
+
+    def forward(*tensors: Any) -> None:
+        pointers = tuple(tensor.data_ptr() for tensor in tensors)
+        run = bind(cuda_launch.is_aligned(problem, pointers))
+        run(pointers, torch.cuda.current_stream(device).cuda_stream)
+
+    return forward
+
+
 for _kernel in cuda_launch.KERNELS.values():
     register(
         Implementation(
@@ -67,6 +88,7 @@ for _kernel in cuda_launch.KERNELS.values():
             devices=("cuda",),
             summary=_kernel.summary,
             prepare=partial(_prepare, _kernel),
+            tensor_pass=partial(_tensor_pass, _kernel),
             workspace_bytes=lambda problem: 0,
             dtypes=_kernel.dtypes,
             unavailable=_unavailable,

@@ -11,6 +11,7 @@ from harness.errors import UnknownNameError
 from harness.problem.axes import DEVICES
 from harness.problem.operands import Operands
 from harness.problem.problem import DTYPES, Layer, Problem
+from harness.records.facts import ProviderFacts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,6 +25,10 @@ class Context:
     device: where the pass runs, one of the implementation's devices. On "cuda" the operands are torch
     tensors there, and so is the workspace.
     workspace: returns an aligned, touched byte array of at least the size asked for.
+    tile: which of an implementation's own ways to cut its work another process of the run chose, as its
+    note `tile` said; empty where it is free to choose.
+    team: returns as many threads as `threads` says that passes share, one at a time (`native.make_team`);
+    None where each pass starts its own.
     timer: makes the `time` of passes that are Python calls. Several passes are taken in turn: one for each
     set of weights. On "cuda" it times with events on the stream that is current when a pass is called, so a
     pass launches there, does not wait, and has compiled what it needs before.
@@ -35,7 +40,9 @@ class Context:
     threads: int = 1
     caches: Mapping[str, int] = field(default_factory=dict)
     device: str = "cpu"
+    tile: str = ""
     timer: Callable[..., timer.TimePasses] = timer.make_python_timer
+    team: Callable[[], Any] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,18 +61,22 @@ class Prepared:
     sets: int = 1
 
 
+# A pass over torch tensors x, w_in, w_out and y that come with each call.
+TensorPass = Callable[[Any, Any, Any, Any], None]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Library:
     """Describe a package that brings a BLAS and thread pools of its own.
 
     What is built on it is measured in processes of their own, so that its pools stand beside no provider's.
 
-    load: imports it and returns its facts, those that a run records of a provider. resident_bytes and
+    load: imports it and returns what a run records of it, as of a provider. resident_bytes and
     start_s: what a measuring process takes more with it, for the prediction.
     """
 
     name: str
-    load: Callable[[], dict[str, Any]]
+    load: Callable[[], ProviderFacts]
     resident_bytes: int = 0
     start_s: float = 0.0
 
@@ -77,9 +88,13 @@ class Implementation:
     level: the BLAS level it is restricted to, None where it is not built on BLAS.
     devices: where it can run; the context says where it is prepared for.
     prepare: does all untimed work for operands that stay where they are.
+    tensor_pass: makes a pass over contiguous torch tensors of the problem's shapes and dtype, on the
+    context's device, that come with each call, one call at a time; it keeps nothing that it reads from
+    them. None where an implementation knows passes over fixed operands alone.
     workspace_bytes: what prepare will ask of the context's workspace.
     unavailable: returns the reason why it can't run on this machine, or an empty string.
     allocates_bytes: what its passes allocate beside it, for the prediction of memory.
+    cuda_workspace_bytes, cuda_allocates_bytes: the same on "cuda", where they are others.
     library: the package that it is built on, where that brings thread pools of its own.
     costly_prepare: it compiles for every shape, for seconds: the tests take few shapes of it.
     capturable: on "cuda", whether its passes can be captured as a CUDA graph; they then run from one too.
@@ -97,9 +112,12 @@ class Implementation:
     prepare: Callable[[Problem, Operands, Context], Prepared]
     workspace_bytes: Callable[[Problem], int]
     needs_provider: bool = False
+    tensor_pass: Callable[[Problem, Context], TensorPass] | None = None
     dtypes: tuple[str, ...] = ("float32",)
     token_block: int = 0
     allocates_bytes: Callable[[Problem], int] = lambda problem: 0
+    cuda_workspace_bytes: Callable[[Problem], int] | None = None
+    cuda_allocates_bytes: Callable[[Problem], int] | None = None
     library: Library | None = None
     costly_prepare: bool = False
     capturable: bool = True
@@ -114,6 +132,14 @@ class Implementation:
             raise ValueError(f"id must begin with its layer: '{self.layer}_...', got {self.id!r}")
         if not self.dtypes or set(self.dtypes) - set(DTYPES):
             raise ValueError(f"dtypes must be one or more of {DTYPES}, got {self.dtypes}")
+
+    def memory_bytes(self, problem: Problem, device: str) -> tuple[int, int]:
+        """Return the bytes of its workspace on a device, and of what its passes allocate beside it there."""
+        given, allocated = self.workspace_bytes, self.allocates_bytes
+        if device == "cuda":
+            given = self.cuda_workspace_bytes or given
+            allocated = self.cuda_allocates_bytes or allocated
+        return given(problem), allocated(problem)
 
 
 _known: dict[str, Implementation] = {}

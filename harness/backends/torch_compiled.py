@@ -6,6 +6,7 @@ import time
 import types
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from harness.backends import torch_layers, torch_library
@@ -131,8 +132,8 @@ def _prepare(problem: Problem, operands: Operands, context: Context) -> Prepared
     return Prepared(forward=passes[0], time=time, notes=said, sets=len(passes))
 
 
-def _activation_bytes(problem: Problem) -> int:
-    tokens = _chunk_tokens(problem, "cpu")
+def _activation_bytes(problem: Problem, device: str = "cpu") -> int:
+    tokens = _chunk_tokens(problem, device)
     return tokens * problem.hidden * problem.item_bytes
 
 
@@ -148,7 +149,8 @@ register(
     Implementation(
         id="ff_torch_compile", layer="ff", level=None, devices=("cpu", "cuda"), dtypes=DTYPES,
         summary="torch: linear, GELU, linear, compiled by torch.compile", prepare=_prepare,
-        workspace_bytes=lambda problem: 0, allocates_bytes=_activation_bytes, costly_prepare=True,
+        workspace_bytes=lambda problem: 0, allocates_bytes=_activation_bytes,
+        cuda_allocates_bytes=partial(_activation_bytes, device="cuda"), costly_prepare=True,
         library=torch_library.TORCH, tf32=True, unavailable=unavailable,
     )
 )  # fmt: skip

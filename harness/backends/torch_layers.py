@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any
 
 from harness.backends import timer, torch_library
-from harness.backends.registry import Context, Implementation, Prepared, register
+from harness.backends.registry import Context, Implementation, Prepared, TensorPass, register
 from harness.problem.operands import Operands
 from harness.problem.problem import ALIGNMENT, DTYPES, Problem
 
@@ -228,21 +228,39 @@ def _prepare(
     parts_of: Callable[[Problem], list[Part]], make_pass: MakePass, allocated: str,
     problem: Problem, operands: Operands, context: Context,
 ) -> Prepared:  # fmt: skip
-    import torch
-
     parts = parts_of(problem)
     size = _together(problem, parts, context.device)
     x, y = torch_library.as_tensor(operands.x), torch_library.as_tensor(operands.y)
     total = _total(parts_of, problem, context.device)
-    # What is announced is the CPU's share; a GPU takes larger pieces.
-    on_cpu = context.device == "cpu"
-    workspace = context.workspace(total) if on_cpu else x.new_empty(total, dtype=torch.uint8)
-    buffers = _carve(problem, parts, size, workspace)
+    buffers = _carve(problem, parts, size, context.workspace(total))
     sets = sets_of(operands)
     passes = [make_pass(problem, size, x, w_in, w_out, y, buffers) for w_in, w_out in sets]
     said = notes(context, allocates=allocated, tokens_together=str(size))
     time = torch_library.make_timer(context, passes)
     return Prepared(forward=passes[0], time=time, notes=said, sets=len(passes))
+
+
+def _tensor_pass(
+    parts_of: Callable[[Problem], list[Part]],
+    make_pass: MakePass,
+    problem: Problem,
+    context: Context,
+) -> TensorPass:
+    import torch
+
+    parts = parts_of(problem)
+    size = _together(problem, parts, context.device)
+    total = _total(parts_of, problem, context.device)
+    on_cpu = context.device == "cpu"
+    kept = torch_library.as_tensor(context.workspace(total)) if on_cpu else None
+
+    def forward(x: Any, w_in: Any, w_out: Any, y: Any) -> None:
+        # On a GPU torch's allocator knows which stream still reads what a call before was given.
+        workspace = x.new_empty(total, dtype=torch.uint8) if kept is None else kept
+        buffers = _carve(problem, parts, size, workspace)
+        make_pass(problem, size, x, w_in, w_out, y, buffers)()
+
+    return forward
 
 
 def _register(
@@ -253,7 +271,9 @@ def _register(
         Implementation(
             id=id, layer=layer, level=None, devices=("cpu", "cuda"), dtypes=DTYPES, summary=summary,
             prepare=partial(_prepare, parts_of, make_pass, allocated),
+            tensor_pass=partial(_tensor_pass, parts_of, make_pass),
             workspace_bytes=partial(_total, parts_of), token_block=token_block,
+            cuda_workspace_bytes=partial(_total, parts_of, device="cuda"),
             library=torch_library.TORCH, tf32=True, unavailable=torch_library.unavailable,
         )
     )  # fmt: skip

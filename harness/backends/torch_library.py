@@ -16,6 +16,7 @@ from harness.backends import blas
 from harness.backends.registry import Context, Library
 from harness.backends.timer import TimePasses
 from harness.problem.problem import Array
+from harness.records.facts import ProviderFacts
 
 INSTALL = "torch is not installed: pip install 'fff-harness[torch]'"
 
@@ -61,7 +62,7 @@ def describe() -> str:
     return ", ".join(parts)
 
 
-def load() -> dict[str, Any]:
+def load() -> ProviderFacts:
     """Import torch and return the facts of it that a run records of a BLAS provider.
 
     torch reads the sizes of its pools from the environment when it loads; what it took is said. Its BLAS
@@ -69,16 +70,16 @@ def load() -> dict[str, Any]:
     """
     import torch
 
-    return {
-        "name": "torch",
-        "path": blas.portable_path(str(Path(torch.__file__).parent / "lib" / "libtorch_cpu.so")),
-        "version": describe(),
-        "architecture": torch.backends.cpu.get_cpu_capability(),
-        "threads": torch.get_num_threads(),
-        "threading_layer": "openmp" if torch.backends.openmp.is_available() else "native",
-        "int_bits": 32,
-        "routines": [],
-    }
+    return ProviderFacts(
+        name="torch",
+        path=blas.portable_path(str(Path(torch.__file__).parent / "lib" / "libtorch_cpu.so")),
+        version=describe(),
+        architecture=torch.backends.cpu.get_cpu_capability(),
+        threads=torch.get_num_threads(),
+        threading_layer="openmp" if torch.backends.openmp.is_available() else "native",
+        int_bits=32,
+        routines=[],
+    )
 
 
 TORCH = Library(name="torch", load=load, resident_bytes=420 << 20, start_s=1.5)

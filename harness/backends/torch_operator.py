@@ -8,15 +8,9 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
-import numpy as np
 import torch
 
-from harness.backends import blas, registry, torch_reference
-from harness.backends.registry import Context
-from harness.errors import UnavailableError
-from harness.machine import resources
-from harness.problem.operands import Operands, make_aligned
-from harness.problem.problem import Array, Problem
+from harness.backends import registry, torch_operands, torch_passes, torch_reference
 
 REFERENCE = "reference"
 FEW = 128  # tokens: below, packing the weights for a product is much of what a BLAS does
@@ -51,151 +45,81 @@ def choose(layer: str, device: str, dtype: str, *, few: bool = False) -> str:
     return REFERENCE
 
 
-def _array(tensor: torch.Tensor, stored: Any) -> Array:
-    """Return a tensor's own memory as an array; bfloat16 goes through its bits."""
-    if tensor.dtype == torch.bfloat16:
-        tensor = tensor.view(torch.int16)
-    return np.asarray(tensor.detach().numpy().view(stored))
-
-
 @cache
-def _provider() -> blas.Provider:
-    return blas.load()
-
-
-@cache
-def _caches() -> dict[str, int]:
-    return resources.caches()
-
-
-def _dtype(tensor: torch.Tensor) -> str:
-    return str(tensor.dtype).removeprefix("torch.")
-
-
-# ---- what is taken ------------------------------------------------------------------------------
-
-
-def _check_kinds(x: torch.Tensor, w_in: torch.Tensor, w_out: torch.Tensor) -> None:
-    """Refuse operands of several dtypes or devices: a kernel would read one's memory as the other."""
-    if w_in.dtype != w_out.dtype:
-        raise ValueError(f"w_in is {_dtype(w_in)}, w_out is {_dtype(w_out)}: need one dtype")
-    if x.dtype != w_in.dtype:
-        raise ValueError(
-            f"weights are {_dtype(w_in)}, x is {_dtype(x)}: convert one of them, or run under torch.autocast"
-        )
-    if not x.is_floating_point():
-        raise ValueError(f"x and the weights: need a floating dtype, got {_dtype(x)}")
-    if w_in.device != w_out.device:
-        raise ValueError(f"w_in is on {w_in.device}, w_out is on {w_out.device}: need one device")
-    if x.device != w_in.device:
-        raise ValueError(f"weights are on {w_in.device}, x is on {x.device}: move one of them")
-
-
-def _check_shapes(x: torch.Tensor, w_in: torch.Tensor, w_out: torch.Tensor) -> None:
-    """Refuse shapes that are no layer's."""
-    if x.ndim != 2:
-        raise ValueError(f"x: need 2 dimensions, got {x.ndim}")
-    if w_in.ndim not in (2, 3):
-        raise ValueError(f"w_in: need 2 dimensions (FF) or 3 (FFF), got {w_in.ndim}")
-    if w_in.shape[:-1] != w_out.shape[:-1]:
-        raise ValueError(
-            f"w_out: need the neurons of w_in, {tuple(w_in.shape[:-1])}, got {tuple(w_out.shape[:-1])}"
-        )
-    if w_in.shape[-1] != x.shape[1]:
-        raise ValueError(f"w_in: need the d_in of x, {x.shape[1]}, got {w_in.shape[-1]}")
-    if w_in.ndim == 3 and (w_in.shape[1] & (w_in.shape[1] + 1) or not w_in.shape[1]):
-        raise ValueError(
-            f"w_in: a tree has 2**(depth + 1) - 1 nodes (1, 3, 7, ...), got {w_in.shape[1]}"
-        )
-
-
-def _check(x: torch.Tensor, w_in: torch.Tensor, w_out: torch.Tensor) -> None:
-    _check_kinds(x, w_in, w_out)
-    _check_shapes(x, w_in, w_out)
-
-
-# ---- the way to an implementation ---------------------------------------------------------------
-
-
-def _make_problem(x: torch.Tensor, w_in: torch.Tensor, w_out: torch.Tensor) -> Problem:
-    extents = {"batch": x.shape[0], "d_in": x.shape[1], "d_out": w_out.shape[-1]}
-    dtype = _dtype(x)
-    if w_in.ndim == 2:
-        return Problem(layer="ff", hidden=w_in.shape[0], dtype=dtype, **extents)
-    depth = (w_in.shape[1] + 1).bit_length() - 2
-    return Problem(layer="fff", trees=w_in.shape[0], depth=depth, dtype=dtype, **extents)
-
-
-def _run(
-    implementation: str, x: torch.Tensor, w_in: torch.Tensor, w_out: torch.Tensor, y: torch.Tensor
-) -> None:
-    """Fill y by an implementation of the registry.
-
-    Raises UnavailableError where it can't run here, ValueError where it does not take the dtype or device.
-    """
-    found, dtype, device = registry.get(implementation), _dtype(x), x.device.type
-    if reason := found.unavailable():
-        raise UnavailableError(f"{implementation}: {reason}")
-    if dtype not in found.dtypes or device not in found.devices:
-        raise ValueError(
-            f"{implementation} takes {' or '.join(found.dtypes)} on {' or '.join(found.devices)}, "
-            f"got {dtype} on {device}"
-        )
-    problem = _make_problem(x, w_in, w_out)
-    tensors = [t.contiguous() for t in (x, w_in, w_out)]
-    on_cpu = device == "cpu"
-    placed = [_array(t, problem.stored) for t in (*tensors, y)] if on_cpu else [*tensors, y]
-    context = Context(
-        provider=_provider() if found.needs_provider else None,
-        workspace=lambda size: (
-            make_aligned((size,), np.uint8) if on_cpu else y.new_empty(size, dtype=torch.uint8)
-        ),
-        threads=torch.get_num_threads(), caches=_caches(), device=device,
-    )  # fmt: skip
-    operands = Operands(x=placed[0], w_in=placed[1], w_out=placed[2], y=placed[3])
-    found.prepare(problem, operands, context).forward()
+def _resolve(implementation: str, ndim: int, device: str, dtype: torch.dtype, few: bool) -> str:
+    layer = "ff" if ndim == 2 else "fff"
+    return implementation or choose(layer, device, torch_operands.name_dtype(dtype), few=few)
 
 
 # ---- the operator -------------------------------------------------------------------------------
 
+# Defined without `torch.library.custom_op` and `register_autograd`: what these wrap around a call in Python
+# takes several times as long as a pass over one token.
+_library = torch.library.Library("harness", "DEF")
+_library.define(
+    "layer(Tensor x, Tensor w_in, Tensor w_out, str implementation) -> Tensor",
+    tags=(torch.Tag.pt2_compliant_tag,),
+)
+# ``layer(x, w_in, w_out, implementation) -> y (batch, d_out)`` of an FF (w_in of 2 dimensions) or an FFF
+# (of 3). implementation: an id of the registry, `reference`, or empty for the fastest that is here.
+# Raises ValueError for operands of several dtypes or devices, and for shapes that are no layer's.
+layer = torch.ops.harness.layer.default
 
-@torch.library.custom_op("harness::layer", mutates_args=())
-def layer(
+
+def _compute(
     x: torch.Tensor, w_in: torch.Tensor, w_out: torch.Tensor, implementation: str
 ) -> torch.Tensor:
-    """Return ``y (batch, d_out)`` of an FF (w_in of 2 dimensions) or an FFF (of 3).
-
-    implementation: an id of the registry, `reference`, or empty for the fastest that is here.
-
-    Raises ValueError for operands of several dtypes or devices, and for shapes that are no layer's.
-    """
-    _check(x, w_in, w_out)
-    name = implementation or choose(
-        "ff" if w_in.ndim == 2 else "fff", x.device.type, _dtype(x), few=x.shape[0] < FEW
-    )
-    if name == REFERENCE:
+    torch_operands.check_kinds(x, w_in, w_out)
+    batch = x.shape[0] if x.ndim else 0
+    name = _resolve(implementation, w_in.ndim, x.device.type, x.dtype, batch < FEW)
+    if name == REFERENCE or not batch:
+        torch_operands.check_shapes(x, w_in, w_out)
         return torch_reference.forward(x, w_in, w_out)
-    y = x.new_empty(x.shape[0], w_out.shape[-1])
-    if x.shape[0]:
-        _run(name, x, w_in, w_out, y)
+    y = x.new_empty(batch, w_out.shape[-1])
+    torch_passes.run(name, x, w_in, w_out, y)
     return y
 
 
-@layer.register_fake
-def _fake(
+def _shape(
     x: torch.Tensor, w_in: torch.Tensor, w_out: torch.Tensor, implementation: str
 ) -> torch.Tensor:
-    _check(x, w_in, w_out)
+    """Return y without its values, for tensors without any."""
+    torch_operands.check_kinds(x, w_in, w_out)
+    torch_operands.check_shapes(x, w_in, w_out)
     return x.new_empty(x.shape[0], w_out.shape[-1])
 
 
-def _keep(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
-    ctx.save_for_backward(*inputs[:3])
+def _below_autograd(*arguments: Any) -> torch.Tensor:
+    """Call the operator as what comes behind autograd sees it."""
+    with torch._C._AutoDispatchBelowAutograd():
+        return layer(*arguments)
 
 
-def _backward(ctx: Any, grad: torch.Tensor) -> tuple[Any, ...]:
-    x, w_in, w_out = ctx.saved_tensors
-    return (*torch_reference.backward(x, w_in, w_out, grad), None)
+class _Gradients(torch.autograd.Function):
+    """Remember the operands of a pass for its gradients."""
+
+    @staticmethod
+    def forward(ctx: Any, *arguments: Any) -> torch.Tensor:
+        """Return the pass's output."""
+        ctx.save_for_backward(*arguments[:3])
+        return _below_autograd(*arguments)
+
+    @staticmethod
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[Any, ...]:
+        """Return the gradients of x, w_in and w_out; the implementation's name has none."""
+        x, w_in, w_out = ctx.saved_tensors
+        return (*torch_reference.backward(x, w_in, w_out, grad), None)
 
 
-layer.register_autograd(_backward, setup_context=_keep)
+def _differentiate(
+    x: torch.Tensor, w_in: torch.Tensor, w_out: torch.Tensor, implementation: str
+) -> torch.Tensor:
+    run = _below_autograd
+    if torch.is_grad_enabled() and (x.requires_grad or w_in.requires_grad or w_out.requires_grad):
+        run = _Gradients.apply
+    return run(x, w_in, w_out, implementation)
+
+
+_library.impl("layer", _compute, "CompositeExplicitAutograd")
+_library.impl("layer", _differentiate, "Autograd")
+torch.library.register_fake("harness::layer", _shape, lib=_library)

@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 from harness.backends import triton_tiling
-from harness.backends.registry import Context, Implementation, Prepared, register
+from harness.backends.registry import Context, Implementation, Prepared, TensorPass, register
 from harness.backends.timer import TimePasses
 from harness.gpu import probe
 from harness.problem.operands import Operands
@@ -59,6 +59,21 @@ def fastest(
     return candidates[best.index(min(best))]
 
 
+def choose(candidates: Sequence[Candidate], weights: Weights, context: Context) -> Candidate:
+    """Return the candidate that another process of the run chose, else the fastest.
+
+    A race run anew in each process may end otherwise, and one cell would be of several kernels. Raises
+    RuntimeError where the candidate of that name is not among them.
+    """
+    if not context.tile:
+        return fastest(candidates, weights, context.timer)
+    for candidate in candidates:
+        if candidate[0] == context.tile:
+            return candidate
+    known = "; ".join(name for name, _ in candidates)
+    raise RuntimeError(f"this run's tile is {context.tile!r}, and here there are {known}")
+
+
 def fused_candidates(problem: Problem, operands: Operands, context: Context) -> list[Candidate]:
     """Return the fused kernel with each tile that fits the problem."""
     from harness.backends import triton_fused
@@ -97,7 +112,7 @@ def prepare(
 
     sets = ((operands.w_in, operands.w_out), *operands.rotation)
     candidates = candidates_of(problem, operands, context)
-    name, bind = fastest(candidates, sets[0], context.timer)
+    name, bind = choose(candidates, sets[0], context)
     passes = [bind(weights) for weights in sets]
     for run in passes:
         run()
@@ -105,6 +120,23 @@ def prepare(
     return Prepared(
         forward=passes[0], time=context.timer(*passes), notes=notes, sets=len(passes)
     )  # fmt: skip
+
+
+def tensor_pass(
+    candidates_of: Callable[[Problem, Operands, Context], Sequence[Candidate]],
+    problem: Problem, context: Context,
+) -> TensorPass:  # fmt: skip
+    """Return a pass of the candidate that is the fastest on the tensors of its first call."""
+    chosen: list[str] = []
+
+    def forward(x: Any, w_in: Any, w_out: Any, y: Any) -> None:
+        operands = Operands(x=x, w_in=w_in, w_out=w_out, y=y)
+        candidates = candidates_of(problem, operands, context)
+        if not chosen:
+            chosen.append(fastest(candidates, (w_in, w_out), context.timer)[0])
+        dict(candidates)[chosen[0]]((w_in, w_out))()
+
+    return forward
 
 
 def _prepare_grouped(problem: Problem, operands: Operands, context: Context) -> Prepared:
@@ -118,7 +150,8 @@ register(
     Implementation(
         id="fff_triton_fused", layer="fff", level=None, devices=("cuda",), dtypes=DTYPES,
         summary="Triton: one launch, a program takes tokens from the root to the leaves",
-        prepare=partial(prepare, fused_candidates), workspace_bytes=lambda problem: 0,
+        prepare=partial(prepare, fused_candidates),
+        tensor_pass=partial(tensor_pass, fused_candidates), workspace_bytes=lambda problem: 0,
         unavailable=unavailable,
     )
 )  # fmt: skip
@@ -126,7 +159,8 @@ register(
     Implementation(
         id="fff_triton_grouped", layer="fff", level=None, devices=("cuda",), dtypes=DTYPES,
         summary="Triton: tokens grouped by subtree, dense products of 15 nodes, gathers below",
-        prepare=_prepare_grouped, workspace_bytes=triton_tiling.grouped_workspace_bytes, tf32=True,
+        prepare=_prepare_grouped, tensor_pass=partial(tensor_pass, grouped_candidates),
+        workspace_bytes=triton_tiling.grouped_workspace_bytes, tf32=True,
         unavailable=unavailable,
     )
 )  # fmt: skip

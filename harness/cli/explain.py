@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from harness.cli import options
+from harness.cli import options, signals
 from harness.cli.runs import try_to_write
 from harness.cli.streams import print_error, print_notice, say
 from harness.paper import ladder as paper_ladder
 from harness.paper.published import PAPER_WIDTH
 from harness.records.reader import load_run
 from harness.sweep import defaults
+
+if TYPE_CHECKING:
+    from harness.sweep.plan import Plan
 
 
 def explain_command(
@@ -43,11 +47,10 @@ def explain_command(
         return 0 if _write_page(run) else 1
     # What measures needs the compiled extension, which a page of a finished run does without.
     from harness.backends import blas
-    from harness.cli.sweep import print_plan
+    from harness.cli.sweep import print_plan, see_caches
     from harness.cli.sweep_options import make_spec
     from harness.machine import facts
     from harness.sweep import ladder as sweep_ladder
-    from harness.sweep import run as sweep_run
 
     quick_batch = str(defaults.LADDER_QUICK_BATCH) if quick else None
     default_budget = defaults.LADDER_QUICK_BUDGET_S if quick else defaults.LADDER_BUDGET_S
@@ -60,21 +63,29 @@ def explain_command(
         )
     )  # fmt: skip
     machine = facts.read_machine(device=spec.device, missing_providers=blas.find_missing(spec.blas))
+    if not dry_run:
+        machine = see_caches(spec, machine, sweep_ladder.make_ladder)
     made = sweep_ladder.make_ladder(spec, machine)
     for notice in made.notices:
         print_notice(notice)
     if dry_run:
-        print_plan(spec, made)
+        print_plan(made)
         return 0
+    return signals.end_in_order(partial(_measure, made))
+
+
+def _measure(made: Plan) -> int | None:
+    """Carry out a ladder and write its page; return the exit status, None where it was interrupted."""
     from harness.cli.progress import Display  # loads what analyses: a plan is printed without it
+    from harness.sweep import run as sweep_run
 
     with Display() as display:
-        outcome = sweep_run.run(spec, made, display)
+        outcome = sweep_run.run(made, display)
     if outcome.trouble:
         print_error(outcome.trouble)
     written = _write_page(outcome.folder)
     if outcome.reason == "interrupted":
-        return 130
+        return None
     bad = outcome.wrong or outcome.failed or outcome.trouble or not written
     return 1 if bad else 0
 

@@ -16,11 +16,13 @@ from harness import plugin
 from harness.backends import blas, registry
 from harness.backends.registry import Implementation
 from harness.cli import options
+from harness.cli.streams import print_notice
 from harness.errors import UsageError
 from harness.gpu import probe
 from harness.machine import doctor, facts
 from harness.machine.inspection import Inspection
-from harness.measure.process import MeasuringProcess, ProcessDiedError
+from harness.measure.process import MeasuringProcess, ProcessError
+from harness.measure.process_key import ProcessKey
 from harness.records.facts import SEVERITIES, Finding
 from harness.records.schema import SCHEMA_VERSION
 from harness.report.formats import NONE
@@ -36,6 +38,13 @@ def doctor_command(
     keep_blas_env: Annotated[
         bool, typer.Option("--keep-blas-env", help="Judge a sweep that is run with this option.")
     ] = False,
+    walk: Annotated[
+        bool,
+        typer.Option(
+            "--walk",
+            help="See what a core gets of the caches, by reading working sets for at most 5 s.",
+        ),
+    ] = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print facts, providers and findings as JSON.")
     ] = False,
@@ -48,6 +57,10 @@ def doctor_command(
     names = list(dict.fromkeys(options.split_patterns(blas_names)))
     missing = {} if names else blas.find_missing(blas.names())
     here = facts.read_machine(device="cpu", missing_providers=missing)
+    if walk:
+        here, notices = preflight.walk_caches(here, threads=threads, keep_blas_env=keep_blas_env)
+        for notice in notices:
+            print_notice(notice)
     seen = preflight.inspect(names, here, threads=threads, keep_blas_env=keep_blas_env or None)
     findings = doctor.judge(seen)
     if as_json:
@@ -60,12 +73,13 @@ def doctor_command(
 def _describe(provider: str) -> tuple[str, str]:
     """Return what a provider says of itself in a process of its own, or why it is unavailable."""
     try:
-        process = MeasuringProcess(provider, threads=1, keep_blas_env=False)
-    except (UsageError, ProcessDiedError) as error:
+        process = MeasuringProcess(ProcessKey(provider=provider), threads=1, keep_blas_env=False)
+    except (UsageError, ProcessError) as error:
         return "", str(error).removeprefix("--blas: ")
-    loaded = process.hello["provider"]
+    loaded = process.hello.provider
     process.close()
-    parts = (loaded["version"], loaded["architecture"], f"{loaded['int_bits']}-bit", loaded["path"])
+    assert loaded is not None  # its key names one
+    parts = (loaded.version, loaded.architecture, f"{loaded.int_bits}-bit", loaded.path)
     return ", ".join(p for p in parts if p), ""
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -13,22 +15,36 @@ from rich.table import Table
 
 from harness import plugin
 from harness.backends import blas
-from harness.cli import options
+from harness.cli import options, signals
 from harness.cli.runs import write_outputs
 from harness.cli.streams import print_error, print_notice, say
 from harness.cli.sweep_options import make_spec
 from harness.errors import UsageError
-from harness.machine import facts
+from harness.machine import cache_walk, facts
+from harness.machine.facts import Machine
 from harness.paper.published import PAPER_WIDTH
 from harness.problem.models import BASELINE, PAPER_MODELS
 from harness.records.reader import Run, load_run
-from harness.sweep import defaults, plan, resume
+from harness.sweep import defaults, plan, preflight, resume
 from harness.sweep import run as sweep_run
 from harness.sweep.plan import Plan
 from harness.sweep.spec import SweepSpec
 
 
-def print_plan(spec: SweepSpec, made: Plan) -> None:
+def _format_walk_ahead(made: Plan) -> str:
+    """Return what a sweep of the CPU does about the caches before it measures, and what its plan assumes."""
+    from harness.report.formats import format_caches
+
+    if made.on_device() or made.machine.cache_walk is not None:
+        return ""
+    told = format_caches(made.machine.caches) or "none, so usual ones"
+    return (
+        f"Before it, working sets of many sizes are read, for at most {cache_walk.MOST_S:.0f} s, to see what "
+        f"a core gets of the caches; this plan assumes what the system tells: {told}. "
+    )
+
+
+def print_plan(made: Plan) -> None:
     """Print the cells of a plan with their predicted time, and what the whole will take."""
     from harness.report.formats import format_time, format_unavailable
 
@@ -43,11 +59,31 @@ def print_plan(spec: SweepSpec, made: Plan) -> None:
     for line in format_unavailable(lacking):
         say(line)
     say(
-        f"{len(made.cells)} cells, {made.processes(spec)} fresh processes a provider, about "
-        f"{made.blocks(spec)} blocks; predicted {made.predicted_s(spec):.0f} s and "
+        f"{len(made.cells)} cells, {made.processes()} fresh processes a provider, about "
+        f"{made.blocks()} blocks; predicted {made.predicted_s():.0f} s and "
         f"{made.memory_bytes() / 2**20:.0f} MiB in the measuring processes. "
-        f"The run would stand in {sweep_run.run_folder(spec)}."
+        f"{_format_walk_ahead(made)}The run would stand in {sweep_run.run_folder(made.spec)}."
     )
+
+
+def see_caches(
+    spec: SweepSpec, machine: Machine, make: Callable[[SweepSpec, Machine], Plan]
+) -> Machine:
+    """Return a machine with the caches that a core really gets; of no meaning on a device, where it stays.
+
+    make: makes the plan. Raises what it raises for any caches, before seconds are spent on seeing them.
+    """
+    if spec.device != "cpu":
+        return machine
+    make(spec, replace(machine, caches={}))
+    if sys.stderr.isatty():
+        print_notice(f"seeing what a core gets of the caches, at most {cache_walk.MOST_S:.0f} s")
+    seen, notices = preflight.walk_caches(
+        machine, threads=spec.threads, isa=spec.isa, keep_blas_env=spec.keep_blas_env
+    )
+    for notice in notices:
+        print_notice(notice)
+    return seen
 
 
 # What of a sweep's options stands in the spec under another name, and those that may stand by --resume.
@@ -85,7 +121,7 @@ def _take_up(context: typer.Context, folder: Path, asked: SweepSpec) -> tuple[Ru
 
 
 def _print_missing(run: Run, made: Plan) -> None:
-    missing = resume.find_progress(run).missing(made)
+    missing = resume.find_progress(run, made).missing()
     text = "blocks as the budget allows" if missing is None else f"{missing} blocks"
     say(f"{run.folder}: {text} are missing; they would be measured in fresh processes.")
 
@@ -171,7 +207,7 @@ def sweep_command(
 
     Every cell is checked against a float64 oracle before it is timed. Samples are taken in interleaved
     random order. Ctrl-C keeps what is finished. Exit status: 0 done, 1 a result was wrong or a cell failed,
-    2 usage, 130 interrupted.
+    2 usage, 130 interrupted, 143 or 129 ended by SIGTERM or SIGHUP, which keep as much as Ctrl-C.
     """
     plugin.load_all(plugins or [])
     resumed: Run | None = None
@@ -185,24 +221,33 @@ def sweep_command(
     if resume_run is not None:
         resumed, spec = _take_up(context, resume_run, spec)
     machine = facts.read_machine(device=spec.device, missing_providers=blas.find_missing(spec.blas))
+    if resumed is not None:  # its sets and tiles stay those that it began with
+        machine = machine.with_walk(resumed.head.machine.cache_walk)
+    elif not dry_run:
+        machine = see_caches(spec, machine, plan.make_plan)
     made = plan.make_plan(spec, machine)
     for notice in made.notices:
         print_notice(notice)
     if dry_run:
-        _print_missing(resumed, made) if resumed else print_plan(spec, made)
+        _print_missing(resumed, made) if resumed else print_plan(made)
         return 0
     if resumed and resume.has_ended(resumed):
         print_notice(f"{resumed.folder}: nothing is missing")
         return 0 if write_outputs(resumed.folder) else 1
+    return signals.end_in_order(partial(_measure, made, resumed))
+
+
+def _measure(made: Plan, resumed: Run | None) -> int | None:
+    """Carry out a plan and write what is derived; return the exit status, None where it was interrupted."""
     from harness.cli.progress import Display  # loads what analyses: a plan is printed without it
 
-    with Display(spec.baseline) as display:
-        outcome = sweep_run.run(spec, made, display, resumed)
+    with Display(made.spec.baseline) as display:
+        outcome = sweep_run.run(made, display, resumed)
     return _conclude(outcome)
 
 
-def _conclude(outcome: sweep_run.Outcome) -> int:
-    """Write what is derived from a run, say how it ended, and return the exit status."""
+def _conclude(outcome: sweep_run.Outcome) -> int | None:
+    """Write what is derived from a run and say how it ended; return the status, None if interrupted."""
     if outcome.trouble:
         print_error(outcome.trouble)
     if outcome.reason == "interrupted" or outcome.trouble:
@@ -210,6 +255,6 @@ def _conclude(outcome: sweep_run.Outcome) -> int:
         print_notice(f"`python -m harness sweep --resume {outcome.folder}` goes on from here")
     written = write_outputs(outcome.folder)
     if outcome.reason == "interrupted":
-        return 130
+        return None
     bad = outcome.wrong or outcome.failed or outcome.trouble or not written
     return 1 if bad else 0

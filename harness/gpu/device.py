@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -10,6 +10,17 @@ import numpy as np
 
 from harness.problem.problem import Array
 from harness.records.facts import DeviceFacts
+
+# A buffer of exactly the L2's size leaves some of what was there before: its replacement is not strictly by
+# age, its halves may hold a line twice, and it may hold zeros in less room than they take.
+_FLUSH_FACTOR = 2
+_LEAST_FLUSH_BYTES = 256 << 20
+_ASSUMED_L2_BYTES = 64 << 20
+
+
+def flush_bytes(l2_bytes: int) -> int:
+    """Return the size of the memset that empties an L2 of this size; 0 where it is not told."""
+    return max(_LEAST_FLUSH_BYTES, _FLUSH_FACTOR * (l2_bytes or _ASSUMED_L2_BYTES))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,6 +37,9 @@ class Event(Protocol):
 
     def record(self) -> None:
         """Queue the mark on the stream that is current now."""
+
+    def is_passed(self) -> bool:
+        """Say whether the device has passed the mark by now, without a wait."""
 
     def elapsed_ns(self, later: Any) -> float:
         """Return the time on the device from this mark to a later one of the same kind.
@@ -56,7 +70,10 @@ class DeviceClock(Protocol):
         """
 
     def read_state(self) -> DeviceState | None:
-        """Return the clock, the power and what throttles; None where the driver does not tell."""
+        """Return the clock, the power and what throttles now; None where the driver does not tell."""
+
+    def read_held(self) -> Mapping[str, int]:
+        """Return for how many ns each cause has held the clock down so far; empty where it is not told."""
 
 
 class CaptureError(RuntimeError):
@@ -70,6 +87,9 @@ class Device(DeviceClock, Protocol):
 
     def empty(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Any:
         """Return a contiguous tensor whose bytes are not set. Raises MemoryError naming what is free."""
+
+    def fill(self, tensor: Any, byte: int) -> None:
+        """Set every byte of a tensor of bytes."""
 
     def write(self, tensor: Any, array: Array) -> None:
         """Copy a host array into a tensor of its shape and dtype."""

@@ -13,6 +13,8 @@ _THROTTLES = {
     0x04: "power cap", 0x08: "hardware slowdown", 0x10: "sync boost", 0x20: "heat, by the driver",
     0x40: "heat, by the hardware", 0x80: "power brake",
 }  # fmt: skip
+# Policies of nvml.h whose violations are added up; the others are of what a user set, or of too little work.
+_POLICIES = {0: "power cap", 1: "heat", 2: "sync boost", 3: "board limit", 5: "reliability"}
 
 
 def name_throttles(mask: int) -> tuple[str, ...]:
@@ -38,6 +40,28 @@ class Meter:
         return DeviceState(
             sm_clock_mhz=int(clock), power_w=milliwatts / 1000, throttle=name_throttles(int(mask))
         )
+
+    def read_driver(self) -> str:
+        """Return the driver's version, empty where it is not told."""
+        try:
+            return str(self.nvml.nvmlSystemGetDriverVersion())
+        except self.nvml.NVMLError:
+            return ""
+
+    def read_held(self) -> dict[str, int]:
+        """Return for how many ns each cause has held the clock down since the driver was loaded.
+
+        Unlike the reasons of a moment, it does not forget when the GPU idles. Causes of which the driver
+        does not tell are left out.
+        """
+        found = {}
+        for policy, cause in _POLICIES.items():
+            try:
+                told = self.nvml.nvmlDeviceGetViolationStatus(self.handle, policy)
+            except self.nvml.NVMLError:
+                continue
+            found[cause] = int(told.violationTime)
+        return found
 
 
 def open_meter(uuid: str) -> tuple[Meter | None, str]:

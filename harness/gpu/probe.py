@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
-import sys
 from dataclasses import dataclass
 from functools import cache
 
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from harness import package
 from harness.errors import UnavailableError
+from harness.package import Identity
 from harness.records.facts import DeviceFacts
 
-PATIENCE_S = (
-    60.0  # torch from a cold disk takes some tens of seconds; a driver that hangs has no end
-)
+# torch's libraries have gigabytes: from a cold or a shared disk they take minutes to load. A driver that
+# hangs has no end.
+PATIENCE_S = 300.0
 CUDA = "cuda"
 
 
@@ -25,22 +27,44 @@ class Found:
     reason: str = ""
 
 
+class _Answer(BaseModel):
+    """What the process that asks says: what it found, and the harness that it runs."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    package: Identity
+    facts: DeviceFacts | None
+    reason: str
+
+
+def format_answer(found: Found) -> str:
+    """Return the line by which the process that asks tells what it found."""
+    answer = _Answer(package=package.identify(), facts=found.facts, reason=found.reason)
+    return answer.model_dump_json()
+
+
 def ask(patience_s: float) -> Found:
     """Return what the CUDA device is, or the reason in one line; ends within `patience_s` in any case."""
     try:
         done = subprocess.run(
-            [sys.executable, "-m", "harness.gpu.probe"], capture_output=True, text=True,
+            package.command("harness.gpu.probe"), capture_output=True, text=True,
             timeout=patience_s, check=False, stdin=subprocess.DEVNULL,
         )  # fmt: skip
     except subprocess.TimeoutExpired:
-        return Found(reason=f"no answer within {patience_s:.0f} s: torch or the driver hangs")
+        return Found(
+            reason=f"no answer within {patience_s:.0f} s: the driver hangs, or torch takes longer "
+            "to load from this disk (a second try finds it in memory)"
+        )
     if done.returncode != 0:
         last = (done.stderr.strip().splitlines() or ["no message"])[-1]
         return Found(reason=f"asking for it ended with exit status {done.returncode}: {last}")
-    answer = json.loads(done.stdout.splitlines()[-1])
-    if answer["reason"]:
-        return Found(reason=answer["reason"])
-    return Found(facts=DeviceFacts.model_validate(answer["facts"]))
+    try:
+        answer = _Answer.model_validate_json(done.stdout.strip().rpartition("\n")[2])
+    except ValidationError as error:
+        return Found(reason=f"asking for it was not answered: {error.errors()[0]['msg']}")
+    if reason := package.why_another(answer.package):
+        return Found(reason=f"the process that asks for it {reason}")
+    return Found(facts=answer.facts, reason=answer.reason)
 
 
 @cache
@@ -70,11 +94,6 @@ def open_facts() -> DeviceFacts:
 def main() -> None:
     """Print the device's facts, or the reason, as one line of JSON."""
     try:
-        answer: dict[str, object] = {"facts": open_facts().model_dump(), "reason": ""}
+        print(format_answer(Found(facts=open_facts())))
     except UnavailableError as error:
-        answer = {"facts": None, "reason": str(error)}
-    print(json.dumps(answer))
-
-
-if __name__ == "__main__":
-    main()
+        print(format_answer(Found(reason=str(error))))

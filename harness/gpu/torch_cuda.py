@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from time import perf_counter_ns
 from typing import Any
 
@@ -10,15 +11,11 @@ import numpy as np
 import torch
 
 from harness.errors import UnavailableError
-from harness.gpu import nvml
-from harness.gpu.device import CaptureError, DeviceState
+from harness.gpu import compilers, nvml
+from harness.gpu.device import CaptureError, DeviceState, flush_bytes
 from harness.problem.problem import Array
 from harness.records.facts import DeviceFacts
 
-# A buffer of exactly the L2's size leaves some of what was there before: its replacement is not strictly by
-# age, and its halves may hold a line twice.
-_FLUSH_FACTOR = 2
-_ASSUMED_L2_BYTES = 64 << 20
 _PRECISION = {"ieee": "highest", "tf32": "high"}
 
 
@@ -43,8 +40,20 @@ def _facts() -> DeviceFacts:
         l2_bytes=int(getattr(properties, "L2_cache_size", 0)),
         multiprocessors=int(properties.multi_processor_count),
         uuid=str(getattr(properties, "uuid", "")), torch=torch.__version__,
-        cuda=str(torch.version.cuda),
+        cuda=str(torch.version.cuda), nvrtc=compilers.find_nvrtc(), triton=compilers.find_triton(),
     )  # fmt: skip
+
+
+def _close_pool(pool: Any) -> None:
+    """End a pool of memory that a failed capture may have left open, and give its memory back.
+
+    torch has no public name for either. It refuses to end what is not open, where the passes failed and the
+    end of their capture did not: then it has done both itself.
+    """
+    device = torch.cuda.current_device()
+    with suppress(RuntimeError):
+        torch._C._cuda_endAllocateToPool(device, pool)
+        torch._C._cuda_releasePool(device, pool)
 
 
 class TorchEvent:
@@ -57,6 +66,10 @@ class TorchEvent:
     def record(self) -> None:
         """Queue the mark on the current stream."""
         self._event.record(torch.cuda.current_stream())
+
+    def is_passed(self) -> bool:
+        """Say whether the device has passed the mark by now, without a wait."""
+        return bool(self._event.query())
 
     def elapsed_ns(self, later: TorchEvent) -> float:
         """Return the device's time to a later event, in ns."""
@@ -79,7 +92,8 @@ class TorchDevice:
             raise UnavailableError(reason)
         self.facts = _facts()
         self._meter, reason = nvml.open_meter(self.facts.uuid)
-        self.facts = self.facts.model_copy(update={"unmetered": reason})
+        driver = self._meter.read_driver() if self._meter else ""
+        self.facts = self.facts.model_copy(update={"unmetered": reason, "driver": driver})
         self._flush: Any = None
         self.set_math("ieee")
 
@@ -96,28 +110,31 @@ class TorchDevice:
         torch.cuda.synchronize()
 
     def flush(self) -> None:
-        """Queue a memset of twice the L2's size."""
+        """Queue a memset of at least twice the L2's size."""
         if self._flush is None:
-            size = _FLUSH_FACTOR * (self.facts.l2_bytes or _ASSUMED_L2_BYTES)
+            size = flush_bytes(self.facts.l2_bytes)
             self._flush = torch.empty(size, dtype=torch.uint8, device="cuda")
         self._flush.zero_()
 
     def capture(self, run: Callable[[], None]) -> Callable[[], None]:
         """Capture launches as a graph, after one run on a side stream as torch asks for.
 
-        Raises CaptureError where something in them can't be captured.
+        Raises CaptureError where something in them can't be captured; the stream and the allocator are then
+        as they were. torch leaves both as a capture has them where its end fails.
         """
-        side = torch.cuda.Stream()
-        side.wait_stream(torch.cuda.current_stream())
+        side, before = torch.cuda.Stream(), torch.cuda.current_stream()
+        side.wait_stream(before)
         with torch.cuda.stream(side):
             run()
-        torch.cuda.current_stream().wait_stream(side)
+        before.wait_stream(side)
         torch.cuda.synchronize()
-        graph = torch.cuda.CUDAGraph()
+        graph, pool = torch.cuda.CUDAGraph(), torch.cuda.graph_pool_handle()
         try:
-            with torch.cuda.graph(graph):
+            with torch.cuda.graph(graph, pool=pool):
                 run()
         except RuntimeError as error:
+            torch.cuda.set_stream(before)
+            _close_pool(pool)
             raise CaptureError(str(error).splitlines()[0]) from None
         replay: Callable[[], None] = graph.replay
         return replay
@@ -125,6 +142,10 @@ class TorchDevice:
     def read_state(self) -> DeviceState | None:
         """Return clock, power and throttle reasons; None where NVML does not tell."""
         return self._meter.read() if self._meter else None
+
+    def read_held(self) -> dict[str, int]:
+        """Return for how many ns each cause has held the clock down so far; empty where NVML is silent."""
+        return self._meter.read_held() if self._meter else {}
 
     def empty(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Any:
         """Return a tensor whose bytes are not set. Raises MemoryError naming what is free."""
@@ -136,6 +157,10 @@ class TorchDevice:
                 f"{asked / 2**30:.2f} GiB asked for, {self.free_bytes() / 2**30:.2f} GiB of "
                 f"{self.facts.memory_bytes / 2**30:.2f} GiB are free on {self.facts.name}"
             ) from None
+
+    def fill(self, tensor: Any, byte: int) -> None:
+        """Set every byte of a tensor of bytes."""
+        tensor.fill_(byte)
 
     def write(self, tensor: Any, array: Array) -> None:
         """Copy a host array into a tensor."""

@@ -71,6 +71,27 @@ def core_kinds(seen: Inspection) -> list[Finding]:
                 f"pin to one kind: taskset -c {largest} python -m harness ...")  # fmt: skip
 
 
+def caches(seen: Inspection) -> list[Finding]:
+    """Judge the caches: what the system tells, against what a core was seen to get."""
+    machine, walk = seen.machine, seen.machine.cache_walk
+    told = ", ".join(f"{name} {size >> 10} KiB" for name, size in machine.caches.items())
+    what = f"caches told: {told or 'none'}"
+    if walk is None and machine.caches and not machine.facts.hypervisor:
+        return one("caches", "ok", what, "")
+    if walk is None:
+        return one("caches", "note", what, "a virtual machine may tell its host's, a core get a part",
+                    "doctor --walk reads working sets to see; so does a sweep beforehand")  # fmt: skip
+    gets = ", ".join(f"{name} {size >> 10} KiB" for name, size in walk.caches.items())
+    if walk.found == "measured":
+        return one("caches", "warning", f"{what}; a core gets {gets}",
+                    "what is cut by the sizes told is not in the cache that it is called by",
+                    "nothing: a sweep here goes by what a core gets")  # fmt: skip
+    if walk.found == "unseen":
+        return one("caches", "note", f"{what}; no set behind the second level is read faster than memory",
+                    "the last level is too slow, busy or large to be seen; sizes stand as told")  # fmt: skip
+    return one("caches", "ok", f"{what}; what a core gets agrees", "")
+
+
 def numa(seen: Inspection) -> list[Finding]:
     """Judge memory nodes."""
     facts = seen.machine.facts
@@ -162,5 +183,6 @@ def load(seen: Inspection) -> list[Finding]:
 
 
 CHECKS: tuple[Check, ...] = (
-    governor, turbo, sibling_threads, core_kinds, numa, limits, process_affinity, virtual_machine, load,
+    governor, turbo, sibling_threads, core_kinds, caches, numa, limits, process_affinity,
+    virtual_machine, load,
 )  # fmt: skip

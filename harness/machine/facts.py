@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from harness import native
 from harness.gpu import probe
 from harness.machine import resources
 from harness.machine.resources import Files
+from harness.records.facts import CacheWalk
 
 _NOT_ASKED = probe.Found(reason="no device was asked for")
 
@@ -18,8 +19,9 @@ _NOT_ASKED = probe.Found(reason="no device was asked for")
 class Machine:
     """Hold the facts that decide about a plan; sizes are in bytes.
 
-    cores: processors that this process may run on. caches: L1d, L2, L3 as one core sees them, empty where
-    the system does not tell. last_level_caches: those of the last level that these processors have between
+    cores: processors that this process may run on. caches: L1d, L2, L3 as one core gets them: as the system
+    tells, empty where it does not, until a walk over working sets says otherwise; then told_caches are what
+    the system tells. last_level_caches: those of the last level that these processors have between
     them. available_bytes: memory that new allocations can have without swapping. memory_limit_bytes: that
     the cgroup allows, None where it sets no limit. isas: instruction sets of our own vector code, the
     fastest first. gpu: what the CUDA device is, or why there is none. missing_providers: the BLAS providers
@@ -28,6 +30,8 @@ class Machine:
 
     cores: int
     caches: Mapping[str, int]
+    told_caches: Mapping[str, int] | None = None
+    cache_walk: CacheWalk | None = None
     last_level_caches: int = 1
     available_bytes: int
     memory_limit_bytes: int | None = None
@@ -35,9 +39,17 @@ class Machine:
     gpu: probe.Found = _NOT_ASKED
     missing_providers: Mapping[str, str] = field(default_factory=dict)
 
-    def last_level_bytes(self) -> int:
-        """Return the size of the last-level cache, 0 where the system does not tell."""
-        return max(self.caches.values(), default=0)
+    def last_level_bytes(self, threads: int = 1) -> int:
+        """Return the bytes of the last-level caches that threads reach together, 0 where they are unknown."""
+        reached = max(1, min(threads, self.last_level_caches))
+        return reached * max(self.caches.values(), default=0)
+
+    def with_walk(self, walk: CacheWalk | None) -> Machine:
+        """Return the machine with the caches that a walk found; None for no walk changes nothing."""
+        if walk is None:
+            return self
+        told = self.caches if self.told_caches is None else self.told_caches
+        return replace(self, caches=dict(walk.caches), told_caches=told, cache_walk=walk)
 
 
 def read_machine(

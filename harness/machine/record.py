@@ -8,6 +8,7 @@ import re
 import shutil
 import socket
 import subprocess
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -53,11 +54,22 @@ def git_commit() -> tuple[str, bool]:
     return git("rev-parse", "--short=10", "HEAD"), bool(changes)
 
 
+def release() -> str:
+    """Return the version of this package, from its project file where it runs without being installed."""
+    try:
+        return importlib.metadata.version("fff-harness")
+    except importlib.metadata.PackageNotFoundError:
+        project = Path(__file__).resolve().parents[2] / "pyproject.toml"
+        if not project.is_file():
+            return ""
+        return str(tomllib.loads(project.read_text(encoding="utf-8"))["project"]["version"])
+
+
 def commit_label() -> str:
     """Return what names the code in a run: the commit, `-dirty` behind it, or the release."""
     commit, dirty = git_commit()
     if not commit:
-        return f"v{importlib.metadata.version('fff-harness')}"
+        return f"v{release()}"
     return commit + ("-dirty" if dirty else "")
 
 
@@ -88,14 +100,15 @@ def make_record(machine: Machine) -> MachineRecord:
         # archspec knows what a named generation should have, not what this processor reports.
         isa=processor.read_isa(files),
         cores=machine.cores,
-        caches=dict(machine.caches),
+        caches=dict(machine.caches if machine.told_caches is None else machine.told_caches),
+        cache_walk=machine.cache_walk,
         last_level_caches=machine.last_level_caches,
         memory_bytes=int(psutil.virtual_memory().total),
         virtual_machine=linux.read_hypervisor(files),
         python=platform.python_version(),
         packages=_packages(),
         build=native.build_record(),
-        harness_version=importlib.metadata.version("fff-harness"),
+        harness_version=release(),
         commit=commit_label(),
         environment=machine_environment.relevant_variables(),
         facts=linux.gather(files),

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import zlib
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,6 +14,13 @@ from harness.measure import locality
 from harness.problem import check
 from harness.problem.operands import Operands, make_aligned, make_weights, make_x
 from harness.problem.problem import Array, Problem
+
+_READ = ("x", "w_in", "w_out")  # what a pass reads and must leave as it is
+_POISON_BYTE = 0xFF  # four or two of them are a NaN
+
+
+def _digest(array: Array) -> int:
+    return zlib.crc32(array.reshape(-1).view(np.uint8).data)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +47,31 @@ class Placed:
         check.poison(self.host.y)
         if self.device is not None:
             self.device.write(self.own.y, self.host.y)
+
+    def negate_x(self) -> None:
+        """Turn the sign of every element of x where it lies; a second time restores its bits."""
+        bits = self.host.x.view(f"u{self.host.x.itemsize}")
+        np.bitwise_xor(bits, bits.dtype.type(1 << (8 * bits.itemsize - 1)), out=bits)
+        if self.device is not None:
+            self.device.write(self.own.x, self.host.x)
+
+    def digest_host(self) -> dict[str, int]:
+        """Return a digest of each array that a pass only reads, by its name."""
+        return {name: _digest(getattr(self.host, name)) for name in _READ}
+
+    def find_changed(self, digests: Mapping[str, int]) -> list[str]:
+        """Return the names of the arrays, where the pass reads them, that are not what they were."""
+        return [
+            name for name, before in digests.items() if _digest(self._read_back(name)) != before
+        ]
+
+    def _read_back(self, name: str) -> Array:
+        host: Array = getattr(self.host, name)
+        if self.device is None:
+            return host
+        copy = np.empty_like(host)
+        self.device.read(getattr(self.own, name), copy)
+        return copy
 
     def fetch(self) -> Operands:
         """Return the operands as a check reads them, the output as the last pass left it."""
@@ -93,6 +126,14 @@ class Store:
     def workspace(self, size: int) -> Any:
         """Lend `size` bytes where the passes run, the same to all. Raises MemoryError naming what is free."""
         return self._workspace.take(size)
+
+    def poison_workspace(self, size: int) -> None:
+        """Fill the bytes that a pass may use: what it finds there is of no meaning, and must not have any."""
+        lent = self._workspace.take(size)
+        if self.device is not None:
+            self.device.fill(lent, _POISON_BYTE)
+        else:
+            lent.fill(_POISON_BYTE)
 
     def operands(self, problem: Problem, turn: int = 0) -> Placed:
         """Return a problem's operands. turn: which set of weights, where several are rotated.

@@ -29,6 +29,37 @@ _MAX_LOOPS = 1 << 30
 _REST_S, _AT_REST_NS, _MOST_RESTS = 0.005, 1_000_000, 100
 
 
+# What a timer tells may fall short of the wall time around its call by what the call itself takes: some
+# microseconds from Python, and whatever interrupts it there. An interruption passes, a wrong clock stays.
+_TOLD_SHARE, _TOLD_NS, _ASKED_AGAIN = 0.02, 200_000, 3
+
+
+class ClockError(RuntimeError):
+    """Say that an implementation tells another time than passes by around its passes."""
+
+
+def watch(time: TimePasses, wall_ns: Callable[[], int] = perf_counter_ns) -> TimePasses:
+    """Return a timer that compares what another tells with the wall time around it.
+
+    wall_ns: the clock to compare with, in ns. The result raises ClockError where the told time is longer than
+    the call took, or shorter by more than a call costs, three times in a row.
+    """
+
+    def watched(loops: int) -> int:
+        for _ in range(_ASKED_AGAIN):
+            called = wall_ns()
+            told = time(loops)
+            wall = wall_ns() - called
+            if 0 <= wall - told <= max(_TOLD_NS, _TOLD_SHARE * wall):
+                return told
+        raise ClockError(
+            f"its clock told {told / 1e6:.3g} ms for {loops} passes that took {wall / 1e6:.3g} ms by the "
+            "wall clock: no implementation brings a clock of its own"
+        )
+
+    return watched
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sample:
     """Hold one timed value and what disturbed it. The last four are a device's, see gpu_clock.py.
@@ -49,27 +80,37 @@ class Sample:
     throttle: tuple[str, ...] = ()
 
 
-def calibrate(time: TimePasses, gate_ns: int, min_sample_ns: int = MIN_SAMPLE_NS) -> int:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Calibration:
+    """Hold the passes of a sample, and about how long one takes that is not the first of its process."""
+
+    loops: int
+    pass_ns: float
+
+
+def calibrate(time: TimePasses, min_sample_ns: int = MIN_SAMPLE_NS) -> Calibration:
     """Return the passes that make one sample at least `min_sample_ns` long; this is the warm-up too.
 
-    gate_ns: the time of the checked pass. A pass longer than a sample needs no calibration. Shorter
-    passes are run until an interval is long enough, doubling or better, so that lazily loaded code,
-    caches and the clock frequency have settled before the first sample.
+    The checked pass before says nothing of those to come: it may have compiled, loaded a library or made
+    a pool of threads. Passes are run until an interval is long enough, doubling or better, so that caches
+    and the clock frequency have settled too before the first sample; a pass longer than that is run once.
     """
-    if gate_ns >= 10 * min_sample_ns:
-        return 1
     loops = 1
-    while loops < _MAX_LOOPS:
+    while True:
         elapsed = max(1, time(loops))
-        if elapsed >= min_sample_ns:
-            # Not the loops that the doubling came to: those differ by up to two from run to run.
-            return max(1, math.ceil(1.2 * loops * min_sample_ns / elapsed)) if loops > 1 else 1
+        if elapsed >= min_sample_ns or loops == _MAX_LOOPS:
+            break
         # Aim a little above, so that a small speed-up does not need another round.
         loops = max(2 * loops, min(64 * loops, int(1.2 * loops * min_sample_ns / elapsed)))
-    return _MAX_LOOPS
+        loops = min(loops, _MAX_LOOPS)
+    pass_ns = elapsed / loops
+    if 1 < loops < _MAX_LOOPS:
+        # Not the loops that the doubling came to: those differ by up to two from run to run.
+        loops = math.ceil(1.2 * min_sample_ns / pass_ns)
+    return Calibration(loops=loops, pass_ns=pass_ns)
 
 
-def count_slices(batch: int, token_block: int, pass_ns: int) -> int:
+def count_slices(batch: int, token_block: int, pass_ns: float) -> int:
     """Return into how many equal slices of whole token blocks a sample of one pass is cut, 1 for none."""
     slices = 1
     while (

@@ -5,17 +5,18 @@ from __future__ import annotations
 import math
 import mmap
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
 from harness import native
 from harness.measure import clock
+from harness.measure.protocol import PublishedAnswer, PublishedRequest
 from harness.paper import faults as paper_faults
 from harness.paper.faults import RIGHT
 from harness.problem import oracle
-from harness.problem.check import NEAR_TIE, Verdict, check, compare
+from harness.problem.check import NEAR_TIE, Expected, Verdict, compare, expect, judge
 from harness.problem.operands import Operands
 from harness.problem.problem import Array, Problem
 
@@ -40,7 +41,7 @@ class Bench:
     table: Any
     operands: Callable[[Problem], Operands]
     workspace: Callable[[int], Array]
-    known: dict[tuple[str, Problem], Verdict]
+    known: dict[tuple[str, Problem], Verdict] = field(default_factory=dict)
 
     def _bind(self, kernel: str, problem: Problem, operands: Operands) -> Any:
         space = self.workspace(native.workspace_bytes(kernel, problem))
@@ -65,9 +66,9 @@ class Bench:
             (small.batch, small.d_out), dtype=np.float32
         )
         operands = replace(whole, x=x, y=before.copy())
+        expected = paper_faults.find_definition(kernel, small, operands, before)
         forward, _ = self._bind(kernel, small, operands)
         forward()
-        expected = paper_faults.find_definition(kernel, small, operands, before)
         return compare(operands.y, expected, small)
 
     def _cold(self, problem: Problem, *, unwritten: bool) -> Operands:
@@ -80,11 +81,12 @@ class Bench:
         return Operands(x=x, w_in=_unwritten(shape_in), w_out=_unwritten(shape_out), y=y)
 
     def _check_timed(
-        self, kernel: str, problem: Problem, operands: Operands, *, unwritten: bool
-    ) -> Verdict | None:
+        self, kernel: str, problem: Problem, operands: Operands, expected: Expected | None, *,
+        unwritten: bool,
+    ) -> Verdict | None:  # fmt: skip
         """Check what the timed passes left behind; None where the gate alone can speak."""
-        if kernel in RIGHT and not unwritten:
-            return check(problem, operands, seed=problem.seed)
+        if expected is not None:
+            return judge(problem, operands, expected)
         if unwritten or kernel == "fff_l1_output_rows":  # zeros make zeros, and so do sums of them
             wrong = int(np.count_nonzero(operands.y))
             if wrong:
@@ -94,24 +96,21 @@ class Bench:
                                near_ties=0, unwritten=0)  # fmt: skip
         return None
 
-    def run(self, kernel: str, problem: Problem, loops: int, *, unwritten: bool) -> dict[str, Any]:
-        """Check a kernel, then time `loops` passes as one interval, the first of them cold.
-
-        Returns the verdict, the notes of the record and, where the kernel is right, the sample.
-        """
+    def run(self, request: PublishedRequest) -> PublishedAnswer:
+        """Check a kernel, then time `loops` passes as one interval, the first of them cold."""
+        kernel, problem, unwritten = request.kernel, request.problem, request.unwritten
         verdict = self.gate(kernel, problem)
         notes = {
             "protocol": "published",
             "buffers": "never written" if unwritten else "written",
             "isa": native.isas()[0],
         }
-        answer: dict[str, Any] = {"verdict": asdict(verdict), "notes": notes, "loops": loops}
         if not verdict.ok:
-            return answer
+            return PublishedAnswer(verdict=verdict, notes=notes)
         operands = self._cold(problem, unwritten=unwritten)
+        right = kernel in RIGHT and not unwritten
+        expected = expect(problem, operands, seed=problem.seed) if right else None
         _, time = self._bind(kernel, problem, operands)
-        answer["sample"] = asdict(clock.sample(time, loops, math.inf))
-        after = self._check_timed(kernel, problem, operands, unwritten=unwritten)
-        if after is not None:
-            answer["verdict"] = asdict(after)
-        return answer
+        sample = clock.sample(time, request.loops, math.inf)
+        after = self._check_timed(kernel, problem, operands, expected, unwritten=unwritten)
+        return PublishedAnswer(verdict=after or verdict, notes=notes, sample=sample)

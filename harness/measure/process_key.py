@@ -1,42 +1,46 @@
-"""Own the seats: which measuring process an implementation runs in, and what that process takes."""
+"""Own the process key: what a measuring process serves, and so which implementations share one."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import json
+from dataclasses import asdict, dataclass
 
 from harness import plugin
-from harness.backends import registry
-
-# A newline stands in no provider's name, and in a path only where someone put it there to break this.
-_AND = "\n"
-_LIBRARY = "library\n"
+from harness.backends.registry import Implementation
 
 
-class Seat(NamedTuple):
-    """Hold what a measuring process serves: a provider, a plugin or a library, empty where it is none."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProcessKey:
+    """Name a measuring process by what it serves; empty where it serves none of a kind.
 
-    provider: str
-    plugin: str
-    library: str
+    provider: of BLAS, by name or path. plugin: the source that one was loaded from. library: a package
+    that brings thread pools of its own, by its name in the registry.
+    """
+
+    provider: str = ""
+    plugin: str = ""
+    library: str = ""
+
+    def encode(self) -> str:
+        """Return the key as one word of a command line."""
+        return json.dumps(asdict(self))
 
 
-def find(provider: str, implementation_id: str, *, apart: bool = True) -> str:
-    """Return the name of the measuring process that an implementation runs in.
+def decode(word: str) -> ProcessKey:
+    """Return the key that `ProcessKey.encode` made a word of."""
+    return ProcessKey(**json.loads(word))
+
+
+def find(implementation: Implementation, provider: str) -> ProcessKey:
+    """Return the key of the process that an implementation runs in.
 
     Our own share one per provider, and one per library that brings thread pools. Each plugin has one for
     itself: what it does to a process (crashes, stray writes, flush-to-zero, pools of threads) reaches no
-    other cell. apart: whether a library gets one for itself.
+    other cell. provider: that the cell stands under, empty on a device, which one process holds for all.
     """
-    source = plugin.origin(implementation_id)
-    library = registry.get(implementation_id).library if apart else None
-    if source:
-        return f"{provider}{_AND}{source}"
-    return f"{provider}{_AND}{_LIBRARY}{library.name}" if library else provider
-
-
-def split(name: str) -> Seat:
-    """Return what a measuring process serves by its name."""
-    provider, _, rest = name.partition(_AND)
-    if rest.startswith(_LIBRARY):
-        return Seat(provider, "", rest.removeprefix(_LIBRARY))
-    return Seat(provider, rest, "")
+    bound = provider if implementation.needs_provider else ""
+    if source := plugin.origin(implementation.id):
+        return ProcessKey(provider=bound, plugin=source)
+    if provider and implementation.library is not None:
+        return ProcessKey(provider=bound, library=implementation.library.name)
+    return ProcessKey(provider=provider)

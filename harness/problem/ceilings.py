@@ -75,9 +75,17 @@ def _sgemm(problem: Problem, operands: Operands, tokens: Array) -> Truth:
     return product_oracle(operands.x[tokens], operands.w_out)
 
 
+def _repeated(problem: Problem, operands: Operands, tokens: Array) -> Truth:
+    """y = n x w, n = hidden, w = the first d_in rows of w_out; each of the n sums may round, in float32."""
+    x, w = operands.x[tokens].astype(np.float64), operands.w_out[: problem.d_in].astype(np.float64)
+    n = problem.hidden
+    return _truth(n * (x @ w), n * n * (np.abs(x) @ np.abs(w)), problem.d_out)
+
+
 _TRUTHS: Mapping[str, Callable[[Problem, Operands, Array], Truth]] = {
     "ceiling_fma": _fma, "ceiling_read": _read, "ceiling_write": _write, "ceiling_copy": _copy,
     "ceiling_stream": _copy, "ceiling_gather": _gather, "ceiling_sgemm": _sgemm,
+    "ceiling_bfdot": _repeated, "ceiling_amx": _repeated, "ceiling_torch_matmul": _sgemm,
     "ceiling_cuda_copy": _copy, "ceiling_cuda_matmul": _sgemm,
 }  # fmt: skip
 
@@ -100,6 +108,8 @@ def count_work(implementation: str, problem: Problem) -> tuple[int, int]:
     }
     if implementation in bytes_moved:
         return 0, bytes_moved[implementation]
+    if _TRUTHS.get(implementation) is _repeated:
+        return p.d_in * p.flops(), p.bytes_moved()
     return p.flops(), p.bytes_moved()
 
 

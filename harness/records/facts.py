@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -39,7 +39,63 @@ class DeviceFacts(_Fact):
     uuid: str = ""
     torch: str = ""
     cuda: str = Field(default="", description="that torch was built with")
+    driver: str = ""
+    nvrtc: str = ""
+    triton: str = ""
     unmetered: str = Field(default="", description="why clock, power and throttling are not told")
+
+
+class ReadRate(_Fact):
+    """How fast a working set was read again and again, by all threads together."""
+
+    set_bytes: int = Field(gt=0)
+    gbs: float = Field(gt=0, allow_inf_nan=False, description="GB/s")
+
+
+class CacheWalk(_Fact):
+    """What reading working sets of many sizes showed of the caches.
+
+    measured: the last level was seen in the curve and is not what the system tells; told: it was seen and is;
+    unseen: the curve does not fall behind the second level, or the walk ended before it did, so that the
+    sizes told stand.
+    """
+
+    threads: int = Field(gt=0)
+    seconds: float = Field(ge=0, allow_inf_nan=False)
+    curve: list[ReadRate]
+    caches: dict[str, Annotated[int, Field(gt=0)]] = Field(
+        description="bytes of each as one core gets them: what sets, flushes and tiles are cut by"
+    )
+    found: Literal["measured", "told", "unseen"]
+
+
+class ProviderFacts(_Fact):
+    """What a BLAS library is, or a package that brings one, as a measuring process loaded it."""
+
+    name: str
+    path: str = Field(description="{prefix} stands for the Python environment's folder")
+    version: str
+    architecture: str = Field(description="kernel set that it chose for this processor")
+    threads: int
+    threading_layer: str
+    int_bits: int
+    routines: list[str]
+
+
+class ThreadPool(_Fact):
+    """What threadpoolctl says of one pool of threads in a process; empty where there is none to tell."""
+
+    user_api: str
+    internal_api: str
+    num_threads: int | None
+    filepath: str
+    version: str | None
+    threading_layer: str | None = ""
+    architecture: str | None = ""
+
+    def told(self) -> dict[str, str | int | None]:
+        """Return what the library tells, without what it has no word for."""
+        return {name: value for name, value in self if value != ""}
 
 
 class MachineFacts(_Fact):

@@ -16,7 +16,7 @@ from pydantic import (
 )
 
 from harness.problem.axes import COLUMNS, DEFAULTS, Conditions, lists
-from harness.records.facts import DeviceFacts, Finding, MachineFacts
+from harness.records.facts import CacheWalk, DeviceFacts, Finding, MachineFacts
 from harness.records.text import printable
 
 SCHEMA_VERSION = 1
@@ -62,9 +62,14 @@ class MachineRecord(_Record):
     microarchitecture: str
     isa: list[str] = Field(description="vector extensions that the processor reports")
     cores: int = Field(description="processors that this process may run on")
-    caches: dict[str, int] = Field(description="L1d, L2, L3 as one core sees them")
+    caches: dict[str, int] = Field(
+        description="L1d, L2, L3 as one core sees them, as the system tells"
+    )
     last_level_caches: int = Field(
         default=1, description="of the last level, that those processors have between them"
+    )
+    cache_walk: CacheWalk | None = Field(
+        default=None, description="what a core was seen to get of them, None where nobody looked"
     )
     memory_bytes: int
     virtual_machine: str
@@ -195,6 +200,9 @@ class CellRecord(_Record):
     reason: Shown
     loops: int
     gate_ns: int = Field(description="the checked pass, first of its process; not a sample")
+    check_seed: int = Field(
+        default=0, description="drew the checked tokens of this process; 0 where none were"
+    )
     checked_tokens: int
     near_ties: int
     worst_error: float = Field(description="largest error as a share of its tolerance")
@@ -248,12 +256,10 @@ class SampleRecord(_Record):
     wall_ns: int = Field(
         default=0, description="on a device, launches and the last wait included; 0 on the CPU"
     )
-    sm_clock_mhz: int = Field(
-        default=0, description="of the device behind the sample; 0 if not told"
-    )
+    sm_clock_mhz: int = Field(default=0, description="of the device while it worked; 0 if not told")
     power_w: float = 0.0
     throttle: list[str] = Field(
-        default=[], description="what held the device's clock down before or behind the sample"
+        default=[], description="what held the device's clock down at the sample"
     )
 
 

@@ -15,6 +15,7 @@ from harness.report.formats import format_csv
 
 FIGURES = ("speedup", "time_per_token", "ceilings")
 BY_BATCH = "by_batch"  # where a run has several batches
+CACHES = "caches"  # where a run began with a walk over working sets
 _FORMATS = drawing.FORMATS
 
 
@@ -27,12 +28,14 @@ def write_plots(analysis: Analysis) -> list[Path]:
     if not analysis.points:
         return []
     with drawing.plain_matplotlib():
-        from harness.report import figure_by_batch, figures
+        from harness.report import figure_by_batch, figure_caches, figures
 
     of_each = (figures.speedup_figure, figures.time_figure, figures.ceilings_figure)
     draws = {name: partial(draw, analysis) for name, draw in zip(FIGURES, of_each, strict=True)}
     if figure_by_batch.is_drawable(analysis):
         draws[BY_BATCH] = partial(figure_by_batch.draw, analysis)
+    if figure_caches.is_drawable(analysis):
+        draws[CACHES] = partial(figure_caches.draw, analysis)
     return drawing.write_figures(analysis.folder, draws, _FORMATS)
 
 

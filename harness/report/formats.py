@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from tabulate import tabulate
@@ -104,6 +104,11 @@ def format_limit(model: str, baseline: str = BASELINE) -> str:
 def format_bytes(size: int) -> str:
     """Return a size in MiB, or in KiB below one."""
     return f"{size / 2**20:.0f} MiB" if size >= 2**20 else f"{size / 2**10:.0f} KiB"
+
+
+def format_caches(caches: Mapping[str, int]) -> str:
+    """Return the sizes of caches by name: L1d 32 KiB, L2 1 MiB."""
+    return ", ".join(f"{name} {format_bytes(size)}" for name, size in caches.items())
 
 
 def format_markdown_table(frame: pd.DataFrame) -> str:

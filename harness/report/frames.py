@@ -107,6 +107,8 @@ def ceiling_frame(speeds: Sequence[Speed]) -> pd.DataFrame:
     """Return the machine's ceilings: rates of the median sample and of the fastest, which counts."""
     rows = []
     for s in speeds:
+        if s.status == "unavailable":
+            continue
         rate, unit = (s.gbs, "GB/s") if math.isfinite(s.gbs) else (s.gflops, "GFLOP/s")
         rows.append(
             {

@@ -6,14 +6,15 @@ from harness.analysis import stability
 from harness.analysis.analysis import Analysis
 from harness.records import blas_kernels, variables
 from harness.records.schema import MachineRecord, ProviderRecord, RunHead
-from harness.report.formats import format_bytes
+from harness.report.caches import cache_lines
+from harness.report.formats import format_caches
 from harness.report.gpu import device_lines
 
 
 def format_machine(machine: MachineRecord) -> str:
     """Return a machine in one line."""
     m = machine
-    caches = ", ".join(f"{name} {format_bytes(size)}" for name, size in m.caches.items())
+    caches = format_caches(m.caches)
     where = f", virtual machine ({m.virtual_machine})" if m.virtual_machine else ""
     return (
         f"{m.processor} ({m.microarchitecture}), {m.cores} cores, {caches}, "
@@ -100,6 +101,7 @@ def head_lines(analysis: Analysis) -> list[str]:
     where = sweep.device.upper()
     lines = [f"# Speedups of conditional over dense feedforward layers, {where}{quick}", ""]
     lines += [f"- Machine: {format_machine(machine)}", *device_lines(machine.device)]
+    lines += cache_lines(analysis)
     lines += [f"- BLAS {format_provider(p)}" for p in first_providers(analysis)]
     lines += [f"- {text}" for text in format_variables(analysis)]
     lines += [

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from harness.analysis import ledger
 from harness.analysis.analysis import Analysis
 from harness.analysis.contrasts import Contrast
+from harness.analysis.reach import Cause
 from harness.analysis.rows import Entry, Point, Versus
 from harness.analysis.stats import Ratio
 from harness.paper.published import PAPER_BATCH, PAPER_WIDTH
@@ -77,7 +78,13 @@ def _point_lines(analysis: Analysis, point: Point) -> list[str]:
         lines += _remark_lines([(f"{title(e.model)}, level {e.level}", e) for e in entries])
     lines += report_gpu.point_lines(point)
     if point.versus:
-        lines += ["", _best_line(analysis, point), "", format_markdown_table(versus_frame(point))]
+        lines += [
+            "",
+            _best_line(analysis, point),
+            *_reach_lines(analysis, point),
+            "",
+            format_markdown_table(versus_frame(point)),
+        ]
         lines += _remark_lines([(f"{title(v.model)}, {v.implementation}", v) for v in point.versus])
     if point.aa is not None:
         lines += ["", _aa_line(point.aa)]
@@ -129,6 +136,32 @@ def _best_line(analysis: Analysis, point: Point) -> str:
     )
 
 
+_TRIES: dict[Cause, str] = {
+    "forced": "measuring without {}, which forces its kernels",
+    "narrow": "a newer build, or a wider core by OPENBLAS_CORETYPE and --keep-blas-env (it chose {})",
+    "provider": "another provider than {} (--blas)",
+    "pages": "huge pages ({} % of a buffer like the operands lies in them)",
+    "threads": "other --threads, or pinning them (it ran on {})",
+}
+
+
+def _reach_lines(analysis: Analysis, point: Point) -> list[str]:
+    """Return a line where the baseline's level 3 stays well below the peak, and what could be tried."""
+    reach = point.reach
+    if reach is None or not reach.is_low:
+        return []
+    tries = [_TRIES[remedy.cause].format(remedy.seen) for remedy in analysis.remedies]
+    several = len({p.name for p in analysis.providers})
+    tried = f"; the best of {several} providers" if several > 1 else ""
+    return [
+        "",
+        f"**Level 3 reaches {format_rate(reach.gflops)} of the {format_rate(reach.peak)} GFLOP/s that "
+        f"multiply-adds alone reach here, {format_share(reach.gflops / reach.peak)}** "
+        f"({reach.implementation}, {reach.provider}{tried}): a level 3 that got more of the machine would "
+        f"make the speedups over it smaller. To try: {'; '.join(tries) or 'a newer build of the library'}.",
+    ]
+
+
 def _why_no_ff(point: Point) -> str:
     """Return why a section has no FF of its own dtype."""
     found = sorted(point.lacking, key=lambda pair: pair[1])
@@ -169,8 +202,8 @@ def _foot_lines(analysis: Analysis) -> list[str]:
         "a figure is impossible.",
         "- share of floor: the same with the sum of the two in place of the larger, the time of a pass that "
         "computes and moves one after the other. An aim, not a bound: what computes while it loads may pass "
-        "it. Cold weights count at the memory's bandwidth, operations without a peak of their own at that of "
-        "float32.",
+        "it. Cold weights count at the memory's bandwidth.",
+        *_peakless_lines(analysis),
         f"- {REMARKED} above the limit, explained by where the weights lie: see the line below the table.",
         f"- paper: Table 2 of arXiv 2311.10770 (batch {PAPER_BATCH}, width {PAPER_WIDTH}, "
         f"{_PAPER_MACHINES[ledger.paper_device(analysis.head)]}); {UNCONFIRMED} in no source that could be "
@@ -184,6 +217,15 @@ def _foot_lines(analysis: Analysis) -> list[str]:
             "and every output element was seen to be written."
         )
     return lines
+
+
+def _peakless_lines(analysis: Analysis) -> list[str]:
+    """Return why rows of a precision have no shares."""
+    return [
+        f"- of its ceiling, share of floor in {name}: blank, since no peak of its products was measured"
+        + (f" ({'; '.join(reasons)})." if reasons else ".")
+        for name, reasons in analysis.peakless.items()
+    ]
 
 
 def _call_lines(analysis: Analysis) -> list[str]:

@@ -38,8 +38,9 @@ def choose_sets(
 ) -> tuple[dict[str, int], list[str]]:
     """Return the bytes of the working set for each place, and what the caller should be told.
 
-    Half of each cache; for the memory four times the last cache, at most 256 MiB and at most an eighth of
-    the available bytes. A set that is not twice the last cache would not measure the memory: it is left out.
+    Half of each cache; for the memory four times the last cache, but no more than 256 MiB or, where that is
+    less than twice the last cache, than twice that. No set has more than an eighth of available bytes; one
+    for memory that is not twice the last cache would not measure it, and is left out.
     last_level_caches: how many of the last level the threads reach; together they count as the last cache.
     """
     notices = []
@@ -48,15 +49,15 @@ def choose_sets(
     if not caches:
         sizes = ", ".join(f"{k} {v >> 10} KiB" for k, v in capacities.items())
         notices.append(f"the system tells no cache sizes; the ceilings assume {sizes}")
-    most = min(MAX_SET_BYTES, available // 8)
+    last = max(capacities.values())
+    most = min(max(MAX_SET_BYTES, 2 * last), available // 8)
     sets = {place: size // _SHARE_OF_CACHE for place, size in capacities.items()}
     sets = {place: size for place, size in sets.items() if size <= most}
-    last = max(capacities.values())
     memory = min(_BEYOND_CACHE * last, most)
     if memory < 2 * last:
         notices.append(
-            f"no ceiling of the memory: {most >> 20} MiB at most are taken, and the last cache has "
-            f"{last >> 20} MiB"
+            f"no ceiling of the memory: {most >> 20} MiB at most are taken, an eighth of what is available, "
+            f"and the last cache has {last >> 20} MiB"
         )
         return sets, notices
     if memory < _BEYOND_CACHE * last:
@@ -86,7 +87,7 @@ def _gathers(sets: Mapping[str, int], width: int, seed: int) -> list[Extent]:
     found = []
     for place, size in sets.items():
         rows = 1 << max(0, (size // (4 * width)).bit_length() - 1)
-        if place == MEMORY and 8 * rows * width <= MAX_SET_BYTES:
+        if place == MEMORY and 8 * rows * width <= max(MAX_SET_BYTES, 3 * size // 2):
             rows *= 2  # rounded up: half of the set could lie in the cache
         # A few rows of a cache would be no scattered order; the first level can't hold a layer.
         if place != "L1" and rows >= 8:
@@ -143,12 +144,30 @@ def spread(extents: list[Extent], caches: Mapping[str, int], threads: int) -> li
 
 
 _CEILING_EXTENT = 2048
+# Tokens, d_in and repetitions of the loops of bfloat16 products; d_in is what one instruction multiplies.
+_BFLOAT16_UNITS = {"bfdot": (2, 4096), "amx": (32, 1024)}
+
+
+def place_bfloat16(seed: int) -> list[Extent]:
+    """Return the loops of bfloat16 products in registers, of whole blocks."""
+    found = []
+    for name, (d_in, steps) in _BFLOAT16_UNITS.items():
+        problem = Problem(
+            layer="ceiling", batch=_FMA_BATCH, d_in=d_in, d_out=_FMA_WIDTH, hidden=steps,
+            dtype="bfloat16", seed=seed,
+        )  # fmt: skip
+        found.append(Extent(implementation=f"ceiling_{name}", place="", problem=problem))
+    return found
 
 
 def ceiling_cells(
     spec: SweepSpec, chosen: Sequence[Implementation], machine: Machine
 ) -> tuple[list[Cell], list[str]]:
-    """Return a product per provider, the loops of our own in the first one's process, and the notices."""
+    """Return the cells of the ceilings, and what the caller should be told.
+
+    A product per provider, the loops of our own in the first one's process, and where bfloat16 is asked for
+    its loops and product, on processors without such instructions too: a run then records why they are not.
+    """
     extent = _CEILING_EXTENT
     problem = Problem(
         layer="ceiling", batch=extent, d_in=extent, d_out=extent, hidden=extent, seed=spec.seed
@@ -164,6 +183,10 @@ def ceiling_cells(
     sets, notices = choose_sets(machine.caches, machine.available_bytes, reached)
     notices = notices if own else []
     placed = place_all(sets, list(spec.widths), spec.seed)
+    if "bfloat16" in spec.axes["dtype"]:
+        placed += place_bfloat16(spec.seed)
+        if product := own.get("ceiling_torch_matmul"):
+            cells.append(make_cell(product, replace(problem, dtype="bfloat16"), "", spec.blas[0]))
     for extent_of in spread(placed, machine.caches, spec.threads):
         if implementation := own.get(extent_of.implementation):
             cells.append(

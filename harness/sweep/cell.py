@@ -9,6 +9,7 @@ from harness.backends import blas
 from harness.backends.registry import Implementation
 from harness.errors import UsageError
 from harness.measure import clock, process_key
+from harness.measure.process_key import ProcessKey
 from harness.problem import axes, ceilings
 from harness.problem.axes import DEFAULTS, Conditions
 from harness.problem.problem import Problem
@@ -22,6 +23,7 @@ from harness.sweep.estimate import (
     FLUSHES_S,
     GATE_S,
     KEPT,
+    LONG_PASS_S,
     RATE_UNKNOWN,
     RATES,
     SET_S,
@@ -32,7 +34,7 @@ from harness.sweep.estimate import (
 class Cell:
     """Describe one cell. model is empty for a ceiling; runs_in names the measuring process.
 
-    workspace_bytes: what it is given, and what its passes allocate beside.
+    workspace_bytes: what it is given, and what its passes allocate beside. allocates_bytes: the latter alone.
     place: the part of the memory that a ceiling's set fits (`L2`, `memory`), empty for all others.
     conditions: its value on each axis; those of the problem are the problem's own. sets: of weights, where
     they are rotated. on_device: not on the CPU.
@@ -45,9 +47,10 @@ class Cell:
     level: int | None
     model: str
     provider: str
-    runs_in: str
+    runs_in: ProcessKey
     problem: Problem
     workspace_bytes: int
+    allocates_bytes: int = 0
     place: str = ""
     conditions: Conditions = DEFAULTS
     sets: int = 1
@@ -106,9 +109,22 @@ class Cell:
         return self.sets * self.problem.weight_bytes()
 
     def gate_s(self) -> float:
-        """Return a guess of the checked passes' time: each set of weights alone, then all in turn."""
+        """Return a guess of the time of a gate's passes.
+
+        Checked are each set of weights alone, then all in turn; then a slice is calibrated. A device's gate
+        has more passes, since whole rounds are captured too.
+        """
         rotated = 2 * self.sets if self.weights == "rotated" else 1
-        return rotated * self.predicted_s() + SET_S * (self.sets - 1)
+        checked_s = rotated * self.predicted_s() + SET_S * (self.sets - 1)
+        if self.on_device:
+            further = estimate.count_gate_passes(self.weights, self.launch) - 1
+            return checked_s + further * self.sets * self.predicted_s()
+        return checked_s + self.predicted_s() / self.slices()
+
+    def is_checked_by_head(self) -> bool:
+        """Say whether later processes are predicted to check its first tokens alone: see sweep/gate.py."""
+        whole = self.weights != "hot" or self.launch == "graph"
+        return not whole and self.predicted_s() >= LONG_PASS_S
 
     def sample_s(self) -> float:
         """Return a guess of what one sample takes."""
@@ -116,6 +132,8 @@ class Cell:
         untimed_s = FLUSHES_S if self.weights == "flushed" else 0.0
         if self.weights == "hot":
             untimed_s = clock.count_warming(1e9 * pass_s) * pass_s
+        if self.weights == "flushed" and self.on_device:
+            untimed_s += pass_s  # for the wall time
         return max(self.sets * pass_s, 1.2e-9 * clock.MIN_SAMPLE_NS) + untimed_s
 
 
@@ -124,10 +142,11 @@ def label(provider: str) -> str:
     return provider if provider in blas.names() else Path(provider).name
 
 
-def _workspace_bytes(implementation: Implementation, problem: Problem) -> int:
-    """Return what an implementation asks for; a plugin's declaration may raise."""
+def _memory_bytes(implementation: Implementation, problem: Problem, device: str) -> tuple[int, int]:
+    """Return what an implementation asks for and allocates; a plugin's declaration may raise."""
     try:
-        return int(implementation.workspace_bytes(problem))
+        given, allocated = implementation.memory_bytes(problem, device)
+        return int(given), int(allocated)
     except Exception as error:
         raise UsageError(
             f"{implementation.id}: its workspace_bytes raised {type(error).__name__}: {error}"
@@ -158,15 +177,15 @@ def make_cell(
     parts += axes.suffix(conditions)
     # A kernel that can't run here can't be asked for its workspace either.
     barred = implementation.unavailable() or problem.dtype not in implementation.dtypes
-    size = 0 if barred else _workspace_bytes(implementation, problem)
-    size += implementation.allocates_bytes(problem)
-    # Without a provider the cells are a device's: one process holds it.
-    runs_in = process_key.find(bound, implementation.id, apart=bool(provider)) or provider
+    device = "cpu" if provider else "cuda"
+    given, allocated = (0, 0) if barred else _memory_bytes(implementation, problem, device)
     return Cell(
         id="/".join(parts), role="ceiling" if problem.layer == "ceiling" else "layer",
         implementation=implementation.id, level=implementation.level, model=model,
-        provider=label(bound) if bound else "", problem=problem, workspace_bytes=size,
-        runs_in=runs_in, place=place, conditions=conditions, sets=sets, on_device=not provider,
+        provider=label(bound) if bound else "", problem=problem,
+        workspace_bytes=given + allocated, allocates_bytes=allocated,
+        runs_in=process_key.find(implementation, provider), place=place, conditions=conditions,
+        sets=sets, on_device=not provider,
         compiles=implementation.costly_prepare, token_block=implementation.token_block,
     )  # fmt: skip
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from harness.backends import registry
-from harness.measure import process_key
+from harness.measure.process_key import ProcessKey
 from harness.problem import ceilings
 from harness.problem.problem import Problem
 
@@ -11,16 +11,15 @@ _START_S = 1.5  # interpreter, libraries, drawing the operands
 _PROCESS_BYTES = 160 << 20
 
 
-def start_s(name: str) -> float:
+def start_s(key: ProcessKey) -> float:
     """Return a guess of what starting a measuring process takes, in seconds."""
-    library = process_key.split(name).library
-    return _START_S + (registry.library(library).start_s if library else 0.0)
+    return _START_S + (registry.library(key.library).start_s if key.library else 0.0)
 
 
-def resident_bytes(name: str) -> int:
+def resident_bytes(key: ProcessKey) -> int:
     """Return a guess of the memory that a measuring process takes without operands and workspace."""
-    library = process_key.split(name).library
-    return _PROCESS_BYTES + (registry.library(library).resident_bytes if library else 0)
+    library = registry.library(key.library) if key.library else None
+    return _PROCESS_BYTES + (library.resident_bytes if library else 0)
 
 
 # What a core of 2020 or later reaches; for the prediction and nothing else.
@@ -50,6 +49,17 @@ FLUSHES_S = 0.1  # the walks of one sample
 DEVICE_BYTES_PER_S = 200e9
 # In a second and later process a pass this long is not run whole before it is timed: see worker.py.
 LONG_PASS_S = 0.3
+
+
+def count_gate_passes(weights: str, launch: str) -> int:
+    """Return how many long passes a device's cell takes before its first sample.
+
+    One is checked and one shows that the events see it; one calibrates. A graph has one that is timed, one
+    that runs as those to be captured do, and is checked itself. A cold pass is run once more for its wall
+    time.
+    """
+    cold = 2 if weights == "flushed" else 1
+    return 2 + cold + (2 + cold if launch == "graph" else 0)
 
 
 def count_processes(most: int, rest_s: float, gate_s: float, block_s: float) -> int:

@@ -2,70 +2,60 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
-
 from harness.errors import UsageError
 from harness.measure import clock
-from harness.measure.process import ProcessDiedError, RequestFailedError
-from harness.sweep.cell import Cell
+from harness.measure.process import ProcessError
+from harness.measure.protocol import GateRequest, Unavailable
 from harness.sweep.estimate import LONG_PASS_S
 from harness.sweep.journal import Journal
-from harness.sweep.processes import Crew
-from harness.sweep.state import Pace
+from harness.sweep.processes import Processes, patience_s
+from harness.sweep.state import CellState
 
 _QUICK_MIN_SAMPLE_NS = 10_000_000
 
 
-@dataclass(slots=True, kw_only=True)
-class Gate:
-    """Take cells through their gate, and remember what that told of them.
+def prepare(state: CellState, journal: Journal, processes: Processes) -> None:
+    """Take a cell through its gate in the process that runs now, and record the outcome."""
+    cell, spec = state.cell, journal.spec
+    journal.monitor.stage(f"checking {cell.id}")
+    request = GateRequest(
+        cell=cell.id, implementation=cell.implementation, problem=cell.problem,
+        loops=state.loops, slices=state.slices, count_nodes=not state.gated,
+        head_only=state.gated and is_by_head(state), weights=cell.weights, sets=cell.sets,
+        min_sample_ns=_QUICK_MIN_SAMPLE_NS if spec.quick else clock.MIN_SAMPLE_NS, isa=spec.isa,
+        threads=spec.threads, launch=cell.launch, tile=state.tile, check_seed=processes.check_seed,
+        caches=dict(processes.machine.caches),
+    )  # fmt: skip
+    try:
+        process = processes.serving(cell.runs_in)
+        answer = process.ask(request, patience_s(spec, cell, cell.predicted_s() + cell.compile_s()))
+    # A fresh process that refuses what an earlier one accepted costs the cells that run in it.
+    except (ProcessError, UsageError) as error:
+        state.lose("failed", str(error))
+        journal.record_cell(state)
+        return
+    if isinstance(answer, Unavailable):
+        state.lose("unavailable", answer.reason)
+        journal.record_cell(state)
+        return
+    verdict = answer.verdict
+    if verdict.ok:
+        state.process, state.gated, state.unproved = process, True, False
+        state.loops, state.slices = answer.loops, answer.slices
+        state.tile = answer.notes.get("tile", "")
+        if answer.pass_ns and not state.passes_s:
+            state.pass_s = answer.pass_ns / 1e9
+    else:
+        state.lose("wrong", verdict.reason)
+    journal.record_cell(
+        state, verdict=verdict, loops=answer.loops, slices=answer.slices or 1,
+        gate_ns=answer.gate_ns, touched=answer.touched, notes=answer.notes,
+        check_seed=processes.check_seed,
+    )  # fmt: skip
+    journal.progress()
 
-    caches: of the machine, by which kernels cut their work, and which are flushed. paces: of each cell
-    that passed. gated: the cells that passed in any process.
-    """
 
-    journal: Journal
-    crew: Crew
-    caches: Mapping[str, int]
-    paces: dict[str, Pace] = field(default_factory=dict)
-    gated: set[str] = field(default_factory=set)
-
-    def prepare(self, cell: Cell) -> None:
-        """Take a cell through its gate in the process that runs now, and record the outcome."""
-        journal = self.journal
-        journal.monitor.stage(f"checking {cell.id}")
-        pace = self.paces.get(cell.id, Pace())
-        least_ns = _QUICK_MIN_SAMPLE_NS if journal.spec.quick else clock.MIN_SAMPLE_NS
-        try:
-            answer = self.crew.ask(
-                "prepare", cell, cell.predicted_s() + cell.compile_s(),
-                cell=cell.id, implementation=cell.implementation, problem=asdict(cell.problem),
-                loops=pace.loops, slices=pace.slices, count_nodes=cell.id not in self.gated,
-                head_only=self._by_head(cell), weights=cell.weights, sets=cell.sets,
-                min_sample_ns=least_ns, isa=journal.spec.isa, threads=journal.spec.threads,
-                launch=cell.launch, caches=dict(self.caches),
-            )  # fmt: skip
-        # A fresh process that refuses what an earlier one accepted costs the cells that run in it.
-        except (ProcessDiedError, RequestFailedError, UsageError) as error:
-            journal.record_cell(cell, "failed", str(error), {})
-            return
-        if "unavailable" in answer:
-            journal.record_cell(cell, "unavailable", answer["unavailable"], {})
-            return
-        verdict = answer["verdict"]
-        journal.record_cell(cell, "ok" if verdict["ok"] else "wrong", verdict["reason"], answer)
-        if verdict["ok"]:
-            self.crew.ready[cell.id] = cell.runs_in
-            self.gated.add(cell.id)
-            pace.loops = pace.loops or answer["loops"]
-            pace.slices = pace.slices or answer["slices"]
-            pace.pass_s = pace.pass_s or answer["gate_ns"] / 1e9
-            self.paces[cell.id] = pace
-        journal.progress()
-
-    def _by_head(self, cell: Cell) -> bool:
-        """Say whether a cell that passed its gate before is too long to be run whole once more for it."""
-        long = self.paces.get(cell.id, Pace()).pass_s >= LONG_PASS_S
-        hot = cell.weights == "hot" and cell.launch == "eager"
-        return cell.id in self.gated and long and hot
+def is_by_head(state: CellState) -> bool:
+    """Say whether a cell's pass is too long to be run whole once more for the gate of a later process."""
+    hot = state.cell.weights == "hot" and state.cell.launch == "eager"
+    return hot and state.pass_s >= LONG_PASS_S

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from harness.backends.registry import Implementation
 from harness.errors import UsageError
+from harness.gpu.device import flush_bytes
 from harness.machine.facts import Machine
 from harness.measure import locality
 from harness.problem import ceilings
@@ -21,6 +22,8 @@ _MATMUL_EXTENT = 4096  # 137 GFLOP: some ms of a large GPU, so that its launch i
 _COPY_ROW = 1 << 14
 # What torch, its context and its libraries take beside the tensors.
 _CONTEXT_BYTES = 1 << 30
+# A graph's pool keeps to itself what its passes allocate, and of a library's workspace this much.
+_GRAPH_BYTES = 32 << 20
 _USABLE = 0.95  # the allocator rounds up
 
 
@@ -43,13 +46,16 @@ def ways(
 ) -> list[Conditions]:
     """Return the conditions with each math and launch under which an implementation has a cell of its own.
 
-    TF32 is of float32 products that run on tensor cores. Cold passes are launched in the first way alone:
-    behind a flush their launch is hidden already.
+    TF32 is of float32 products that run on tensor cores. Cold passes are measured in one way alone, since
+    their launches are kept out of the figure: replayed where that is asked for and can be, else launched.
     """
     maths = [m for m in spec.axes["math"] if m == "ieee" or implementation.tf32]
     if conditions.dtype != "float32":
         maths = ["ieee"]
-    launches = spec.axes["launch"] if conditions.weights == "hot" else spec.axes["launch"][:1]
+    launches = spec.axes["launch"]
+    if conditions.weights == "flushed":
+        replayed = implementation.capturable and "graph" in launches
+        launches = ["graph"] if replayed else launches[:1]
     return [conditions._replace(math=math, launch=launch) for math in maths for launch in launches]
 
 
@@ -99,7 +105,11 @@ def cell_bytes(cell: Cell) -> int:
 
 
 def total_bytes(cells: Sequence[Cell], facts: DeviceFacts) -> int:
-    """Return what one measuring process holds on the device: what is shared counts once."""
+    """Return what one measuring process holds on the device: what is shared counts once.
+
+    Shared are x, weights and outputs of one recipe, the workspace, and what launched passes allocate. What a
+    graph's passes allocate stays with it.
+    """
     inputs: dict[object, int] = {}
     outputs: dict[object, int] = {}
     for p in (cell.problem for cell in cells):
@@ -108,14 +118,16 @@ def total_bytes(cells: Sequence[Cell], facts: DeviceFacts) -> int:
         ):  # fmt: skip
             held[key] = max(held.get(key, 0), p.item_bytes * p.batch * width)
     weights = locality.weight_bytes((cell.problem, cell.sets) for cell in cells)
-    workspace = max((cell.workspace_bytes for cell in cells), default=0)
-    flush = 2 * facts.l2_bytes
-    return sum(inputs.values()) + sum(outputs.values()) + weights + workspace + flush
+    workspace = max((cell.workspace_bytes - cell.allocates_bytes for cell in cells), default=0)
+    allocated = max((cell.allocates_bytes for cell in cells), default=0)
+    graphs = sum(_GRAPH_BYTES + c.allocates_bytes for c in cells if c.launch == "graph")
+    own = workspace + allocated + graphs + flush_bytes(facts.l2_bytes)
+    return sum(inputs.values()) + sum(outputs.values()) + weights + own
 
 
 def why_too_large(cell: Cell, facts: DeviceFacts) -> str:
     """Return why a cell does not fit the device by itself, with the figures, or an empty string."""
-    needed = cell_bytes(cell) + 2 * facts.l2_bytes
+    needed = cell_bytes(cell) + flush_bytes(facts.l2_bytes)
     if needed + _CONTEXT_BYTES <= _USABLE * facts.free_bytes:
         return ""
     return (

@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from typing import Protocol
 
-from harness.records.schema import CellRecord, Line, SampleRecord, Status
+from harness.machine import record as machine_record
+from harness.measure.clock import Sample
+from harness.problem.check import Verdict
+from harness.problem.working_set import Touched
+from harness.records.schema import CellRecord, Line, ResumeRecord, SampleRecord
 from harness.records.writer import Writer
 from harness.sweep.cell import Cell
+from harness.sweep.resume import Progress
 from harness.sweep.spec import SweepSpec
+from harness.sweep.state import CellState
+
+_NO_VERDICT = Verdict(ok=False, reason="", worst=0.0, tokens=0, near_ties=0, unwritten=0)
+_NOT_COUNTED = Touched(nodes=0, entropy_bits=[], working_set_bytes=0)
 
 
 class Monitor(Protocol):
@@ -33,7 +44,7 @@ class Journal:
     """Hold where a sweep stands, and write each of its records as it is made.
 
     process, block, order: the numbers that the next record bears. elapsed_before_ns: of the run that was
-    taken up. lost: the cells that are out, and why.
+    taken up.
     """
 
     spec: SweepSpec
@@ -45,7 +56,17 @@ class Journal:
     block: int = 0
     order: int = 0
     elapsed_before_ns: int = 0
-    lost: dict[str, Status] = field(default_factory=dict)
+
+    def take_up(self, progress: Progress) -> None:
+        """Go on in a run that was cut: after its last numbers and its time."""
+        self.process, self.block, self.order = progress.process, progress.block, progress.order
+        self.elapsed_before_ns = progress.elapsed_ns
+        self.append(
+            ResumeRecord(
+                resumed_utc=datetime.now(UTC).isoformat(timespec="seconds"),
+                host=machine_record.host(), process=self.process, block=self.block,
+            )
+        )  # fmt: skip
 
     def elapsed_s(self) -> float:
         """Return the seconds since the sweep began."""
@@ -61,10 +82,15 @@ class Journal:
             raise RuntimeError("a record before the run's folder exists")
         self.writer.append(line)
 
-    def record_cell(self, cell: Cell, status: Status, reason: str, answer: dict[str, Any]) -> None:
-        """Write the outcome of a cell's gate, from a measuring process's answer; not `ok` puts it out."""
-        verdict = answer.get("verdict", {})
-        p = cell.problem
+    def record_cell(
+        self, state: CellState, *, verdict: Verdict | None = None, loops: int = 0, slices: int = 1,
+        gate_ns: int = 0, touched: Touched | None = None, notes: Mapping[str, str] | None = None,
+        check_seed: int = 0,
+    ) -> None:  # fmt: skip
+        """Write how a cell stands after its gate or after what put it out, as far as that is known."""
+        verdict = verdict or _NO_VERDICT
+        touched = touched or _NOT_COUNTED
+        cell, p = state.cell, state.cell.problem
         flops, bytes_moved = cell.work()
         place = {"place": cell.place} if cell.place else {}
         record = CellRecord(
@@ -72,27 +98,21 @@ class Journal:
             level=cell.level, model=cell.model, provider=cell.provider, threads=self.spec.threads,
             batch=p.batch, d_in=p.d_in, d_out=p.d_out, hidden=p.hidden, depth=p.depth,
             trees=p.trees, conditions=cell.conditions, seed=p.seed, flops=flops,
-            bytes_moved=bytes_moved, process=self.process, status=status, reason=reason,
-            loops=answer.get("loops", 0), slices=answer.get("slices", 1) or 1,
-            gate_ns=answer.get("gate_ns", 0),
-            checked_tokens=verdict.get("tokens", 0), near_ties=verdict.get("near_ties", 0),
-            worst_error=verdict.get("worst", 0.0), nodes_touched=answer.get("nodes_touched", 0),
-            entropy_bits=answer.get("entropy_bits", []),
-            working_set_bytes=answer.get("working_set_bytes", 0),
-            notes={**answer.get("notes", {}), **place},
+            bytes_moved=bytes_moved, process=self.process, status=state.status, reason=state.reason,
+            loops=loops, slices=slices, gate_ns=gate_ns, check_seed=check_seed,
+            checked_tokens=verdict.tokens, near_ties=verdict.near_ties, worst_error=verdict.worst,
+            nodes_touched=touched.nodes, entropy_bits=touched.entropy_bits,
+            working_set_bytes=touched.working_set_bytes, notes={**(notes or {}), **place},
         )  # fmt: skip
         self.append(record)
         self.monitor.cell(record)
-        if status != "ok":
-            self.lost[cell.id] = status
 
-    def record_sample(
-        self, cell: Cell, started: float, block: int, sample: dict[str, Any]
-    ) -> SampleRecord:
+    def record_sample(self, cell: Cell, started: float, block: int, sample: Sample) -> SampleRecord:
         """Write a sample that was begun at `started` of the monotonic clock, and return its record."""
         record = SampleRecord(
             cell=cell.id, process=self.process, block=block, order=self.order,
-            started_ns=self.elapsed_before_ns + int((started - self.began) * 1e9), **sample,
+            started_ns=self.elapsed_before_ns + int((started - self.began) * 1e9),
+            **asdict(sample),
         )  # fmt: skip
         self.append(record)
         self.order += 1

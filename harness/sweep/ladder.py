@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import time
-from dataclasses import asdict, replace
+from dataclasses import replace
 
 from harness import native
 from harness.errors import UsageError
 from harness.machine.facts import Machine
-from harness.measure.process import ProcessDiedError, RequestFailedError
+from harness.measure.process import ProcessError
+from harness.measure.process_key import ProcessKey
+from harness.measure.protocol import PublishedRequest
 from harness.paper.ladder import FFF_MODEL, LEVELS, STEPS, Source
 from harness.problem.models import BASELINE, parse_model
 from harness.problem.problem import Problem
 from harness.sweep.cell import Cell
 from harness.sweep.journal import Journal
 from harness.sweep.plan import PUBLISHED_SAMPLE_S, Plan, describe_available, make_plan
-from harness.sweep.processes import Crew
+from harness.sweep.processes import Processes, patience_s
 from harness.sweep.spec import SweepSpec
+from harness.sweep.state import CellState, CellTable
 
 _QUICK_SAMPLE_S = 0.1
 # Level 1 computes the FF a hundred times slower than level 3: a few tokens show what erfc costs it.
@@ -35,7 +38,7 @@ def _published_cell(source: Source, problem: Problem, model: str, spec: SweepSpe
     return Cell(
         id=f"{source.kernel}/{model}/b{problem.batch}/w{problem.d_in}/{label}/published/{how}",
         role="ladder", implementation=source.kernel, level=kernel.level, model=model,
-        provider=label, runs_in=provider, problem=problem,
+        provider=label, runs_in=ProcessKey(provider=provider), problem=problem,
         workspace_bytes=native.workspace_bytes(source.kernel, problem), unwritten=source.unwritten,
     )  # fmt: skip
 
@@ -97,27 +100,29 @@ def make_ladder(spec: SweepSpec, machine: Machine) -> Plan:
 _BLOCK = -1  # below all interleaved blocks
 
 
-def run_published(plan: Plan, journal: Journal, crew: Crew) -> None:
+def run_published(plan: Plan, cells: CellTable, journal: Journal, processes: Processes) -> None:
     """Sample the ladder's cells once each in the processes that run now, in the plan's order."""
-    for cell in plan.published:
-        if cell.id not in journal.lost:
-            _sample(cell, plan.published_loops(cell), journal, crew)
+    for state in cells.published():
+        _sample(state, plan.published_loops(state.cell), journal, processes)
 
 
-def _sample(cell: Cell, loops: int, journal: Journal, crew: Crew) -> None:
+def _sample(state: CellState, loops: int, journal: Journal, processes: Processes) -> None:
     """Check a kernel against its own definition, take one sample of it, and look at what it left behind."""
+    cell = state.cell
     journal.monitor.stage(f"published protocol: {cell.id}")
     started = time.monotonic()
     try:
-        answer = crew.ask(
-            "published", cell, loops * cell.predicted_s(),
-            kernel=cell.implementation, problem=asdict(cell.problem), loops=loops,
-            unwritten=cell.unwritten,
-        )  # fmt: skip
-    except (ProcessDiedError, RequestFailedError) as error:
-        journal.record_cell(cell, "failed", str(error), {})
+        request = PublishedRequest(
+            kernel=cell.implementation, problem=cell.problem, loops=loops, unwritten=cell.unwritten
+        )
+        patience = patience_s(journal.spec, cell, loops * cell.predicted_s())
+        answer = processes.serving(cell.runs_in).ask(request, patience)
+    except ProcessError as error:
+        state.lose("failed", str(error))
+        journal.record_cell(state)
         return
-    verdict = answer["verdict"]
-    journal.record_cell(cell, "ok" if verdict["ok"] else "wrong", verdict["reason"], answer)
-    if verdict["ok"]:
-        journal.show_sample(journal.record_sample(cell, started, _BLOCK, answer["sample"]))
+    if not answer.verdict.ok:
+        state.lose("wrong", answer.verdict.reason)
+    journal.record_cell(state, verdict=answer.verdict, loops=loops, notes=answer.notes)
+    if answer.verdict.ok and answer.sample is not None:
+        journal.show_sample(journal.record_sample(cell, started, _BLOCK, answer.sample))

@@ -13,6 +13,7 @@ from harness.backends.registry import Implementation
 from harness.errors import UnknownNameError, UsageError
 from harness.machine.facts import Machine
 from harness.measure import locality
+from harness.measure.process_key import ProcessKey
 from harness.problem import recipes, routing
 from harness.problem.axes import AXES, Conditions
 from harness.problem.models import Model, parse_model
@@ -22,7 +23,7 @@ from harness.sweep import ceilings as sweep_ceilings
 from harness.sweep import estimate
 from harness.sweep import gpu as sweep_gpu
 from harness.sweep.cell import Cell, label, make_cell
-from harness.sweep.estimate import GATE_S, LONG_PASS_S
+from harness.sweep.estimate import GATE_S
 from harness.sweep.spec import SweepSpec
 
 # The published protocol times 250 passes as one mean; here a mean of this long is taken instead, in
@@ -33,14 +34,22 @@ PUBLISHED_SAMPLE_S = 0.3
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """Hold what will be measured on a machine, what can't be, and what the caller should be told."""
+    """Hold what will be measured on a machine, what can't be, and what the caller should be told.
 
+    spec: what was asked for.
+    """
+
+    spec: SweepSpec
     machine: Machine
     cells: Sequence[Cell]
     unavailable: Sequence[tuple[Cell, str]] = ()
     notices: Sequence[str] = field(default=())
     published: Sequence[Cell] = ()  # role ladder: sampled cold and in this order, before the others
     published_sample_s: float = PUBLISHED_SAMPLE_S
+
+    def on_device(self) -> bool:
+        """Say whether its passes run on a device and not on the CPU."""
+        return any(cell.on_device for cell in self.cells)
 
     def published_s(self) -> float:
         """Return the predicted time of the published protocol in one process."""
@@ -52,32 +61,33 @@ class Plan:
         fit = round(self.published_sample_s / cell.predicted_s())
         return max(1, min(PUBLISHED_PASSES, fit))
 
-    def providers(self) -> list[str]:
+    def process_keys(self) -> list[ProcessKey]:
         """Return the measuring processes that the cells need, in order."""
         return list(dict.fromkeys(cell.runs_in for cell in self.cells))
 
     def gate_s(self, process: int) -> float:
         """Return the predicted time that one set of fresh processes needs before its first sample."""
-        passes = [cell.gate_s() for cell in self.cells]
-        whole = sum(p for p in passes if process == 0 or p < LONG_PASS_S)
+        again = [c for c in self.cells if process == 0 or not c.is_checked_by_head()]
+        whole = sum(cell.gate_s() for cell in again)
         checks = sum(cell.check_s() for cell in self.cells)
         compiled = sum(cell.compile_s(kept=process > 0) for cell in self.cells)
         return whole + checks + compiled + self.starts_s() + self.published_s()
 
     def starts_s(self) -> float:
         """Return the predicted time of starting one set of measuring processes."""
-        return sum(estimate.start_s(provider) for provider in self.providers())
+        return sum(estimate.start_s(key) for key in self.process_keys())
 
-    def processes(self, spec: SweepSpec) -> int:
+    def processes(self) -> int:
         """Return the predicted number of sets of fresh processes: those asked for that get a block."""
-        if spec.passes:
-            return spec.processes
-        rest = spec.budget_s - self.gate_s(0)
-        return estimate.count_processes(spec.processes, rest, self.gate_s(1), self.block_s())
+        asked = self.spec.processes
+        if self.spec.passes:
+            return asked
+        rest = self.spec.budget_s - self.gate_s(0)
+        return estimate.count_processes(asked, rest, self.gate_s(1), self.block_s())
 
-    def gates_s(self, spec: SweepSpec) -> float:
+    def gates_s(self) -> float:
         """Return the predicted time of the gates of all processes."""
-        return sum(self.gate_s(process) for process in range(self.processes(spec)))
+        return sum(self.gate_s(process) for process in range(self.processes()))
 
     def block_s(self) -> float:
         """Return the predicted time of one block."""
@@ -86,14 +96,14 @@ class Plan:
     def memory_bytes(self) -> int:
         """Return the predicted resident memory of all measuring processes together."""
         total = 0
-        for provider in self.providers():
-            cells = [cell for cell in self.cells if cell.runs_in == provider]
+        for key in self.process_keys():
+            cells = [cell for cell in self.cells if cell.runs_in == key]
             problems = [cell.problem for cell in cells]
             weights = locality.weight_bytes((cell.problem, cell.sets) for cell in cells)
             inputs = {p.input_key(): 0 for p in problems}
             for p in problems:
                 inputs[p.input_key()] = max(inputs[p.input_key()], p.item_bytes * p.batch * p.d_in)
-            total += estimate.resident_bytes(provider) + weights + sum(inputs.values())
+            total += estimate.resident_bytes(key) + weights + sum(inputs.values())
             # x is steered through the first set of weights, drawn for it.
             total += max((r.weight_bytes() // 2 for p in problems if (r := p.router())), default=0)
             if any(cell.weights == "flushed" for cell in cells):
@@ -102,16 +112,16 @@ class Plan:
             total += max(cell.workspace_bytes for cell in cells)
         return total
 
-    def blocks(self, spec: SweepSpec) -> int:
+    def blocks(self) -> int:
         """Return the predicted number of blocks."""
-        if spec.passes:
-            return spec.passes
-        left = spec.budget_s - self.gates_s(spec)
-        return max(self.processes(spec), int(left / self.block_s()))
+        if self.spec.passes:
+            return self.spec.passes
+        left = self.spec.budget_s - self.gates_s()
+        return max(self.processes(), int(left / self.block_s()))
 
-    def predicted_s(self, spec: SweepSpec) -> float:
+    def predicted_s(self) -> float:
         """Return the predicted time of the whole sweep."""
-        return self.gates_s(spec) + self.blocks(spec) * self.block_s()
+        return self.gates_s() + self.blocks() * self.block_s()
 
 
 def _choose(spec: SweepSpec) -> list[Implementation]:
@@ -226,7 +236,7 @@ def make_plan(spec: SweepSpec, machine: Machine) -> Plan:
     models, notices = _with_baseline(spec, {i.layer for i in chosen})
     _, left_out = combine(spec, spec.axes["dtype"])
     notices += left_out
-    cache_bytes = facts.l2_bytes if facts else machine.last_level_bytes()
+    cache_bytes = facts.l2_bytes if facts else machine.last_level_bytes(spec.threads)
     cells, refused = _layer_cells(spec, chosen, models, cache_bytes)
     reasons = {c.id: c_reason for c in cells if (c_reason := find_reason(spec, c, refused, facts))}
     usable = [c for c in cells if c.id not in reasons]
@@ -247,10 +257,18 @@ def make_plan(spec: SweepSpec, machine: Machine) -> Plan:
         if facts
         else sweep_ceilings.ceiling_cells(spec, chosen, machine)
     )
+    lacking = {
+        c.id: w for c in ceiling_cells if (w := registry.get(c.implementation).unavailable())
+    }
     plan = Plan(
+        spec=spec,
         machine=machine,
-        cells=[*usable, *ceiling_cells],
-        unavailable=[(c, reasons[c.id]) for c in cells if c.id in reasons],
+        cells=[*usable, *(c for c in ceiling_cells if c.id not in lacking)],
+        unavailable=[
+            (c, why)
+            for c in (*cells, *ceiling_cells)
+            if (why := reasons.get(c.id) or lacking.get(c.id))
+        ],
         notices=[*notices, *remarks],
     )
     _check_memory(plan)

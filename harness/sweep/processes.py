@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import resource
+import secrets
 from dataclasses import dataclass, field
-from typing import Any
 
+from harness.machine.facts import Machine
 from harness.measure.process import MeasuringProcess
+from harness.measure.process_key import ProcessKey
 from harness.records.schema import ProviderRecord
 from harness.sweep.cell import Cell
 from harness.sweep.journal import Journal
@@ -27,38 +29,47 @@ def patience_s(spec: SweepSpec, cell: Cell, predicted_s: float) -> float:
     return max(least, _PATIENCE * predicted_s) + drawn / _DRAWN_PER_S
 
 
+def _draw_seed() -> int:
+    return 1 + secrets.randbelow(2**31 - 1)
+
+
 @dataclass(slots=True, kw_only=True)
-class Crew:
+class Processes:
     """Hold the measuring processes that run now.
 
-    ready: the cells that are prepared in them, each with the process it runs in. peak_bytes: the most
+    machine: that they run on, as the plan was made for it. check_seed: draws the tokens that this set of
+    them compares with the oracle; anew for each set, so that no kernel can know them. peak_bytes: the most
     resident memory that a set of them and the sweep itself have held.
     """
 
     journal: Journal
-    running: dict[str, MeasuringProcess] = field(default_factory=dict)
-    ready: dict[str, str] = field(default_factory=dict)
+    machine: Machine
+    running: dict[ProcessKey, MeasuringProcess] = field(default_factory=dict)
+    check_seed: int = field(default_factory=_draw_seed)
     peak_bytes: int = 0
 
-    def start(self, provider: str) -> MeasuringProcess:
-        """Start a provider's process. Raises UsageError or ProcessDiedError as MeasuringProcess does."""
+    def start(self, key: ProcessKey) -> MeasuringProcess:
+        """Start a process. Raises UsageError or ProcessError as MeasuringProcess does."""
         spec = self.journal.spec
         process = MeasuringProcess(
-            provider, threads=spec.threads, keep_blas_env=spec.keep_blas_env, device=spec.device
+            key, threads=spec.threads, keep_blas_env=spec.keep_blas_env, device=spec.device
         )
-        self.running[provider] = process
+        self.running[key] = process
         return process
 
     def describe(self, process: MeasuringProcess) -> ProviderRecord | None:
         """Return the record of the provider that a process loaded, None where it loaded none."""
-        facts = process.hello["provider"]
-        if facts is None:
+        hello = process.hello
+        if hello.provider is None:
             return None
+        facts = hello.provider
         return ProviderRecord(
-            process=self.journal.process, pools=process.hello["pools"],
-            cpus_allowed=process.hello["cpus_allowed"],
-            huge_page_share=process.hello["huge_page_share"],
-            variables=process.hello["variables"], dropped=process.dropped, **facts,
+            process=self.journal.process, name=facts.name, path=facts.path, version=facts.version,
+            architecture=facts.architecture, threads=facts.threads,
+            threading_layer=facts.threading_layer, int_bits=facts.int_bits,
+            routines=facts.routines, pools=[pool.told() for pool in hello.pools],
+            cpus_allowed=hello.cpus_allowed, huge_page_share=hello.huge_page_share,
+            variables=hello.variables, dropped=process.dropped,
         )  # fmt: skip
 
     def record(self, process: MeasuringProcess) -> None:
@@ -67,26 +78,15 @@ class Crew:
         if record is not None:
             self.journal.append(record)
 
-    def has_ready(self, cell: Cell) -> bool:
-        """Say whether a cell is prepared in a process that still runs."""
-        process = self.running.get(cell.runs_in)
-        return cell.id in self.ready and process is not None and process.alive()
-
-    def serving(self, provider: str) -> MeasuringProcess:
-        """Return the running process of a provider, a fresh one where it died."""
-        process = self.running.get(provider)
+    def serving(self, key: ProcessKey) -> MeasuringProcess:
+        """Return the running process of a key, a fresh one where it died."""
+        process = self.running.get(key)
         if process is None or not process.alive():
-            self.ready = {c: home for c, home in self.ready.items() if home != provider}
             if process is not None:
                 process.kill()  # dead already: this releases what is held of it
-            process = self.start(provider)
+            process = self.start(key)
             self.record(process)
         return process
-
-    def ask(self, op: str, cell: Cell, predicted_s: float, /, **fields: Any) -> dict[str, Any]:
-        """Return the answer of a cell's process. Raises as `start` and MeasuringProcess.ask do."""
-        patience = patience_s(self.journal.spec, cell, predicted_s)
-        return self.serving(cell.runs_in).ask(op, patience, **fields)
 
     def stop(self) -> None:
         """Let all processes end, after a last look at the memory that they held."""
@@ -100,7 +100,7 @@ class Crew:
             else:
                 process.kill()
         self.running.clear()
-        self.ready.clear()
+        self.check_seed = _draw_seed()
 
     def kill(self) -> None:
         """End all processes at once."""

@@ -11,10 +11,11 @@ from typing import Any
 from harness.errors import UsageError
 from harness.problem.models import parse_models
 from harness.records.reader import Run
-from harness.records.schema import MachineRecord, ProviderRecord, Status
+from harness.records.schema import MachineRecord, ProviderRecord
+from harness.sweep.cell import make_twin
 from harness.sweep.plan import Plan
 from harness.sweep.spec import SweepSpec
-from harness.sweep.state import Tally
+from harness.sweep.state import CellState, CellTable
 
 _SAME_MEMORY = 0.01  # what a kernel keeps for itself changes the total a little from boot to boot
 
@@ -34,10 +35,10 @@ _PACKAGES = ("numpy",)  # draws the operands
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Progress:
-    """State how far a run came: the next free numbers, and what is known of each cell.
+    """State how far a run came: the next free numbers, and where each cell stands.
 
     rounds: sets of fresh processes that the rest is spread over. elapsed_ns: since the run began.
-    twins: cells that the A/A pair repeats. gated: cells that passed a gate before.
+    recorded: the cells that the run has a record of.
     """
 
     process: int
@@ -45,21 +46,14 @@ class Progress:
     order: int
     rounds: int
     elapsed_ns: int
-    loops: dict[str, int]
-    slices: dict[str, int]
-    pass_s: dict[str, float]
-    lost: dict[str, Status]
-    twins: list[str]
-    gated: set[str]
-    tally: Tally
+    cells: CellTable
+    recorded: frozenset[str]
 
-    def missing(self, plan: Plan) -> int | None:
+    def missing(self) -> int | None:
         """Return the blocks that are missing, None where the run was cut before it decided on a number."""
-        ids = [*(cell.id for cell in plan.cells), *(f"{twin}/again" for twin in self.twins)]
-        live = [i for i in ids if i not in self.lost]
-        if not live:
+        if not self.cells.live():
             return 0
-        return self.tally.missing(live) if self.tally.goal else None
+        return self.cells.missing() if self.cells.goal else None
 
 
 def find_spec(run: Run) -> SweepSpec:
@@ -89,9 +83,9 @@ def _elapsed_ns(run: Run) -> int:
     return max(since, int((run.samples["started_ns"] + run.samples["elapsed_ns"]).max()))
 
 
-def _finished_processes(run: Run, tally: Tally) -> int:
+def _finished_processes(run: Run) -> int:
     """Return how many processes sampled all the blocks that they had set out to."""
-    cells = [blocks for blocks in tally.blocks.values() if blocks]
+    cells = [set(blocks) for blocks in run.samples.groupby("cell")["block"].unique()]
     whole = set.intersection(*cells) if cells else set()
     by_process = run.samples.groupby("process")["block"].unique()
     planned = {record.process: record.blocks for record in run.blocks}
@@ -102,31 +96,45 @@ def _finished_processes(run: Run, tally: Tally) -> int:
     )
 
 
-def find_progress(run: Run) -> Progress:
-    """Return how far a run came, from its records."""
-    spec, samples, cells = run.head.sweep, run.samples, run.cells
-    goal = spec.passes or (run.blocks[-1].total if run.blocks else 0)
-    tally = Tally(goal)
-    for cell, block in zip(samples["cell"], samples["block"], strict=True):
-        tally.add(cell, int(block))
-    gates = cells[(cells["loops"] > 0) & (cells["gate_ns"] > 0)]
-    pass_s = {c: ns / 1e9 for c, ns in zip(gates["cell"], gates["gate_ns"], strict=True)}
-    pass_s.update(samples.groupby("cell")["pass_ns"].last() / 1e9)
-    loops = dict(zip(gates["cell"], gates["loops"].astype(int), strict=True))
-    loops.update(samples.groupby("cell")["loops"].last().astype(int))
-    slices = dict(zip(gates["cell"], gates["slices"].astype(int), strict=True))
-    bad = cells[cells["status"] != "ok"]
-    processes = [*samples["process"], *cells["process"], *(p.process for p in run.providers)]
+def _read_states(run: Run, states: Iterable[CellState]) -> None:
+    """Set where cells stand by their records; what has none is left as it is."""
+    gates = {gate["cell"]: gate for _, gate in run.cells.iterrows()}
+    samples = dict(list(run.samples.groupby("cell")))
+    for state in states:
+        cell = state.cell
+        if (gate := gates.get(cell.id)) is None:
+            continue
+        state.status, state.reason = gate["status"], gate["reason"]
+        if gate["loops"] > 0 and gate["gate_ns"] > 0:
+            # The recorded pass of a gate was the first of its process, and is no measure of later ones.
+            state.gated = True
+            state.loops, state.slices = int(gate["loops"]), int(gate["slices"])
+            state.tile = gate["notes"].get("tile", "")
+        if cell.role == "aa":  # one may have come in a later process
+            before = run.samples["process"] < gate["process"]
+            state.joined = int(run.samples.loc[before, "block"].nunique())
+        if cell.id in samples:
+            own = samples[cell.id]
+            state.loops = int(own["loops"].iloc[-1])
+            for block, pass_ns in zip(own["block"], own["pass_ns"], strict=True):
+                state.add_sample(int(block), float(pass_ns) / 1e9, 0.0)
+
+
+def find_progress(run: Run, plan: Plan) -> Progress:
+    """Return how far a run of a plan came, from its records."""
+    spec, samples, records = run.head.sweep, run.samples, run.cells
+    recorded = frozenset(records["cell"])
+    table = CellTable.begin(plan)
+    table.goal = spec.passes or (run.blocks[-1].total if run.blocks else 0)
+    twins = (make_twin(cell) for cell in plan.cells)
+    table.states += [CellState(cell=twin) for twin in twins if twin.id in recorded]
+    _read_states(run, table.states)
+    processes = [*samples["process"], *records["process"], *(p.process for p in run.providers)]
     return Progress(
         process=_next(map(int, processes)), block=_next(map(int, samples["block"])),
         order=_next(map(int, samples["order"])),
-        rounds=max(1, spec.processes - _finished_processes(run, tally)),
-        elapsed_ns=_elapsed_ns(run), loops={k: int(v) for k, v in loops.items()},
-        slices={k: int(v) for k, v in slices.items()},
-        pass_s={k: float(v) for k, v in pass_s.items()},
-        lost=dict(zip(bad["cell"], bad["status"], strict=True)),
-        twins=[c.removesuffix("/again") for c in cells.loc[cells["role"] == "aa", "cell"]],
-        gated=set(gates["cell"]), tally=tally,
+        rounds=max(1, spec.processes - _finished_processes(run)), elapsed_ns=_elapsed_ns(run),
+        cells=table, recorded=recorded,
     )  # fmt: skip
 
 
@@ -149,7 +157,12 @@ def _same(name: str, then: Any, now: Any) -> bool:
 def _device_of(machine: MachineRecord) -> str:
     """Return what a device's figures hang on, empty for the CPU; free memory differs from run to run."""
     d = machine.device
-    return f"{d.name}, sm {d.capability}, torch {d.torch}, CUDA {d.cuda}" if d else ""
+    if d is None:
+        return ""
+    return (
+        f"{d.name}, {d.uuid}, sm {d.capability}, driver {d.driver}, torch {d.torch}, CUDA {d.cuda}, "
+        f"NVRTC {d.nvrtc}, Triton {d.triton}"
+    )
 
 
 def check_machine(run: Run, now: MachineRecord) -> None:

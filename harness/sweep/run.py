@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -11,29 +10,19 @@ from typing import Literal
 
 from harness.errors import UsageError
 from harness.machine import record as machine_record
-from harness.measure.process import ProcessDiedError
+from harness.measure.process import ProcessError
 from harness.records.reader import Run, load_run
-from harness.records.schema import (
-    SCHEMA_VERSION,
-    BlocksRecord,
-    EndRecord,
-    ResumeRecord,
-    RunHead,
-    Status,
-)
+from harness.records.schema import SCHEMA_VERSION, BlocksRecord, EndRecord, RunHead
 from harness.records.writer import WriteError, Writer
-from harness.sweep import preflight, resume
+from harness.sweep import gate, preflight, resume, sampling, twins
 from harness.sweep.budget import Budget
-from harness.sweep.cell import Cell, make_twin
-from harness.sweep.gate import Gate
 from harness.sweep.journal import Journal, Monitor
 from harness.sweep.ladder import run_published
 from harness.sweep.plan import Plan
-from harness.sweep.processes import Crew
+from harness.sweep.processes import Processes
 from harness.sweep.resume import Progress
-from harness.sweep.sampling import Sampling
 from harness.sweep.spec import SweepSpec
-from harness.sweep.state import Pace, Tally
+from harness.sweep.state import CellState, CellTable
 
 EndReason = Literal["complete", "interrupted", "budget", "failed"]
 
@@ -65,128 +54,104 @@ def run_folder(spec: SweepSpec) -> Path:
     return Path("results") / f"{stamp}-{machine_record.host()}-{machine_record.commit_label()}"
 
 
-class _Sweep:
-    """Hold one sweep while it runs: its journal, processes, gate, sampling and budget."""
+class Sweep:
+    """Hold one sweep while it runs. left: sets of fresh measuring processes that are still to come."""
 
-    def __init__(self, spec: SweepSpec, plan: Plan, monitor: Monitor) -> None:
-        self.spec, self.plan = spec, plan
-        self.journal = Journal(spec=spec, monitor=monitor, predicted_s=plan.predicted_s(spec))
-        self.crew = Crew(journal=self.journal)
-        self.gate = Gate(journal=self.journal, crew=self.crew, caches=plan.machine.caches)
-        self.sampling = Sampling(
-            journal=self.journal, crew=self.crew, gate=self.gate, tally=Tally(spec.passes),
-            cells=sorted(plan.cells, key=lambda c: -c.workspace_bytes),
-        )  # fmt: skip
-        self.budget = Budget(journal=self.journal, gate=self.gate, sampling=self.sampling)
-        self.left = spec.processes  # sets of fresh processes that are still to come
-        self.recorded: set[str] = set()  # cells that the run that is taken up has a record of
+    def __init__(self, plan: Plan, monitor: Monitor) -> None:
+        """Begin a sweep that has measured nothing."""
+        self.plan, self.spec = plan, plan.spec
+        self.journal = Journal(spec=plan.spec, monitor=monitor, predicted_s=plan.predicted_s())
+        self.processes = Processes(journal=self.journal, machine=plan.machine)
+        self.cells = CellTable.begin(plan)
+        self.left = plan.spec.processes
+        self.recorded: frozenset[str] = frozenset()  # cells that a run that is taken up tells of
 
     def take_up(self, progress: Progress) -> None:
         """Continue where a run was cut, with processes and blocks of new numbers."""
-        journal = self.journal
-        journal.process, journal.block, journal.order = (
-            progress.process, progress.block, progress.order,
-        )  # fmt: skip
-        journal.elapsed_before_ns, journal.lost = progress.elapsed_ns, dict(progress.lost)
-        self.left = progress.rounds
-        self.sampling.tally = progress.tally
-        self.gate.gated = set(progress.gated)
-        self.gate.paces = {
-            cell: Pace(
-                loops=progress.loops[cell], slices=progress.slices.get(cell, 0), pass_s=pass_s
-            )
-            for cell, pass_s in progress.pass_s.items()
-        }
-        self.sampling.cells += [make_twin(c) for c in self.plan.cells if c.id in progress.twins]
-        journal.append(
-            ResumeRecord(
-                resumed_utc=_utc(), host=machine_record.host(), process=journal.process,
-                block=journal.block,
-            )
-        )  # fmt: skip
+        self.cells, self.left, self.recorded = progress.cells, progress.rounds, progress.recorded
+        self.journal.take_up(progress)
 
-    def conditions(self, cell: Cell) -> tuple[object, ...]:
-        """Return what two cells must share to be compared."""
-        return (cell.problem.batch, cell.problem.d_in, *cell.conditions)
+    def measure(self) -> EndReason:
+        """Measure with one set of fresh processes after the other, and return how that ended."""
+        cells, journal = self.cells, self.journal
+        budget = Budget(journal=journal, cells=cells)
+        for cell, reason in self.plan.unavailable:
+            if cell.id not in self.recorded:
+                journal.record_cell(CellState(cell=cell, status="unavailable", reason=reason))
+        first = True
+        while self.left:
+            if not cells.live():
+                return "failed"
+            if cells.goal and not cells.missing():
+                return "complete"
+            if not first and not budget.another_fits():
+                return "budget"
+            self.run_process(budget, first=first)
+            self.processes.stop()
+            journal.process += 1
+            self.left -= 1
+            first = False
+        return "complete" if cells.live() else "failed"
 
-    def add_twins(self) -> None:
-        """Add the fastest FF of each baseline problem a second time, as the A/A pair."""
-        groups: dict[tuple[object, ...], list[Cell]] = {}
-        have = {self.conditions(c) for c in self.sampling.cells if c.role == "aa"}
-        paces = self.gate.paces
-        for cell in self.sampling.live():
-            if cell.model == self.spec.baseline and self.conditions(cell) not in have:
-                groups.setdefault(self.conditions(cell), []).append(cell)
-        for cells in groups.values():
-            twinned = min(cells, key=lambda c: paces[c.id].pass_s)
-            twin = make_twin(twinned)
-            self.sampling.cells.append(twin)
-            of = paces[twinned.id]
-            paces[twin.id] = Pace(loops=of.loops, slices=of.slices)
-            self.gate.prepare(twin)
+    def run_process(self, budget: Budget, *, first: bool) -> None:
+        """Gate every cell in a set of fresh processes, then sample blocks of them all."""
+        cells, journal, processes = self.cells, self.journal, self.processes
+        began_s, new = journal.elapsed_s(), [s for s in cells.live() if not s.gated]
+        self.start_processes()
+        run_published(self.plan, cells, journal, processes)
+        self.gate_cells(budget)
+        starts_s = self.plan.starts_s() if first else 0.0  # these had been started before
+        gated = [state for state in new if state.gated]
+        budget.note_gates(journal.elapsed_s() - began_s, gated, starts_s)
+        blocks, least = self.decide_blocks(budget)
+        if self.spec.order == "blocked":
+            sampling.run_blocked(blocks, cells, journal, processes)
+        else:
+            for left in range(blocks, 0, -1):
+                if budget.is_over() and journal.block >= least:
+                    break
+                last = left == 1 or (budget.is_over(2) and journal.block + 1 >= least)
+                sampling.run_block(cells, journal, processes, last=last)
+        sampling.prove(cells, journal, processes)
 
-    def open_processes(self) -> None:
-        """Start what processes the live cells need, record their providers, gate every cell in them."""
-        needed = {cell.runs_in for cell in self.sampling.live()}
-        for provider in self.plan.providers():
+    def start_processes(self) -> None:
+        """Start what processes the live cells need, and record their providers."""
+        needed = {state.cell.runs_in for state in self.cells.live()}
+        for key in self.plan.process_keys():
             # One that can't be started shows in its cells, which try again.
-            with suppress(ProcessDiedError, UsageError):
-                if provider in needed:
-                    self.crew.record(self.crew.running.get(provider) or self.crew.start(provider))
-        run_published(self.plan, self.journal, self.crew)
-        for cell in self.sampling.live():
-            reason = self.budget.leave_out(cell)
-            if reason:
-                self.journal.record_cell(cell, "unavailable", reason, {})
-            else:
-                self.gate.prepare(cell)
-        self.add_twins()
+            with suppress(ProcessError, UsageError):
+                if key in needed:
+                    self.processes.record(
+                        self.processes.running.get(key) or self.processes.start(key)
+                    )
 
-    def run_process(self) -> None:
-        """Gate every cell in a set of fresh processes and sample its blocks."""
-        journal, sampling, budget = self.journal, self.sampling, self.budget
-        before, began_s = set(self.gate.gated), journal.elapsed_s()
-        self.open_processes()
-        budget.note_gates(journal.elapsed_s() - began_s, before, self.plan.starts_s())
+    def gate_cells(self, budget: Budget) -> None:
+        """Take every live cell through its gate, and the fastest FFs a second time, under another name."""
+        for state in self.cells.live():
+            if reason := budget.leave_out(state):
+                state.lose("unavailable", reason)
+                self.journal.record_cell(state)
+            else:
+                gate.prepare(state, self.journal, self.processes)
+        for twin in twins.make_missing(self.cells, self.spec.baseline, self.journal.block):
+            self.cells.states.append(twin)
+            gate.prepare(twin, self.journal, self.processes)
+
+    def decide_blocks(self, budget: Budget) -> tuple[int, int]:
+        """Return the blocks of the current processes, and how many are sampled whatever the budget says."""
+        journal = self.journal
         self.left = budget.processes(self.left)
-        # The first process samples whatever the budget says: a table needs one sample a cell.
         blocks = budget.blocks(self.left)
+        # The first process samples whatever the budget says: a table needs one sample a cell.
         least = 2 if self.plan.published and self.left == 1 else 1  # a step needs an interval
         if journal.block == 0:
             blocks = max(least, blocks)
-        total = sampling.tally.goal or journal.block + blocks * self.left
+        total = self.cells.goal or journal.block + blocks * self.left
         journal.append(BlocksRecord(process=journal.process, blocks=blocks, total=total))
-        block_s = sampling.block_s()
-        rest = (self.left - 1) * (budget.gate_s + blocks * block_s)
-        journal.predicted_s = journal.elapsed_s() + blocks * block_s + rest
-        if self.spec.order == "blocked":
-            sampling.run_blocked(blocks)
-            blocks = 0
-        for _ in range(blocks):
-            if budget.is_over() and journal.block >= least:
-                break
-            sampling.run_block()
-        self.crew.stop()
-
-    def run(self) -> EndReason:
-        """Measure with all sets of processes, and return how that ended."""
-        journal, sampling = self.journal, self.sampling
-        for cell, reason in self.plan.unavailable:
-            if cell.id not in self.recorded:
-                journal.record_cell(cell, "unavailable", reason, {})
-        first = True
-        while self.left:
-            if not sampling.live():
-                return "failed"
-            if sampling.tally.goal and not sampling.missing():
-                return "complete"
-            if not first and not self.budget.another_fits():
-                return "budget"
-            self.run_process()
-            first = False
-            self.left -= 1
-            journal.process += 1
-        return "complete" if sampling.live() else "failed"
+        block_s = budget.block_s()
+        rest_s = (self.left - 1) * (budget.gate_s + blocks * block_s)
+        journal.predicted_s = journal.elapsed_s() + blocks * block_s + rest_s
+        return blocks, least
 
     def finish(self, reason: EndReason) -> str:
         """Write the last record and release the folder; return why that failed, or an empty string."""
@@ -197,7 +162,7 @@ class _Sweep:
             self.journal.append(
                 EndRecord(
                     ended_utc=_utc(), reason=reason, elapsed_s=self.journal.elapsed_s(),
-                    peak_resident_bytes=self.crew.peak_bytes,
+                    peak_resident_bytes=self.processes.peak_bytes,
                 )
             )  # fmt: skip
         except WriteError as error:
@@ -209,49 +174,46 @@ class _Sweep:
         return trouble
 
 
-def _open(sweep: _Sweep, resumed: Run | None) -> Path:
+def _open(sweep: Sweep, resumed: Run | None) -> Path:
     """Open the folder for writing, a new one or that of the run to take up, and return it."""
-    if resumed is None:
-        head = RunHead(
-            schema_version=SCHEMA_VERSION, started_utc=_utc(),
-            machine=preflight.examine(sweep.spec, sweep.plan.machine, sweep.crew),
-            sweep=sweep.spec.record(),
-        )  # fmt: skip
-        folder = run_folder(sweep.spec)
-        sweep.journal.writer = Writer(folder, head)
-        return folder
-    preflight.examine(sweep.spec, sweep.plan.machine, sweep.crew)
-    sweep.journal.writer = Writer(resumed.folder, None)
-    return resumed.folder
+    examined = preflight.examine(sweep.spec, sweep.plan.machine, sweep.processes)
+    if resumed is not None:
+        sweep.journal.writer = Writer(resumed.folder, None)
+        return resumed.folder
+    head = RunHead(
+        schema_version=SCHEMA_VERSION, started_utc=_utc(), machine=examined,
+        sweep=sweep.spec.record(),
+    )  # fmt: skip
+    folder = run_folder(sweep.spec)
+    sweep.journal.writer = Writer(folder, head)
+    return folder
 
 
-def run(spec: SweepSpec, plan: Plan, monitor: Monitor, resumed: Run | None = None) -> Outcome:
+def run(plan: Plan, monitor: Monitor, resumed: Run | None = None) -> Outcome:
     """Carry out a plan and return how it ended; Ctrl-C ends it early and keeps what is finished.
 
-    With `resumed`, a run of this spec and plan that was cut, only what is missing in it is measured.
+    With `resumed`, a run of this plan that was cut, only what is missing in it is measured.
 
     Raises UsageError, before anything is written, where a provider is refused, the folder can't be
     written, `strict` is asked for and something here is serious, or the run to take up is not of this
     machine, code and provider.
     """
-    sweep = _Sweep(spec, plan, monitor)
+    sweep = Sweep(plan, monitor)
     reason: EndReason = "failed"
     try:
         monitor.stage("starting the measuring processes")
-        for provider in plan.providers():
-            with suppress(ProcessDiedError):  # shows in its cells, which try again
-                sweep.crew.start(provider)
+        for key in plan.process_keys():
+            with suppress(ProcessError):  # shows in its cells, which try again
+                sweep.processes.start(key)
         if resumed is not None:
-            preflight.check_resumed(spec, plan.machine, sweep.crew, resumed)
+            preflight.check_resumed(plan.spec, plan.machine, sweep.processes, resumed)
         folder = _open(sweep, resumed)
         trouble = ""
         try:
             if resumed is not None:
                 # Read again under the lock: what another sweep wrote until then counts.
-                again = load_run(folder)
-                sweep.recorded = set(again.cells["cell"])
-                sweep.take_up(resume.find_progress(again))
-            reason = sweep.run()
+                sweep.take_up(resume.find_progress(load_run(folder), plan))
+            reason = sweep.measure()
         except KeyboardInterrupt:
             reason = "interrupted"
         except WriteError as error:
@@ -260,9 +222,8 @@ def run(spec: SweepSpec, plan: Plan, monitor: Monitor, resumed: Run | None = Non
             at_the_end = sweep.finish(reason)
             trouble = trouble or at_the_end
     finally:
-        sweep.crew.kill()
-    statuses: Sequence[Status] = list(sweep.journal.lost.values())
+        sweep.processes.kill()
     return Outcome(
-        folder=folder, reason=reason, wrong=statuses.count("wrong"),
-        failed=statuses.count("failed"), elapsed_s=sweep.journal.elapsed_s(), trouble=trouble,
+        folder=folder, reason=reason, wrong=sweep.cells.count("wrong"),
+        failed=sweep.cells.count("failed"), elapsed_s=sweep.journal.elapsed_s(), trouble=trouble,
     )  # fmt: skip

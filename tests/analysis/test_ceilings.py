@@ -138,14 +138,77 @@ def test_the_summed_floor_adds_work_and_traffic() -> None:
 
 
 def test_bfloat16_is_bound_by_its_bytes_alone() -> None:
-    """The peak of float32 bounds no bfloat16: the bound is of half the bytes; the aim counts work too."""
+    """The peak of float32 bounds no bfloat16: the bound is of half the bytes, and there is no aim."""
     cell = fff_record("fff")
     moved = roofline.compulsory_bytes(cell)
     cell = cell.model_copy(update={"conditions": DEFAULTS._replace(dtype="bfloat16")})
     assert roofline.compulsory_bytes(cell) == moved // 2
     traffic = roofline.traffic_ns(LIMITS, moved // 2)
     assert roofline.floor_ns(LIMITS, cell) == pytest.approx(traffic)
-    assert roofline.summed_floor_ns(LIMITS, cell) == pytest.approx(traffic + cell.flops / 100.0)
+    assert math.isnan(roofline.summed_floor_ns(LIMITS, cell))
+    own = dataclasses.replace(LIMITS, peaks={"bfloat16": 400.0})
+    assert roofline.summed_floor_ns(own, cell) == pytest.approx(traffic + cell.flops / 400.0)
+
+
+def bfloat16(record: Any, **changes: Any) -> Any:
+    """Return a cell's record in bfloat16."""
+    conditions = DEFAULTS._replace(dtype="bfloat16")
+    return record.model_copy(update={"conditions": conditions, **changes})
+
+
+def bfloat16_ceiling(**changes: Any) -> Any:
+    """Return the record of a loop of bfloat16 products, of 400 GFLOP/s at 1 ms a pass."""
+    record = cell_record(
+        "amx", role="ceiling", layer="ceiling", implementation="ceiling_amx", provider="", model="",
+        level=None, flops=4 * 10**8, **changes,
+    )  # fmt: skip
+    return bfloat16(record)
+
+
+def test_shares_of_bfloat16_are_of_its_own_peak(tmp_path: Path) -> None:
+    """Where the run measured a peak of bfloat16, rows of it are shares of that, and float32's of its own."""
+    layer = cell_record("ff")
+    cells = [
+        *ceiling_records(), (bfloat16_ceiling(), 1e6), (layer, 2 * FF_FLOOR_NS),
+        (bfloat16(layer, cell="ff/bfloat16"), FF_FLOOR_NS),
+    ]  # fmt: skip
+    found = analyse(make_run(tmp_path / "run", cells))
+    assert found.ceilings.peaks == {"float32": pytest.approx(100), "bfloat16": pytest.approx(400)}
+    shares = {s.cell: s.of_ceiling for point in found.points for s in point.speeds}
+    assert shares == {"ff": pytest.approx(0.5), "ff/bfloat16": pytest.approx(0.25)}
+    assert found.peakless == {}
+    assert "blank" not in table.format_markdown(found)
+
+
+def test_shares_without_a_peak_of_their_own_are_blank(tmp_path: Path) -> None:
+    """On a processor without such products, rows of bfloat16 have no share of any kind; the foot says why."""
+    why = "the processor reports no amx_bf16"
+    cells = [
+        *ceiling_records(), (bfloat16(cell_record("ff"), cell="ff/bfloat16"), FF_FLOOR_NS),
+    ]  # fmt: skip
+    lacking = bfloat16_ceiling(status="unavailable", reason=why)
+    made = make_run(tmp_path / "run", cells, lacking=[lacking])
+    found = analyse(made)
+    (speed,) = found.points[0].speeds
+    assert math.isnan(speed.of_ceiling)
+    assert math.isnan(speed.of_floor)
+    assert found.peakless == {"bfloat16": [why]}
+    text = table.format_markdown(found)
+    assert (
+        f"share of floor in bfloat16: blank, since no peak of its products was measured ({why})."
+        in text
+    )
+    assert "| amx" not in text
+
+
+def test_what_is_faster_than_its_bytes_is_impossible_without_a_peak(tmp_path: Path) -> None:
+    """A row of bfloat16 that moves its bytes faster than they can be moved is impossible all the same."""
+    fast = bfloat16(cell_record("ff"), cell="ff/bfloat16")
+    traffic = roofline.floor_ns(LIMITS, fast)
+    run = make_run(tmp_path / "run", [*ceiling_records(), (fast, traffic / 1.2)])
+    (speed,) = analyse(run).points[0].speeds
+    assert speed.impossible
+    assert speed.of_ceiling == pytest.approx(1.2, rel=1e-4)
 
 
 def test_a_cell_above_its_ceiling_is_impossible(tmp_path: Path) -> None:

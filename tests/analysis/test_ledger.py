@@ -36,7 +36,7 @@ def make_run(folder: Path, monkeypatch: pytest.MonkeyPatch, script: scripted.Scr
     """Return a sweep's run of scripted times, by the implementations of the table alone."""
     asked = {"only": list(TIMES)[:-1], **changes}
     spec = scripted.make_spec(folder, **asked)
-    return scripted.run(monkeypatch, spec, plan.make_plan(spec, SMALL), script)
+    return scripted.run(monkeypatch, plan.make_plan(spec, SMALL), script)
 
 
 def find(

@@ -22,6 +22,8 @@ def _samples(pass_ns: np.ndarray, **counts: int) -> pd.DataFrame:
             "steal_ticks": counts.get("steal_ticks", 0),
             "switches": counts.get("switches", 0),
             "faults": counts.get("faults", 0),
+            "cpu_ns": counts.get("cpu_ns", 0),
+            "call_ns": 1_000,
             "throttle": [[]] * len(pass_ns),
         }
     )
@@ -33,15 +35,35 @@ def _quiet(blocks: int = 12) -> np.ndarray:
 
 def test_quiet_samples_have_no_reason() -> None:
     """A cell with one per cent of noise and no disturbance is stable."""
-    assert stability.reasons(by_cell(_samples(_quiet())), "a") == []
+    assert stability.reasons(by_cell(_samples(_quiet())), "a", 1) == []
 
 
 def test_throttled_samples_are_named() -> None:
     """A cell of which some samples were throttled says how many and by what."""
     samples = _samples(_quiet())
     samples["throttle"] = [["power cap"], ["heat, by the driver", "power cap"], *[[]] * 10]
-    (reason,) = stability.reasons(by_cell(samples), "a")
+    (reason,) = stability.reasons(by_cell(samples), "a", 1)
     assert reason == "THROTTLED in 2 of 12 samples (heat, by the driver, power cap)"
+
+
+@pytest.mark.parametrize(
+    ("cpu_ns", "threads", "reason"),
+    [
+        (0, 1, []),
+        (100_000_000, 1, []),
+        (120_000_000, 1, []),
+        (200_000_000, 1, ["2.0 processors at work for 1 thread"]),
+        (200_000_000, 2, []),
+        (390_000_000, 2, ["3.9 processors at work for 2 threads"]),
+        (30_000_000, 2, []),
+    ],
+)
+def test_more_processors_than_threads_are_named(
+    cpu_ns: int, threads: int, reason: list[str]
+) -> None:
+    """Processor time beyond that of the stated threads is a reason, less is none, nor is none recorded."""
+    samples = by_cell(_samples(_quiet(), cpu_ns=cpu_ns))
+    assert stability.reasons(samples, "a", threads) == reason
 
 
 @pytest.mark.parametrize(
@@ -54,14 +76,14 @@ def test_throttled_samples_are_named() -> None:
 )
 def test_a_disturbance_is_named(count: str, value: int, word: str) -> None:
     """Steal time, context switches and page faults above their thresholds are reasons."""
-    (reason,) = stability.reasons(by_cell(_samples(_quiet(), **{count: value})), "a")
+    (reason,) = stability.reasons(by_cell(_samples(_quiet(), **{count: value})), "a", 1)
     assert word in reason
 
 
 def test_a_drift_is_named_with_its_size() -> None:
     """A steady change of 30 % over the run is found, with its sign."""
     drifting = _quiet() * np.linspace(1.0, 1.3, 12)
-    (reason,) = stability.reasons(by_cell(_samples(drifting)), "a")
+    (reason,) = stability.reasons(by_cell(_samples(drifting)), "a", 1)
     assert reason.startswith("drift of +2") or reason.startswith("drift of +3")
 
 
@@ -81,4 +103,4 @@ def test_the_clock_of_a_register_loop_tells_frequency_changes() -> None:
 
 def test_a_cell_without_samples_has_no_reason() -> None:
     """Nothing is said of a cell that was never sampled."""
-    assert stability.reasons(by_cell(_samples(_quiet())), "other") == []
+    assert stability.reasons(by_cell(_samples(_quiet())), "other", 1) == []

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from dataclasses import asdict, replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import cuda_resources
 import pytest
@@ -62,6 +63,25 @@ def test_tolerance_of_the_golden_file(changed: Resources, says: str) -> None:
     assert bool(fault) == bool(says)
     other = cuda_resources.find_fault(changed, _USED, same_compiler=False)
     assert other == ("" if "registers" in says else fault)
+
+
+class _Status(int):
+    """Stand in for a status of the bindings: a number with a name."""
+
+    name = "NVRTC_ERROR"
+
+
+def test_nvrtc_is_asked_for_its_version_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However often the version is needed, the library tells it once; where it failed it is asked again."""
+    answers = [(_Status(1), 0, 0), (_Status(0), 13, 0), (_Status(0), 13, 1)]
+    nvrtc = SimpleNamespace(nvrtcVersion=lambda: answers.pop(0))
+    monkeypatch.setattr(cuda_compile, "_nvrtc", lambda: nvrtc)
+    cuda_compile.nvrtc_version.cache_clear()
+    with pytest.raises(UnavailableError, match="NVRTC: NVRTC_ERROR"):
+        cuda_compile.nvrtc_version()
+    assert [cuda_compile.nvrtc_version() for _ in range(3)] == ["13.0"] * 3
+    assert len(answers) == 1
+    cuda_compile.nvrtc_version.cache_clear()
 
 
 @needs_nvrtc

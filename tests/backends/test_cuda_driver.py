@@ -62,7 +62,8 @@ def driver() -> Path:
     ("kernel_id", "dtype"), [(k.id, dtype) for k in KERNELS.values() for dtype in k.dtypes]
 )
 def test_prepared_passes_compute(driver: Path, tmp_path: Path, kernel_id: str, dtype: str) -> None:
-    """A prepared implementation is right on the current stream, with each set of weights in its turn."""
+    """An implementation is right on the current stream: with each set of weights in its turn where it is
+    prepared for them, and on tensors that come with each call, wherever they begin."""
     done = _run(driver, str(JUDGE), kernel_id, dtype, str(tmp_path))
     assert done.stdout.splitlines() == ["", "", "", str(0xABC0)], done.stdout + done.stderr
     assert len(list(tmp_path.glob(f"{kernel_id}.cu-sm_90-*.cubin"))) == 1

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from harness import native
-from harness.measure import clock
+from harness.measure import clock, libraries
+from harness.measure.process_key import ProcessKey
+from harness.measure.protocol import GateAnswer, GateRequest
 from harness.measure.worker import Worker
 from harness.problem.check import check, poison
 from harness.problem.operands import Operands, make_aligned, make_operands
@@ -110,6 +112,35 @@ def test_threads_beyond_what_can_be_had_are_refused() -> None:
         _run("fff_cpu_grouped", problem, make_operands(problem), native.Surroundings(threads=5000))
 
 
+def test_passes_may_share_a_team() -> None:
+    """Passes of several shapes over one team write what they write with threads of their own."""
+    team = native.make_team(3)
+    for kernel, problem in (("fff_cpu_grouped", LARGE), ("ff_cpu_fused", DENSE)):
+        operands = make_operands(problem)
+        around = native.Surroundings(threads=3, caches=SMALL_CACHES)
+        own = _run(kernel, problem, operands, around)
+        assert _run(kernel, problem, operands, replace(around, team=team)) == own
+
+
+def test_arrays_may_come_with_each_call() -> None:
+    """A pass that is bound to a shape takes the arrays of a call, and refuses what its kernel refuses."""
+    size = native.workspace_bytes("fff_cpu_auto", LARGE)
+    around, workspace = native.Surroundings(), make_aligned((size,), np.uint8)
+    run = native.bind_shape("fff_cpu_auto", LARGE, around, workspace)
+    for seed in (4, 5):
+        problem = replace(LARGE, seed=seed)
+        operands = make_operands(problem)
+        poison(operands.y)
+        arrays = (operands.x, operands.w_in, operands.w_out, operands.y)
+        run(*(array.ctypes.data for array in arrays))
+        assert check(problem, operands).ok
+    with pytest.raises(native.NativeError, match="fff_cpu_auto: null pointer"):
+        run(0, *(array.ctypes.data for array in arrays[1:]))
+    run = native.bind_shape("fff_cpu_auto", LARGE, around, workspace[:64])
+    with pytest.raises(native.NativeError, match="fff_cpu_auto: workspace too small"):
+        run(*(array.ctypes.data for array in arrays))
+
+
 @pytest.mark.parametrize("threads", [1, 3])
 def test_a_measuring_process_hands_on_its_threads_and_caches(
     threads: int, monkeypatch: pytest.MonkeyPatch
@@ -120,16 +151,15 @@ def test_a_measuring_process_hands_on_its_threads_and_caches(
     """
     rests: list[str] = []
     monkeypatch.setattr(clock, "rest", lambda: rests.append("rest"))
-    worker = Worker("")
-    answer = worker.answer(
-        {
-            "op": "prepare", "cell": "c", "implementation": "fff_cpu_grouped", "loops": 1, "slices": 1,
-            "problem": asdict(replace(LARGE, batch=8)), "isa": "", "threads": threads,
-            "head_only": False, "weights": "hot", "launch": "eager", "sets": 1, "count_nodes": False,
-            "min_sample_ns": 1, "caches": SMALL_CACHES,
-        }
+    worker = Worker(libraries.load(ProcessKey()))
+    request = GateRequest(
+        cell="c", implementation="fff_cpu_grouped", loops=1, slices=1, min_sample_ns=1, isa="",
+        problem=replace(LARGE, batch=8), threads=threads, caches=SMALL_CACHES,
+        check_seed=1,
     )  # fmt: skip
-    assert answer["verdict"]["ok"]
-    assert worker.context().threads == threads
-    assert worker.context().caches == SMALL_CACHES
+    answer = worker.answer(request)
+    assert isinstance(answer, GateAnswer)
+    assert answer.verdict.ok
+    context = worker.gate.context(request)
+    assert (context.threads, context.caches) == (threads, SMALL_CACHES)
     assert rests == (["rest"] if threads > 1 else [])

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,8 +16,10 @@ from made_machines import SMALL
 
 from harness import cli
 from harness.backends import registry, torch_compiled, torch_layers, torch_library
-from harness.measure import process_key
+from harness.backends.registry import Context
 from harness.measure.process import MeasuringProcess
+from harness.measure.process_key import ProcessKey
+from harness.problem.operands import make_aligned, make_operands
 from harness.problem.problem import Problem
 from harness.records.reader import load_run
 from harness.sweep import plan
@@ -97,6 +100,35 @@ def test_memory_is_bounded(implementation: str) -> None:
     assert found.workspace_bytes(large) >= row
 
 
+@pytest.mark.parametrize(
+    "name", ["ff_torch_native", "ff_torch_bmm", "fff_torch_bmm", "ff_torch_compile"]
+)
+def test_a_device_takes_what_is_announced_for_it(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a device a layer takes its buffers from the workspace that all share, and no more of it than is
+    announced for a device; it makes no large tensor of its own."""
+    found, asked = registry.get(name), list[int]()
+    shape = {"depth": 4, "trees": 1} if found.layer == "fff" else {"hidden": 300}
+    problem = Problem(layer=found.layer, batch=1024, d_in=64, d_out=64, **shape)  # type: ignore[arg-type]
+    for device in ("cpu", "cuda"):  # pieces as small as the figures of this test
+        monkeypatch.setitem(
+            torch_layers.CHUNK_BYTES, device, {"cpu": 1 << 14, "cuda": 1 << 17}[device]
+        )
+
+    def lend(size: int) -> Any:
+        asked.append(size)
+        return make_aligned((size,), np.uint8)
+
+    context = Context(provider=None, device="cuda", workspace=lend)
+    if name != "ff_torch_compile":
+        found.prepare(problem, make_operands(problem), context)
+    given, allocated = found.memory_bytes(problem, "cuda")
+    assert sum(asked) == given
+    assert given >= found.memory_bytes(problem, "cpu")[0]
+    assert (allocated == 1024 * 300 * 4) == (name == "ff_torch_compile")
+
+
 # ---- torch.compile ------------------------------------------------------------------------------
 
 
@@ -174,7 +206,7 @@ def test_torch_has_a_process_of_its_own(tmp_path: Path) -> None:
     cells = plan.make_plan(scripted.make_spec(tmp_path), SMALL).cells
     homes = {c.implementation: c.runs_in for c in cells}
     here = {home for i, home in homes.items() if "torch" in i}
-    assert here == {process_key.find("", "fff_torch_bmm")}
+    assert here == {ProcessKey(library="torch")}
     assert not here & {home for i, home in homes.items() if "torch" not in i}
 
 
@@ -182,16 +214,15 @@ def test_torch_has_a_process_of_its_own(tmp_path: Path) -> None:
 @pytest.mark.parametrize("threads", [1, 2])
 def test_process_says_what_torch_is(threads: int) -> None:
     """The process tells torch's version, BLAS and pools; each is as wide as was asked for."""
-    process = MeasuringProcess(
-        process_key.find("", "fff_torch_bmm"), threads=threads, keep_blas_env=False
-    )
-    facts, pools = process.hello["provider"], process.hello["pools"]
+    process = MeasuringProcess(ProcessKey(library="torch"), threads=threads, keep_blas_env=False)
+    facts, pools = process.hello.provider, process.hello.pools
     process.close()
-    assert facts["name"] == "torch"
-    assert facts["threads"] == threads
-    assert facts["version"] == torch_library.describe()
-    assert any("torch" in pool["filepath"] for pool in pools)
-    assert {pool["num_threads"] for pool in pools} <= {1, threads}
+    assert facts is not None
+    assert facts.name == "torch"
+    assert facts.threads == threads
+    assert facts.version == torch_library.describe()
+    assert any("torch" in pool.filepath for pool in pools)
+    assert {pool.num_threads for pool in pools} <= {1, threads}
 
 
 @needs_torch

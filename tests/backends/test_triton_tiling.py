@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from harness.backends import registry, triton_layers, triton_tiling
+from harness.backends.registry import Context
 from harness.problem.problem import DTYPES, Problem
 
 IDS = ("fff_triton_fused", "fff_triton_grouped")
@@ -144,6 +145,16 @@ def test_a_single_tile_is_not_timed() -> None:
     [only] = _candidates(ran, "a")
     assert triton_layers.fastest([only], ("w", "w"), lambda run: 1 / 0) == only
     assert not ran
+
+
+def test_the_tile_of_a_run_is_kept() -> None:
+    """Where a process of the run has chosen, no race is run, and a tile that is not here is an error."""
+    ran: list[str] = []
+    context = Context(provider=None, workspace=lambda size: None, tile="b", timer=lambda run: 1 / 0)
+    name, _ = triton_layers.choose(_candidates(ran, "abc"), ("w", "w"), context)
+    assert (name, ran) == ("b", [])
+    with pytest.raises(RuntimeError, match="'b', and here there are a; c"):
+        triton_layers.choose(_candidates(ran, "ac"), ("w", "w"), context)
 
 
 @pytest.mark.parametrize("name", IDS)

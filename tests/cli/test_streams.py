@@ -1,9 +1,8 @@
-"""What a command prints: it arrives in any encoding, steers nothing, and its loss is told."""
+"""Where output goes: whatever becomes of the streams and of a figure, the tables lie in the folder."""
 
 from __future__ import annotations
 
 import os
-import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -11,111 +10,136 @@ from pathlib import Path
 import pytest
 
 from harness import cli
-from harness.cli import main, runs, streams
-from harness.report import figures
+from harness.report import drawing, figures
+from harness.report.files import FIGURES, TABLE_FILES
 
-ROOT = Path(main.__file__).parents[2]
+ROOT = Path(__file__).parents[2]
+PICTURES = {f"{name}.{kind}" for name in FIGURES for kind in drawing.FORMATS}
 
 
-def _shell(command: str, *words: str, **variables: str) -> subprocess.CompletedProcess[bytes]:
-    """Run a command of the shell in which `$HARNESS` stands for the harness and `$@` for words."""
-    harness = f"{shlex.quote(sys.executable)} -m harness"
-    environment = os.environ | {"PYTHONPATH": str(ROOT)} | variables
+def _shell(script: str, run: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Carry out a line of bash in which `harness` is the command line and $RUN a run."""
+    start = f"set -o pipefail; harness() {{ '{sys.executable}' -m harness \"$@\"; }}; "
     return subprocess.run(
-        ["bash", "-c", command.replace("$HARNESS", harness), "bash", *words],
-        capture_output=True, check=False, cwd=ROOT, env=environment, timeout=120,
+        ["bash", "-c", start + script], capture_output=True, text=True, check=False, cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": str(ROOT), "RUN": str(run)} | environment,
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("encoding", ["latin-1", "ascii", "utf-8"])
-def test_any_encoding_will_do(golden_run: Path, encoding: str) -> None:
-    """A dash that the encoding of a stream lacks is replaced, and the command ends as ever."""
-    done = _shell('$HARNESS table "$@"', str(golden_run), PYTHONIOENCODING=encoding)
-    assert (done.returncode, done.stderr) == (0, b"")
-    assert b"Written: " in done.stdout
-
-
-def test_a_backend_that_is_missing(golden_run: Path) -> None:
-    """Figures are drawn where a notebook's kernel exports a backend that is not installed here."""
-    backend = "module://matplotlib_inline_that_is_missing.backend_inline"
-    done = _shell('$HARNESS plot "$@"', str(golden_run), MPLBACKEND=backend)
-    assert (done.returncode, done.stderr) == (0, b"")
-    assert (golden_run / "speedup.png").exists()
-
-
 @pytest.mark.parametrize(
-    ("redirect", "status", "said"),
+    ("script", "status", "says"),
     [
-        pytest.param(">&-", 1, b"error: standard output is closed", id="closed"),
-        pytest.param(">/dev/full", 1, b"error: the output can't be written: ", id="full"),
+        ("harness table $RUN | head -1 >/dev/null", 141, ""),
+        ("harness table $RUN | true", 141, ""),
+        ("harness table $RUN >/dev/full", 1, "the output can't be written: No space left"),
+        ("harness table $RUN >&-", 1, "standard output is closed"),
+        ("harness table $RUN >&- 2>&-", 1, ""),
+        ("harness table $RUN 2>&- >/dev/null", 0, ""),
+        ("harness table $RUN <&- >/dev/null", 0, ""),
     ],
 )
-def test_lost_output_is_told(golden_run: Path, redirect: str, status: int, said: bytes) -> None:
-    """Where nothing can be printed the files are written all the same, and one line says so."""
-    done = _shell(f'$HARNESS table "$@" {redirect}', str(golden_run))
-    assert done.returncode == status
-    assert done.stderr.startswith(said)
-    assert done.stderr.count(b"\n") == 1
-    assert (golden_run / "table.md").exists()
-
-
-@pytest.mark.parametrize("words", ["table RUN", "list", "include-dir", "--help"])
-def test_a_reader_that_goes_away(golden_run: Path, words: str) -> None:
-    """`| true` and `| head` end a command with 141 and without a word."""
-    asked = words.replace("RUN", shlex.quote(str(golden_run)))
-    # The reader is gone before the first byte.
-    done = _shell(f"{{ sleep 0.01; $HARNESS {asked}; echo status $? >&2; }} | true")
-    assert done.stderr == b"status 141\n"
-    if "RUN" in words:
-        assert (golden_run / "table.md").exists()
-
-
-def test_closed_output_stays_out_of_files(golden_run: Path) -> None:
-    """Where all streams are closed, no file that is opened later becomes one of them."""
-    done = _shell('$HARNESS table "$@" <&- >&- 2>&-', str(golden_run))
-    assert done.returncode == 1
-    assert (golden_run / "table.md").read_bytes().startswith(b"# Speedups")
-
-
-def test_a_figure_that_fails_costs_no_table(
-    golden_run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_files_are_there_whatever_becomes_of_the_output(
+    golden_run: Path, script: str, status: int, says: str
 ) -> None:
-    """The outputs of a sweep are its tables and the figures that can be drawn; one line names the other."""
+    """A reader that went away is status 141, an output that takes nothing one line; the files are written."""
+    done = _shell(script, golden_run)
+    assert done.returncode == status, done.stderr
+    assert says in done.stderr
+    assert done.stderr.count("\n") == bool(says)
+    assert {name for name in TABLE_FILES if (golden_run / name).stat().st_size} == set(TABLE_FILES)
 
-    def fail(_: object) -> None:
-        raise RecursionError("too deep")
 
-    monkeypatch.setattr(figures, "time_figure", fail)
-    assert not runs.write_outputs(golden_run)
+@pytest.mark.parametrize("script", ["list | true", "doctor | true", "list >&-", "doctor >/dev/full"])
+def test_commands_on_this_machine_end_without_a_traceback(golden_run: Path, script: str) -> None:
+    """What prints tables for a terminal ends as the others do."""
+    done = _shell(f"harness {script}", golden_run)
+    assert done.returncode == (141 if "|" in script else 1), done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stderr.count("\n") <= 1
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "ascii", "cp437"])
+def test_output_of_any_encoding(golden_run: Path, encoding: str) -> None:
+    """A character that the stream can't take is replaced, and all the rest is there."""
+    for command in ("table $RUN", "compare $RUN $RUN", "merge $RUN --out $RUN/m.md"):
+        done = _shell(f"harness {command} | wc -l", golden_run, PYTHONIOENCODING=encoding)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert int(done.stdout) > 10
+    assert "–" in (golden_run / "table.md").read_text(encoding="utf-8")
+
+
+def test_backend_that_is_not_installed(golden_run: Path) -> None:
+    """The backend that a notebook's kernel names is not asked for."""
+    done = _shell("harness plot $RUN", golden_run, MPLBACKEND="module://no_such_module.backend")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert {path.name for path in golden_run.iterdir()} >= PICTURES
+
+
+def test_settings_of_the_current_folder_draw_nothing(golden_run: Path) -> None:
+    """A matplotlibrc that lies in a run's folder hands no text to TeX."""
+    (golden_run / "matplotlibrc").write_text("text.usetex: True\nfont.family: monospace\n")
+    assert _shell("harness plot $RUN", golden_run).returncode == 0
+    first = (golden_run / "speedup.svg").read_bytes()
+    done = _shell("cd $RUN && harness plot .", golden_run)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert (golden_run / "speedup.svg").read_bytes() == first
+
+
+@pytest.mark.parametrize("broken", ["drawn", "written"])
+def test_a_figure_costs_nothing_else(
+    golden_run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+    broken: str,
+) -> None:  # fmt: skip
+    """A figure that can't be drawn or written is one line and status 1; the others are there."""
+    if broken == "drawn":
+        monkeypatch.setattr(figures, "time_figure", lambda _: 1 / 0)
+    else:
+        (golden_run / "time_per_token.png").mkdir()
+    assert cli.run(["plot", str(golden_run)]) == 1
     captured = capsys.readouterr()
     assert captured.err.count("\n") == 1
-    assert "can't draw time_per_token: RecursionError: too deep" in captured.err
-    assert captured.out.startswith("# Speedups")
-    assert {"table.md", "table.tex", "speedup.png"} <= {path.name for path in golden_run.iterdir()}
+    assert "Error" in captured.err or "directory" in captured.err
+    assert {p.name for p in golden_run.iterdir() if p.is_file()} >= {"speedup.png", "ceilings.svg"}
 
 
-def test_files_are_written_before_anything_is_printed(
-    golden_run: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_table_that_is_not_written_is_printed(
+    golden_run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Whatever ends the printing, the tables and figures are there by then."""
-
-    def lose(_: str) -> None:
-        raise BrokenPipeError
-
-    monkeypatch.setattr(runs, "say", lose)
-    with pytest.raises(BrokenPipeError):
-        runs.write_outputs(golden_run)
-    assert {"table.md", "speedup.png"} <= {path.name for path in golden_run.iterdir()}
-    (golden_run / "table.md").unlink()
-    with pytest.raises(BrokenPipeError):
-        cli.run(["table", str(golden_run)])
-    assert (golden_run / "table.md").exists()
-
-
-def test_no_character_that_is_said_steers_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
-    """Lines stay lines; escapes, carriage returns and marks of direction are shown as such."""
-    streams.say("a\x1b[2J\nb\rc\u202e")
-    streams.print_error("a\nb")
+    """One file that can't be written costs no other, and the table is printed all the same."""
+    (golden_run / "table.md").mkdir()
+    assert cli.run(["table", str(golden_run)]) == 1
     captured = capsys.readouterr()
-    assert captured.out == "a\\x1b[2J\nb\\rc\\u202e\n"
-    assert captured.err == "error: a\\nb\n"
+    assert captured.out.startswith("# Speedups of conditional over dense")
+    assert captured.err.count("\n") == 1
+    assert (golden_run / "ledger.json").is_file()
+
+
+@pytest.mark.parametrize("command", ["plot", "table", "explain", "merge"])
+def test_nothing_is_written_through_links(
+    golden_run: Path, data_folder: Path, tmp_path: Path, command: str
+) -> None:
+    """A link in a run's folder under the name of any file that a command writes is replaced, not followed."""
+    victim = tmp_path / "victim"
+    victim.write_text("mine")
+    if command == "explain":
+        for name in ("run.json", "records.jsonl"):
+            (golden_run / name).write_bytes((data_folder / "run-ladder" / name).read_bytes())
+    pages = {f"explain.{kind}" for kind in ("md", "csv", "png", "svg")} | {"merged.md", "merged.csv"}
+    for name in {*TABLE_FILES, *PICTURES, *pages}:
+        (golden_run / name).symlink_to(victim)
+    words = [command, str(golden_run), *(["--out", str(golden_run)] if command == "merge" else [])]
+    assert cli.run(words) == 0
+    assert victim.read_text() == "mine"
+
+
+def test_names_of_folders_steer_no_terminal(
+    golden_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A folder whose name holds controls or bytes of no text is named in visible characters."""
+    for name in ("a\x1b[31m\nb", os.fsdecode(b"\xff\xfe")):
+        folder = tmp_path / name
+        golden_run.rename(folder)
+        assert cli.run(["table", str(folder)]) == 0
+        out = capsys.readouterr().out
+        assert all(line.isprintable() for line in out.splitlines())
+        folder.rename(golden_run)

@@ -6,7 +6,6 @@ process. `stand_in` makes an interpreter that hands their words to this file.
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from collections.abc import Callable
@@ -16,13 +15,16 @@ import planted
 from fake_device import QUIET, FakeDevice, FakeTensor
 
 import harness
+from harness import package
 from harness.backends import registry
 from harness.backends.registry import Context, Implementation, Prepared
+from harness.cli import main as cli_main
 from harness.gpu import probe
 from harness.gpu.device import DeviceState
 from harness.measure import worker
 from harness.problem.operands import Operands
 from harness.problem.problem import DTYPES, Problem
+from harness.sweep import gpu as sweep_gpu
 
 # Of the device's time for a pass: hot, and cold over hot.
 PASS_NS, COLD = 40_000.0, 3.0
@@ -32,7 +34,12 @@ UNCAPTURABLE, OFF_STREAM, WRONG_ON_DEVICE, OWN_CLOCK = (
 )  # fmt: skip
 # A device of this name throttles in its second half of a second.
 THROTTLING = "throttling"
+# The passes of one of this name take 3 % longer in each measuring process than in the one before.
+DRIFTING = "drifting"
 HOT = DeviceState(sm_clock_mhz=900, power_w=300.0, throttle=("power cap",))
+
+
+slowdown = 1.0  # of all passes in this process
 
 
 def _host(operands: Operands) -> Operands:
@@ -49,7 +56,7 @@ def _device_of(context: Context) -> FakeDevice:
 def _prepare(name: str, problem: Problem, operands: Operands, context: Context) -> Prepared:
     device, layer = _device_of(context), name.partition("_")[0]
     assert isinstance(context.workspace(64), FakeTensor)
-    hot_ns = PASS_NS / FASTER.get(name, 1.0) / (2.0 if device.math == "tf32" else 1.0)
+    hot_ns = slowdown * PASS_NS / FASTER.get(name, 1.0) / (2.0 if device.math == "tf32" else 1.0)
     fault = "scale_one" if name == WRONG_ON_DEVICE else ""
     sets = [(operands.w_in, operands.w_out), *operands.rotation]
 
@@ -125,32 +132,61 @@ def _open(kind: str) -> FakeDevice:
     return device
 
 
+def _drift(folder: Path) -> float:
+    """Return how much longer passes take in the process that begins now; each adds a line to a file."""
+    with (folder / "started").open("a+", encoding="utf-8") as file:
+        file.seek(0)
+        count = len(file.readlines())
+        file.write("one more\n")
+    return 1.0 + 0.03 * count
+
+
 def stand_in(folder: Path, kind: str = "") -> Path:
-    """Write an executable that starts processes of a machine with the device. kind: THROTTLING, or empty."""
+    """Write an executable that starts processes of a machine with the device.
+
+    kind: THROTTLING, DRIFTING, or empty.
+    """
     paths = (Path(__file__).parent, Path(harness.__file__).parent.parent)
     script = folder / "python"
     script.write_text(
         "#!/bin/sh\n"
         f"PYTHONPATH='{os.pathsep.join(map(str, paths))}' exec '{sys.executable}' '{__file__}' "
-        f"'{kind}' \"$@\"\n",
+        f"'{kind}' '{folder}' \"$@\"\n",
         encoding="utf-8",
     )
     script.chmod(0o755)
     return script
 
 
+def _be_parent(folder: Path, words: list[str]) -> None:
+    """Run the command line, or a script, on the machine with the device."""
+    registry._known, sys.executable = known(), str(folder / "python")
+    # What the machine takes for a product is no more than this file's kernels take.
+    sweep_gpu._MATMUL_EXTENT = 64
+    if words[0] == "-c":
+        exec(words[1], {"__name__": "__main__"})
+        sys.exit(0)
+    sys.argv = ["harness", *words[2:]]
+    cli_main.main()
+
+
 def main() -> None:
     """Serve as `harness.measure.worker` or `harness.gpu.probe` does."""
-    kind, words = sys.argv[1], sys.argv[2:]
-    if words == ["-m", probe.__name__]:
-        print(json.dumps({"facts": _open(kind).facts.model_dump(), "reason": ""}))
+    global slowdown
+    kind, folder, words = sys.argv[1], Path(sys.argv[2]), sys.argv[3:]
+    if words == package.command(probe.__name__)[1:]:
+        print(probe.format_answer(probe.Found(facts=_open(kind).facts)))
         return
-    if words[:2] != ["-m", "harness.measure.worker"]:
+    if words[:2] == ["-m", "harness"] or (words[:1] == ["-c"] and len(words) == 2):
+        _be_parent(folder, words)
+    began = package.command(worker.__name__)[1:]
+    if words[: len(began)] != began:
         sys.exit(f"not how a measuring process is started: {words}")
+    if kind == DRIFTING:
+        slowdown = _drift(folder)
     registry._known = known()
     worker.open_device = lambda name: _open(kind) if name == "cuda" else None  # type: ignore[assignment]
-    sys.argv = words[1:]
-    worker.main()
+    worker.main(*words[len(began) :])
 
 
 if __name__ == "__main__":

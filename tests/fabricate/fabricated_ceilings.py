@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -78,9 +79,15 @@ def ceiling_records() -> list[tuple[schema.CellRecord, float]]:
 
 
 def make_run(
-    folder: Path, cells: list[tuple[schema.CellRecord, float]], blocks: int = 4
+    folder: Path,
+    cells: list[tuple[schema.CellRecord, float]],
+    blocks: int = 4,
+    lacking: Sequence[schema.CellRecord] = (),
 ) -> reader.Run:
-    """Write a run of the given cells and times of a pass in ns, equal in every block, and read it."""
+    """Write a run of the given cells and times of a pass in ns, equal in every block, and read it.
+
+    lacking: cells that were not sampled.
+    """
     machine = schema.MachineRecord(
         host="h", system="s", processor="p", microarchitecture="m", isa=[], cores=2, caches=CACHES,
         memory_bytes=1 << 34, virtual_machine="", python="3", packages={},
@@ -92,7 +99,7 @@ def make_run(
         machine=machine, sweep=make_spec().record(),
     )  # fmt: skip
     made = writer.Writer(folder, head)
-    for record, _ in cells:
+    for record in (*(record for record, _ in cells), *lacking):
         made.append(record)
     for block in range(blocks):
         for order, (record, pass_ns) in enumerate(cells):

@@ -112,6 +112,7 @@ class Fake:
     provider: str = "scipy"
     times: Mapping[str, float] = field(default_factory=lambda: TIMES)
     twin_of: str = TWIN_OF
+    more_twins_of: tuple[str, ...] = ()
 
     def cells(self) -> list[CellRecord]:
         """Return the cells, the ceiling and the A/A twin among them."""
@@ -130,7 +131,8 @@ class Fake:
             make_cell(f"{name}/{place}", status="wrong" if name in self.wrong else "ok", **at)
             for name in self.times
         ]
-        return [*layers, make_cell(f"{self.twin_of}/{place}/again", role="aa", **at)]
+        twins = [f"{name}/{place}/again" for name in (self.twin_of, *self.more_twins_of)]
+        return [*layers, *(make_cell(twin, role="aa", **at) for twin in twins)]
 
     def time(self, cell: CellRecord) -> float:
         """Return a cell's pass time before noise and drift."""

@@ -59,6 +59,10 @@ class FakeEvent:
         self.at = self.device.enqueue("record", 0.0)
         self.device.unpassed.append(self)
 
+    def is_passed(self) -> bool:
+        """Say whether the device's time has reached the mark."""
+        return self.at is not None and self.device.now >= self.at
+
     def elapsed_ns(self, later: FakeEvent) -> float:
         """Return the time to a later event; both must have been waited for."""
         for event in (self, later):
@@ -79,6 +83,7 @@ class FakeDevice:
     cold: bool = True
     math: str = "ieee"
     throttle: Callable[[float], DeviceState | None] = lambda now: QUIET
+    held: Callable[[float], dict[str, int]] = lambda now: {}
     log: list[str] = field(default_factory=list)
     unpassed: list[FakeEvent] = field(default_factory=list)
     effects: list[Callable[[], None]] = field(default_factory=list)
@@ -91,6 +96,7 @@ class FakeDevice:
         return DeviceFacts(
             name="Fake 1", capability="8.6", memory_bytes=self.capacity, free_bytes=self.free_bytes(),
             l2_bytes=1 << 20, multiprocessors=4, uuid="fake", torch="2.99", cuda="13.0",
+            driver="580.1", nvrtc="13.1", triton="3.99",
         )  # fmt: skip
 
     # ---- the queue ----
@@ -176,6 +182,14 @@ class FakeDevice:
         self.log.append("state")
         return self.throttle(self.now)
 
+    def read_held(self) -> dict[str, int]:
+        """Return how long each cause has held the clock down."""
+        return self.held(self.now)
+
+    def is_busy(self) -> bool:
+        """Say whether work is queued that the device is not through with."""
+        return self.now < max(self.streams.values())
+
     # ---- memory ----
 
     def empty(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> FakeTensor:
@@ -185,6 +199,10 @@ class FakeDevice:
             raise MemoryError(f"{array.nbytes} bytes asked for, {self.free_bytes()} are free")
         self.used += array.nbytes
         return FakeTensor(array)
+
+    def fill(self, tensor: FakeTensor, byte: int) -> None:
+        """Set every byte, in the order of the queue."""
+        self.effects.append(lambda: tensor.memory.fill(byte))
 
     def write(self, tensor: FakeTensor, array: Array) -> None:
         """Copy to the device, in the order of the queue."""

@@ -58,12 +58,12 @@ def carry_out(folder: Path) -> sweep_run.Outcome | None:
     """Do what the command does: take up the run in the folder, or begin one; None where it is whole."""
     if not (folder / "run.json").exists():
         spec = make_spec(folder)
-        return sweep_run.run(spec, plan.make_plan(spec, SMALL), Silent())
+        return sweep_run.run(plan.make_plan(spec, SMALL), Silent())
     run = load_run(folder)
     if resume.has_ended(run):
         return None
     spec = resume.find_spec(run)
-    return sweep_run.run(spec, plan.make_plan(spec, SMALL), Silent(), run)
+    return sweep_run.run(plan.make_plan(spec, SMALL), Silent(), run)
 
 
 def start(folder: Path) -> subprocess.Popen[bytes]:

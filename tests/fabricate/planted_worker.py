@@ -1,7 +1,7 @@
 """Stand in for the interpreter of a measuring process: register planted implementations, then serve.
 
-The sweep starts `INTERPRETER -m harness.measure.worker PROVIDER`; `stand_in` makes an interpreter that
-hands these words to this file.
+The sweep starts `harness.measure.worker` by package.command; `stand_in` makes an interpreter that hands these
+words to this file.
 """
 
 from __future__ import annotations
@@ -12,27 +12,41 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from time import sleep
 
 import planted
 
 import harness
+from harness import package
 from harness.backends import registry
 from harness.backends.registry import Context, Implementation, Prepared
+from harness.measure.protocol import Unavailable, encode_answer
 from harness.problem.operands import Operands
 from harness.problem.problem import Problem
 
-RIGHT, WRONG, KILLED, EXITS, RAISES, DIES_TIMED = (
-    "fff_numpy_right", "fff_numpy_wrong", "fff_numpy_killed", "fff_numpy_exits",
-    "fff_numpy_raises", "fff_numpy_dies_timed",
-)  # fmt: skip
+RIGHT, WRONG, KILLED, EXITS, RAISES, DIES_TIMED, WRITES, ANSWERS, NO_INTEGER = (
+    "fff_numpy_right",
+    "fff_numpy_wrong",
+    "fff_numpy_killed",
+    "fff_numpy_exits",
+    "fff_numpy_raises",
+    "fff_numpy_dies_timed",
+    "fff_numpy_writes",
+    "fff_numpy_answers",
+    "fff_numpy_no_integer",
+)
+TURNS_WRONG = "fff_numpy_turns_wrong"  # fmt: skip
 
 
 def _with_prepare(name: str, act: Callable[[], None]) -> Implementation:
+    """Return the right implementation, that does something beside when it is prepared."""
+    right = planted.make("fff", name=name)
+
     def prepare(problem: Problem, operands: Operands, context: Context) -> Prepared:
         act()
-        raise AssertionError("not reached")
+        return right.prepare(problem, operands, context)
 
-    return replace(planted.make("fff", name=name), prepare=prepare)
+    return replace(right, prepare=prepare)
 
 
 def _kill() -> None:
@@ -48,6 +62,33 @@ def _raise() -> None:
     raise RuntimeError("no such luck")
 
 
+def _write_to_the_sweep(text: bytes) -> None:
+    """Write into the pipe that answers go through, as a child could that was forked with it open."""
+    for name in os.listdir("/proc/self/fd"):
+        if int(name) > 2 and os.readlink(f"/proc/self/fd/{name}").startswith("pipe:"):
+            os.write(int(name), text)
+
+
+def _write() -> None:
+    _write_to_the_sweep(b"100 %|##########| 1/1 [00:00]\n")
+
+
+def _answer() -> None:
+    """Answer a request that was never made, as a forked copy of the process would."""
+    _write_to_the_sweep(encode_answer(0, Unavailable(reason="forged")))
+
+
+def _no_integer() -> Implementation:
+    """Return an implementation whose clock tells a time that is no integer."""
+    right = planted.make("fff")
+
+    def prepare(problem: Problem, operands: Operands, context: Context) -> Prepared:
+        prepared = right.prepare(problem, operands, context)
+        return replace(prepared, time=lambda loops: prepared.time(loops) + 0.5)
+
+    return replace(right, id=NO_INTEGER, prepare=prepare)
+
+
 def _dies_timed() -> Implementation:
     """Return an implementation that passes its gate and calibration, and dies in its second sample."""
     right = planted.make("fff")
@@ -60,13 +101,34 @@ def _dies_timed() -> Implementation:
             nonlocal calls
             calls += 1
             elapsed = prepared.time(1)
-            if calls > 3:  # the gate, one calibration, one sample
+            if calls > 4:  # two passes of the gate, one calibration, one sample
                 _kill()
-            return max(elapsed, 10**9)
+            sleep(0.5)  # long enough that no pass warms up before a sample
+            return elapsed + 500_000_000
 
         return replace(prepared, time=time)
 
     return replace(right, id=DIES_TIMED, prepare=prepare)
+
+
+def _turns_wrong() -> Implementation:
+    """Return an implementation that is right in its gate and in its first samples, and wrong ever after."""
+    right = planted.make("fff")
+
+    def prepare(problem: Problem, operands: Operands, context: Context) -> Prepared:
+        prepared = right.prepare(problem, operands, context)
+        calls = 0
+
+        def time(loops: int) -> int:
+            nonlocal calls
+            calls += 1
+            elapsed = prepared.time(loops)
+            operands.y[0, 0] += calls > 8
+            return elapsed
+
+        return replace(prepared, time=time)
+
+    return replace(right, id=TURNS_WRONG, prepare=prepare)
 
 
 IMPLEMENTATIONS = {
@@ -78,6 +140,10 @@ IMPLEMENTATIONS = {
         _with_prepare(EXITS, _exit),
         _with_prepare(RAISES, _raise),
         _dies_timed(),
+        _with_prepare(WRITES, _write),
+        _with_prepare(ANSWERS, _answer),
+        _no_integer(),
+        _turns_wrong(),
     )
 }
 
@@ -102,10 +168,10 @@ def main() -> None:
     for implementation in IMPLEMENTATIONS.values():
         registry.register(implementation)
     words = sys.argv[1:]
-    if words[:2] != ["-m", "harness.measure.worker"]:
+    began = package.command(worker.__name__)[1:]
+    if words[: len(began)] != began:
         sys.exit(f"not how a measuring process is started: {words}")
-    sys.argv = words[1:]
-    worker.main()
+    worker.main(*words[len(began) :])
 
 
 if __name__ == "__main__":

@@ -2,8 +2,9 @@
 
     LD_LIBRARY_PATH=FOLDER python shim_torch.py KERNEL DTYPE CACHE
 
-FOLDER holds the driver (shim.build_driver). The kernel is prepared and judged as on a GPU; a line for each
-problem says what is wrong, or nothing. Run in a process of its own, since torch is patched.
+FOLDER holds the driver (shim.build_driver). The kernel is prepared and judged as on a GPU, and then called
+on tensors as torch's operator calls it; a line for each problem says what is wrong, or nothing. Run in a
+process of its own, since torch is patched.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import ctypes
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from time import perf_counter_ns
 from types import SimpleNamespace
@@ -21,8 +23,11 @@ import torch
 from device_conformance import judge_on
 
 from harness.backends import cuda_compile, registry
+from harness.backends.registry import Context, Implementation
 from harness.gpu.device import DeviceState
 from harness.gpu.torch_cuda import as_tensor
+from harness.problem.check import check, poison
+from harness.problem.operands import make_operands
 from harness.problem.problem import Array, Problem
 from harness.records.facts import DeviceFacts
 
@@ -90,11 +95,30 @@ class HostDevice:
         """Compute float32 products as they are."""
 
 
+def judge_tensors(implementation: Implementation, problem: Problem) -> str:
+    """Return the first fault of a pass whose tensors come with each call, or an empty string."""
+    assert implementation.tensor_pass is not None
+    context = Context(provider=None, workspace=torch.empty, device="cuda")
+    run = implementation.tensor_pass(problem, context)
+    for seed, offset in ((1, 0), (2, 1), (3, 0)):  # by one element rows are no longer whole pieces
+        posed = replace(problem, seed=seed)
+        operands = make_operands(posed)
+        poison(operands.y)
+        x = as_tensor(operands.x)
+        x = torch.cat([x.new_empty(offset), x.flatten()])[offset:].view(x.shape)
+        run(x, *(as_tensor(a) for a in (operands.w_in, operands.w_out, operands.y)))
+        verdict = check(posed, operands)
+        if not verdict.ok:
+            return verdict.reason
+    return ""
+
+
 def main(kernel_id: str, dtype: str, cache: str) -> None:
     """Judge a kernel and print a line for each problem, then the stream of the last launch."""
     facts = SimpleNamespace(major=9, minor=0, multi_processor_count=4)
     torch.cuda.get_device_properties = lambda device: facts  # type: ignore[assignment]
     torch.cuda.current_stream = lambda device: SimpleNamespace(cuda_stream=STREAM)  # type: ignore[assignment]
+    torch.cuda.current_device = lambda: 0  # type: ignore[assignment]
     cuda_compile.cache_folder = lambda: Path(cache)  # type: ignore[assignment]
     implementation = registry.get(kernel_id)
     more = {"depth": 3, "trees": 2} if implementation.layer == "fff" else {"hidden": 17}
@@ -102,7 +126,11 @@ def main(kernel_id: str, dtype: str, cache: str) -> None:
         problem = Problem(
             layer=implementation.layer, batch=batch, d_in=d_in, d_out=d_out, dtype=dtype, **more
         )  # type: ignore[arg-type]
-        print(judge_on(HostDevice(), implementation, problem))
+        faults = (
+            judge_on(HostDevice(), implementation, problem),
+            judge_tensors(implementation, problem),
+        )
+        print("; ".join(filter(None, faults)))
     driver = ctypes.CDLL("libcuda.so.1")
     print(ctypes.c_void_p.in_dll(driver, "last_stream").value)
 

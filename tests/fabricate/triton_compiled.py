@@ -212,7 +212,8 @@ def main() -> None:
     if sys.argv[1:] == ["--renew"]:
         write(report())
     else:
-        json.dump({"launches": report(), "spilling": spilling()}, sys.stdout, indent=1)
+        told = {"triton": triton.__version__, "launches": report(), "spilling": spilling()}
+        json.dump(told, sys.stdout, indent=1)
 
 
 if __name__ == "__main__":

@@ -28,11 +28,14 @@ def _driver(asked: list[str], **changes: Any) -> SimpleNamespace:
         "nvmlDeviceGetClockInfo": lambda handle, clock: 1410,
         "nvmlDeviceGetPowerUsage": lambda handle: 251_500,
         "nvmlDeviceGetCurrentClocksThrottleReasons": lambda handle: 0x44,
+        "nvmlDeviceGetViolationStatus": lambda handle, policy: SimpleNamespace(
+            violationTime=1000 + policy, referenceTime=5
+        ),
     }  # fmt: skip
     return SimpleNamespace(**{**functions, **changes})
 
 
-def _fail(*_: Any) -> None:
+def _fail(*_: Any) -> Any:
     raise _Error("Driver Not Loaded")
 
 
@@ -90,3 +93,21 @@ def test_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     assert meter is None
     assert "nvidia-ml-py is not installed" in reason
     assert "fff-harness[cuda]" in reason
+
+
+def test_what_held_the_clock_down_so_far(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The time of each cause is read; a cause that the driver does not tell of is left out."""
+    monkeypatch.setitem(sys.modules, "pynvml", _driver([]))
+    meter, _ = nvml.open_meter("x")
+    assert meter is not None
+    told = meter.read_held()
+    assert told["power cap"] == 1000
+    assert told["heat"] == 1001
+
+    def only_power(handle: str, policy: int) -> SimpleNamespace:
+        return SimpleNamespace(violationTime=3) if policy == 0 else _fail()
+
+    monkeypatch.setitem(sys.modules, "pynvml", _driver([], nvmlDeviceGetViolationStatus=only_power))
+    meter, _ = nvml.open_meter("x")
+    assert meter is not None
+    assert meter.read_held() == {"power cap": 3}

@@ -8,8 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from harness import package
 from harness.gpu import probe
 from harness.records.facts import DeviceFacts
+
+ANOTHER = probe.format_answer(probe.Found(reason="x")).replace(str(package.FOLDER), "/elsewhere")
 
 
 def _interpreter(folder: Path, script: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -22,7 +25,7 @@ def _interpreter(folder: Path, script: str, monkeypatch: pytest.MonkeyPatch) -> 
 def test_a_device_that_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The last line that the process prints is the answer, whatever torch prints before it."""
     facts = DeviceFacts(name="Fake 1", free_bytes=7)
-    answer = f'{{"facts": {facts.model_dump_json()}, "reason": ""}}'
+    answer = probe.format_answer(probe.Found(facts=facts))
     _interpreter(tmp_path, f"echo a greeting; echo '{answer}'", monkeypatch)
     assert probe.ask(60) == probe.Found(facts=facts)
 
@@ -30,7 +33,11 @@ def test_a_device_that_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 @pytest.mark.parametrize(
     ("script", "reason"),
     [
-        ("""echo '{"facts": null, "reason": "no GPU here"}'""", "no GPU here"),
+        (f"echo '{probe.format_answer(probe.Found(reason='no GPU here'))}'", "no GPU here"),
+        ("echo a", "was not answered: Invalid JSON"),
+        ("true", "was not answered: Invalid JSON"),
+        ("""echo '{"facts": null, "reason": ""}'""", "was not answered: Field required"),
+        (f"echo '{ANOTHER}'", "runs the harness in /elsewhere, not the one in"),
         ("echo a; echo libcuda broke >&2; exit 3", "ended with exit status 3: libcuda broke"),
         ("kill -SEGV $$", "ended with exit status -11: no message"),
     ],
@@ -50,6 +57,18 @@ def test_a_driver_that_hangs_is_given_up(tmp_path: Path, monkeypatch: pytest.Mon
     """A driver call that never returns ends the question, not the sweep."""
     _interpreter(tmp_path, "exec sleep 600", monkeypatch)
     assert "hangs" in probe.ask(patience_s=0.2).reason
+
+
+def test_the_question_runs_nothing_of_the_current_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Modules that lie in the current folder are not run by the process that asks."""
+    for name in ("json.py", "torch.py", "harness.py"):
+        (tmp_path / name).write_text("raise SystemExit('a stray module ran')", encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    found = probe.ask(60)
+    assert "stray" not in found.reason
+    assert found.facts is not None or "torch" in found.reason or "CUDA" in found.reason
 
 
 @pytest.mark.skipif(importlib.util.find_spec("torch") is not None, reason="torch is installed")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -98,6 +100,95 @@ def test_the_layers_take_what_a_device_hands_them(name: str, dtype: str) -> None
     assert device.log.count("synchronise") == 4
 
 
+class _Cuda:
+    """Stand in for what of torch.cuda a capture touches; it ends as torch's does: not at all, if it fails."""
+
+    def __init__(self, end: str = "") -> None:
+        self.current, self.open, self.released, self.end = "main", set[str](), list[str](), end
+
+    def install(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Take the place of torch's own."""
+        stream = SimpleNamespace(wait_stream=lambda other: None)
+        self.main = SimpleNamespace(wait_stream=lambda other: None)
+        self.current = self.main  # type: ignore[assignment]
+        for name, stand_in in {
+            "Stream": lambda: stream, "current_stream": lambda: self.current,
+            "stream": lambda chosen: nullcontext(), "set_stream": self.set_stream,
+            "synchronize": lambda: None, "CUDAGraph": lambda: SimpleNamespace(replay=lambda: None),
+            "graph_pool_handle": lambda: "pool", "graph": self.graph, "current_device": lambda: 0,
+        }.items():  # fmt: skip
+            monkeypatch.setattr(torch.cuda, name, stand_in)
+        for name, stand_in in {
+            "_cuda_endAllocateToPool": self.end_pool,
+            "_cuda_releasePool": lambda device, pool: self.released.append(pool),
+        }.items():
+            monkeypatch.setattr(torch._C, name, stand_in, raising=False)
+
+    def set_stream(self, chosen: Any) -> None:
+        """Make a stream the current one."""
+        self.current = chosen
+
+    def end_pool(self, device: int, pool: str) -> None:
+        """End what is open, and refuse what is not."""
+        if pool not in self.open:
+            raise RuntimeError("endAllocatePool: not currently recording to mempool_id")
+        self.open.remove(pool)
+
+    @contextmanager
+    def graph(self, graph: Any, pool: str) -> Iterator[None]:
+        """Capture; the stream and the pool are as before only where the end of the capture succeeds."""
+        self.current = SimpleNamespace()  # type: ignore[assignment]
+        self.open.add(pool)
+        try:
+            yield
+        finally:
+            if self.end:
+                raise RuntimeError(self.end)
+            self.open.remove(pool)
+            self.current = self.main  # type: ignore[assignment]
+
+
+def _opened() -> torch_cuda.TorchDevice:
+    return object.__new__(torch_cuda.TorchDevice)  # a capture needs nothing that opening one sets
+
+
+def _raise() -> None:
+    raise RuntimeError("a pass failed")
+
+
+@pytest.mark.parametrize(
+    ("end", "run"), [("invalidated by a wait", lambda: None), ("", _raise), ("invalidated", _raise)]
+)
+def test_after_a_failed_capture_all_is_as_before(
+    monkeypatch: pytest.MonkeyPatch, end: str, run: Callable[[], None]
+) -> None:
+    """Where a capture fails, in its passes or in its end, the stream is the one before and no pool of memory
+    is left open."""
+    cuda, captured = _Cuda(end), False
+    cuda.install(monkeypatch)
+
+    def passes() -> None:  # torch has the first run outside of the capture
+        nonlocal captured
+        if captured:
+            run()
+        captured = True
+
+    with pytest.raises(CaptureError):
+        _opened().capture(passes)
+    assert cuda.current is cuda.main
+    assert not cuda.open
+    assert cuda.released == (["pool"] if end else [])
+
+
+def test_a_capture_that_succeeds_keeps_its_pool(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A graph's memory is its own: nothing is ended or given back behind a capture that succeeded."""
+    cuda = _Cuda()
+    cuda.install(monkeypatch)
+    _opened().capture(lambda: None)()
+    assert cuda.current is cuda.main
+    assert (cuda.open, cuda.released) == (set(), [])
+
+
 @pytest.mark.gpu
 def test_bytes_go_there_and_back(device: torch_cuda.TorchDevice) -> None:
     """What is written to the device is read back bit for bit, a NaN's payload included."""
@@ -150,6 +241,8 @@ def test_a_wait_is_not_captured(device: torch_cuda.TorchDevice) -> None:
     with pytest.raises(CaptureError):
         make_timer(device)(lambda: a.sum().item()).captured(1e9)
     assert float(a.fill_(1.0).sum()) == 4.0
+    assert torch.cuda.current_stream() == torch.cuda.default_stream()
+    assert make_timer(device)(lambda: a.add_(1.0)).captured(1e9)(1) > 0
 
 
 @pytest.mark.gpu

@@ -16,7 +16,7 @@ from fake_system import write_tree
 from made_machines import SMALL
 from rich.console import Console
 
-from harness import cli, native
+from harness import cli, native, package
 from harness.analysis.analysis import analyse
 from harness.backends import blas
 from harness.cli import machine
@@ -26,8 +26,10 @@ from harness.machine import doctor, linux, resources
 from harness.machine import environment as machine_environment
 from harness.machine.inspection import Inspection, LoadedProvider
 from harness.machine.resources import Files
+from harness.measure.process_key import ProcessKey
+from harness.measure.protocol import Hello
 from harness.records import blas_kernels
-from harness.records.facts import GpuFacts, MachineFacts
+from harness.records.facts import GpuFacts, MachineFacts, ThreadPool
 from harness.records.reader import Run
 from harness.records.schema import (
     CellRecord,
@@ -524,13 +526,16 @@ def test_more_threads_than_processors_are_serious() -> None:
 
 def test_the_process_of_a_plugin_is_judged() -> None:
     """Pools, flush-to-zero and affinity of a plugin's process are judged under its name, its BLAS is not."""
-    hello = {
-        "provider": None, "pools": [{"filepath": "/x/libgomp.so", "num_threads": 8}],
-        "flush_to_zero": ["results"], "cpus_allowed": 1, "huge_page_share": None,
-    }  # fmt: skip
-    seen = preflight.examine_sweep(
-        make_record(), {"scipy\n/home/mine.py": hello}, threads=2, keep_blas_env=False
-    )
+    pool = ThreadPool(
+        user_api="openmp", internal_api="openmp", num_threads=8, filepath="/x/libgomp.so",
+        version=None,
+    )  # fmt: skip
+    hello = Hello(
+        package=package.identify(), provider=None, pools=[pool], variables={},
+        flush_to_zero=["results"], cpus_allowed=1, huge_page_share=None,
+    )  # fmt: skip
+    key = ProcessKey(provider="scipy", plugin="/home/mine.py")
+    seen = preflight.examine_sweep(make_record(), {key: hello}, threads=2, keep_blas_env=False)
     found = {f.id: f for f in seen.findings}
     assert found["pools-mine.py"].severity == "serious"
     assert found["affinity-mine.py"].severity == "serious"

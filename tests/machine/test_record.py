@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import subprocess
 from pathlib import Path
 
@@ -180,3 +181,14 @@ def test_disturbance_counts_up() -> None:
     between = second.since(first)
     assert all(count >= 0 for count in between.values())
     assert first.since(first) == {"switches": 0, "faults": 0, "steal_ticks": 0}
+
+
+def test_the_release_is_known_without_an_installation(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the package runs by the path alone, its project file tells its version."""
+    installed = machine_record.release()
+
+    def refuse(name: str) -> str:
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", refuse)
+    assert machine_record.release() == installed != ""

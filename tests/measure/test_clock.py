@@ -23,25 +23,27 @@ def _fake(pass_ns: float, asked: list[int]) -> Callable[[int], int]:
 
 @pytest.mark.parametrize("pass_ns", [0.5, 3, 100, 12_345, 1e6, 19e6, 25e6])
 def test_a_sample_is_long_enough(pass_ns: float) -> None:
-    """The loops make a sample at least as long as asked, and not many times longer."""
+    """The loops make a sample at least as long as asked, and not many times longer; a pass's time is told."""
     asked: list[int] = []
-    loops = clock.calibrate(_fake(pass_ns, asked), int(pass_ns), 20_000_000)
-    assert loops * pass_ns >= 20_000_000
-    assert loops == 1 or loops * pass_ns < 4 * 20_000_000
+    found = clock.calibrate(_fake(pass_ns, asked), 20_000_000)
+    assert found.loops * pass_ns >= 20_000_000
+    assert found.loops == 1 or found.loops * pass_ns < 4 * 20_000_000
+    assert found.pass_ns == pytest.approx(pass_ns, rel=0.01)
     assert asked[0] == 1
     assert all(later >= 2 * earlier for earlier, later in pairwise(asked))
 
 
-def test_a_long_pass_is_not_repeated() -> None:
-    """A pass that is much longer than a sample needs no further pass to be calibrated."""
+def test_a_long_pass_is_run_once() -> None:
+    """A pass that is longer than a sample is run once more behind the gate's, and no further."""
     asked: list[int] = []
-    assert clock.calibrate(_fake(1e9, asked), 10**9, 20_000_000) == 1
-    assert asked == []
+    found = clock.calibrate(_fake(1e9, asked), 20_000_000)
+    assert found == clock.Calibration(loops=1, pass_ns=1e9)
+    assert asked == [1]
 
 
 def test_a_clock_that_stands_still_ends() -> None:
     """A pass that takes no time by the clock ends the calibration at its bound."""
-    assert clock.calibrate(lambda loops: 0, 0, 20_000_000) == 1 << 30
+    assert clock.calibrate(lambda loops: 0, 20_000_000).loops == 1 << 30
 
 
 def test_sample_counts_disturbances(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -86,7 +88,7 @@ def test_loops_do_not_hang_on_the_first_pass(first_ns: float) -> None:
     def time(loops: int) -> int:
         return int(first_ns if loops == 1 else loops * 4e5)
 
-    assert clock.calibrate(time, int(first_ns), 10_000_000) == 30
+    assert clock.calibrate(time, 10_000_000).loops == 30
 
 
 def test_a_long_pass_is_not_run_before_its_sample(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
 
 from harness.backends import blas, registry
 from harness.backends.registry import Context, Implementation, Prepared
-from harness.measure import gate, locality
-from harness.measure.buffers import Placed, on_host
-from harness.problem.check import check
-from harness.problem.operands import Operands, make_aligned, make_operands, make_weights
+from harness.measure import locality
+from harness.measure.buffers import Placed, Store
+from harness.measure.gate import CannotRotateError, Gate
+from harness.measure.protocol import GateRequest
+from harness.problem.check import Verdict, check
+from harness.problem.operands import Operands, make_operands, make_weights
 from harness.problem.problem import Problem
 
 FFF = Problem(layer="fff", batch=9, d_in=24, d_out=16, depth=3, trees=1, seed=1)
@@ -21,19 +23,25 @@ FF = Problem(layer="ff", batch=9, d_in=24, d_out=16, hidden=30, seed=1)
 MIB = 1 << 20
 
 
-@pytest.fixture(scope="module")
-def context() -> Context:
-    """Return a context with SciPy's own BLAS."""
-    return Context(
-        provider=blas.load("scipy"), workspace=lambda size: make_aligned((size,), np.uint8)
-    )
+@dataclass(frozen=True, slots=True)
+class Rotation:
+    """Hold what was taken through the gate of a rotation: its sets of weights, and how that went."""
+
+    sets: list[Placed]
+    prepared: Prepared
+    verdict: Verdict
 
 
-def make_sets(problem: Problem, count: int) -> list[Placed]:
-    """Return several sets of weights over one x and y."""
-    first = make_operands(problem)
-    pairs = [make_weights(problem, turn) for turn in range(count)]
-    return [on_host(replace(first, w_in=w_in, w_out=w_out)) for w_in, w_out in pairs]
+def rotate(implementation: Implementation, problem: Problem, count: int) -> Rotation:
+    """Take an implementation through its gate on `count` sets of weights, with SciPy's own BLAS."""
+    store = Store()
+    request = GateRequest(
+        cell="c", implementation=implementation.id, problem=problem, loops=0, slices=0, isa="",
+        min_sample_ns=1, threads=1, caches={}, weights="rotated", sets=count, check_seed=1,
+    )  # fmt: skip
+    piece, _, verdict = Gate(blas.load("scipy"), store).check_rotation(implementation, request)
+    sets = [store.operands(problem, turn) for turn in range(count)]
+    return Rotation(sets=sets, prepared=piece.prepared, verdict=verdict)
 
 
 def with_prepare(
@@ -47,9 +55,7 @@ def with_prepare(
 @pytest.mark.parametrize(
     "implementation", [i for i in registry.layers() if "cpu" in i.devices], ids=lambda i: i.id
 )
-def test_rotation_passes_its_gate(
-    implementation: Implementation, routing: str, context: Context
-) -> None:
+def test_rotation_passes_its_gate(implementation: Implementation, routing: str) -> None:
     """Every implementation is right on each set of weights, and takes them in turn."""
     problem = (
         replace(FFF if implementation.layer == "fff" else FF, routing=routing)
@@ -58,32 +64,30 @@ def test_rotation_passes_its_gate(
     )
     if implementation.unavailable():
         pytest.skip(implementation.unavailable())
-    sets = make_sets(problem, 3)
-    prepared, _, verdict = gate.gate_rotation(implementation, problem, sets, context)
-    assert verdict.ok, verdict.reason
-    assert prepared.sets == 3
-    assert prepared.notes["weights"].startswith("3 sets in turn")
+    found = rotate(implementation, problem, 3)
+    assert found.verdict.ok, found.verdict.reason
+    assert found.prepared.sets == 3
+    assert found.prepared.notes["weights"].startswith("3 sets in turn")
 
 
 @pytest.mark.parametrize("passes", [1, 2, 3, 4, 5])
-def test_pass_i_takes_set_i(passes: int, context: Context) -> None:
+def test_pass_i_takes_set_i(passes: int) -> None:
     """After n passes over three sets the output is that of set (n - 1) % 3, and of no other."""
-    sets = make_sets(FFF, 3)
-    prepared, _, _ = gate.gate_rotation(registry.get("fff_l1_blas"), FFF, sets, context)
-    sets[0].poison()
-    prepared.time(passes)
-    right = [check(FFF, placed.host).ok for placed in sets]
+    found = rotate(registry.get("fff_l1_blas"), FFF, 3)
+    found.sets[0].poison()
+    found.prepared.time(passes)
+    right = [check(FFF, placed.host).ok for placed in found.sets]
     assert right == [i == (passes - 1) % 3 for i in range(3)]
 
 
-def test_a_wrong_set_is_named(context: Context) -> None:
+def test_a_wrong_set_is_named() -> None:
     """A kernel that is wrong on one set of weights only fails the gate, which names the set."""
-    sets = make_sets(FF, 3)
     real = registry.get("ff_l1_blas")
+    second, _ = make_weights(FF, 1)
 
     def prepare(problem: Problem, operands: Operands, context: Context) -> Prepared:
         prepared = real.prepare(problem, operands, context)
-        if operands.w_in is not sets[1].own.w_in:
+        if not np.array_equal(operands.w_in, second):
             return prepared
 
         def time(loops: int) -> int:
@@ -93,12 +97,12 @@ def test_a_wrong_set_is_named(context: Context) -> None:
 
         return replace(prepared, time=time)
 
-    _, _, verdict = gate.gate_rotation(with_prepare(prepare), FF, sets, context)
+    verdict = rotate(with_prepare(prepare), FF, 3).verdict
     assert not verdict.ok
     assert verdict.reason.startswith("weight set 2 of 3: ")
 
 
-def test_a_rotation_that_stays_on_one_set_is_wrong(context: Context) -> None:
+def test_a_rotation_that_stays_on_one_set_is_wrong() -> None:
     """A kernel that claims to rotate and stays on its first set fails the gate."""
     real = registry.get("ff_l1_blas")
 
@@ -106,20 +110,20 @@ def test_a_rotation_that_stays_on_one_set_is_wrong(context: Context) -> None:
         alone = real.prepare(problem, replace(operands, rotation=()), context)
         return replace(alone, sets=1 + len(operands.rotation))
 
-    _, _, verdict = gate.gate_rotation(with_prepare(prepare), FF, make_sets(FF, 2), context)
+    verdict = rotate(with_prepare(prepare), FF, 2).verdict
     assert not verdict.ok
     assert "after a round" in verdict.reason
 
 
-def test_an_implementation_without_rotation_says_so(context: Context) -> None:
+def test_an_implementation_without_rotation_says_so() -> None:
     """One that ignores the rotation is found out by what it says of itself, and refused by name."""
     real = registry.get("ff_l1_blas")
 
     def prepare(problem: Problem, operands: Operands, context: Context) -> Prepared:
         return real.prepare(problem, replace(operands, rotation=()), context)
 
-    with pytest.raises(gate.CannotRotateError, match="ff_l1_blas takes one set"):
-        gate.gate_rotation(with_prepare(prepare), FF, make_sets(FF, 2), context)
+    with pytest.raises(CannotRotateError, match="ff_l1_blas takes one set"):
+        rotate(with_prepare(prepare), FF, 2)
 
 
 @pytest.mark.parametrize("cache", [MIB, 3 * MIB])

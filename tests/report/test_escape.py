@@ -1,107 +1,165 @@
-"""A run's texts in each format: shown as they stand, never obeyed."""
+"""The texts of a stranger's run in each format: shown as they stand, never marks of what shows them."""
 
 from __future__ import annotations
 
-import io
 import json
 import re
 from pathlib import Path
 
-import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from markdown_it import MarkdownIt
 
-from harness.analysis.analysis import Analysis, analyse
-from harness.problem import models
+from harness import cli
+from harness.analysis.analysis import analyse
 from harness.records.reader import load_run
 from harness.records.schema import HEAD, LINES
-from harness.report import escape, files, latex, table
+from harness.report import escape, table
 
-# What is code to one of the formats: a column and HTML, TeX's commands and a comment's end, a formula.
-HOSTILE = (
-    "a|b",
-    "<script>alert(1)</script>",
-    "[a](javascript:b) ![c](http://d)",
-    "`a` **b** ~c~ # d",
-    "\\input{/etc/passwd} % a & b ^ c_d",
-    "$\\frac{$ and $",
-    "a\n\\immediate\\write18{b}\n| c |",
-    "=cmd()",
-    "- a",
-    "*",
+EVIL = (
+    "x | <script>alert(1)</script><img src=x> `code` **bold** _it_ [l](javascript:a) ![i](http://e/i) &lt; "
+    "$\\frac{$ \\input{/etc/passwd} \\immediate\\write18{touch x} % # ~ ^ {"
 )
+AFTER_LINE = f"Evil\n\\input{{x}}\n# h\n{EVIL}"
+TRACE = f"trace:/tmp/{EVIL.replace('/', '')}.npy"
+RENDER = MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethrough"])
 
 
-def _plant(folder: Path, text: str) -> Analysis:
-    """Return a run whose provider, processor and host are a text, analysed."""
+def _spoil(folder: Path, text: str) -> None:
+    """Put a text into every field of a run that may hold any."""
     head = json.loads((folder / HEAD).read_text(encoding="utf-8"))
-    head["machine"] |= {"processor": text, "host": text}
-    (folder / HEAD).write_text(json.dumps(head), encoding="utf-8")
-    lines = [json.loads(line) for line in (folder / LINES).read_text("utf-8").splitlines()]
+    for name in ("host", "system", "processor", "microarchitecture", "virtual_machine", "commit"):
+        head["machine"][name] = text
+    head["machine"]["build"] = {"isa": text, "compiler": text}
+    head["machine"]["findings"] = [
+        {"id": "x", "severity": "serious", "found": text, "why": text, "remedy": text}
+    ]
+    (folder / HEAD).write_text(json.dumps(head))
+    lines = [json.loads(line) for line in (folder / LINES).read_text().splitlines()]
     for line in lines:
-        if line.get("provider"):
-            line["provider"] = text
         if line["kind"] == "provider":
-            line |= {"name": text, "version": text, "path": text}
+            line.update(name=text, version=text, architecture=text, path=text)
+        if line["kind"] == "cell":
+            line.update(routing=TRACE, provider=text and line["provider"] and text)
+            line["notes"] = {**line["notes"], "weights": text, "launch": text}
+            if line["role"] != "ceiling" and line["implementation"].startswith("fff_l2"):
+                line.update(status="wrong", reason=text)
+    lines.append({"kind": "resume", "resumed_utc": text, "host": text, "process": 9, "block": 99})
     (folder / LINES).write_text("".join(json.dumps(line) + "\n" for line in lines))
-    return analyse(load_run(folder))
 
 
-def _columns(text: str) -> list[int]:
-    """Return how many columns each row of Markdown's tables has."""
-    return [line.count("|") for line in text.splitlines() if line.startswith("|")]
+@pytest.fixture
+def evil_run(golden_run: Path) -> Path:
+    """Return a run every text of which is written in the language of what shows it."""
+    _spoil(golden_run, AFTER_LINE)
+    return golden_run
 
 
-@pytest.mark.parametrize("text", HOSTILE)
-def test_hostile_text_changes_no_structure_of_a_table(golden_run: Path, text: str) -> None:
-    """Whatever a provider is called, Markdown keeps its rows and columns, and no HTML or link comes in."""
-    before = _columns(table.format_markdown(analyse(load_run(golden_run))))
-    found = table.format_markdown(_plant(golden_run, text))
-    assert _columns(found) == before
-    assert "<script" not in found
-    assert not re.search(r"(?<!\\)\]\(javascript", found)
-    assert "\n\\immediate" not in found
+def _check_html(markdown: str) -> str:
+    """Return the HTML that Markdown becomes, in which no mark is the run's."""
+    html = RENDER.render(markdown)
+    assert not re.search(r"<(script|img|a|em)\b", html), html
+    assert "alert(1)" in html
+    return html
 
 
-@pytest.mark.parametrize("text", HOSTILE)
-def test_hostile_text_is_no_command_of_latex(golden_run: Path, text: str) -> None:
-    """Outside of a comment no command stands but those that are there for every run."""
-    found = latex.format_latex(_plant(golden_run, text))
-    code = [line for line in found.splitlines() if not line.startswith("%")]
-    assert not [line for line in code if "\\input" in line or "\\immediate" in line]
-    assert not [line for line in code if "\\frac" in line]
+def _count_columns(markdown: str) -> set[tuple[int, ...]]:
+    """Return, of each table, the distinct numbers of columns of its rows as they stand in the text."""
+    found = []
+    for part in re.findall(r"(?m)(?:^\|.*\n?)+", markdown):
+        found.append(tuple(sorted({line.count("|") for line in part.splitlines()})))
+    return set(found)
 
 
-@pytest.mark.parametrize("text", HOSTILE)
-def test_hostile_text_is_drawn(golden_run: Path, text: str) -> None:
-    """Every figure of such a run is drawn: no text in it is a formula."""
-    assert len(files.write_plots(_plant(golden_run, text))) == 2 * len(files.FIGURES)
+def test_no_text_is_a_mark_of_markdown(
+    evil_run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Columns, HTML, links, emphasis, code and formulas of a run's texts are shown, not followed."""
+    assert cli.run(["table", str(evil_run)]) == 0
+    text = (evil_run / "table.md").read_text(encoding="utf-8")
+    html = _check_html(text)
+    assert "<script" not in text
+    assert all(len(counts) == 1 for counts in _count_columns(text))
+    assert html.count("<h1>") == 1
+    assert not re.search(r"(?<!\\)\$", text)
+    assert capsys.readouterr().out.startswith(text)
 
 
-def test_no_text_of_csv_is_a_formula(golden_run: Path) -> None:
-    """A spreadsheet that opens a CSV file finds texts in it, and the numbers as they were."""
-    analysis = _plant(golden_run, "=cmd()")
-    files.write_tables(analysis)
-    for name in ("table.csv", "speeds.csv"):
-        frame = pd.read_csv(io.StringIO((golden_run / name).read_text(encoding="utf-8")))
-        texts = [v for column in frame for v in frame[column] if isinstance(v, str)]
-        assert "'=cmd()" in texts
-        assert not [v for v in texts if v.startswith("=")]
+def test_no_text_is_a_command_of_latex(evil_run: Path) -> None:
+    """Outside of comments every command of the file is one that the harness writes itself."""
+    cli.run(["table", str(evil_run)])
+    text = (evil_run / "table.tex").read_text(encoding="utf-8")
+    lines = [line for line in text.splitlines() if not line.startswith("%")]
+    commands = set(re.findall(r"\\([A-Za-z]+)", "\n".join(lines)))
+    assert commands <= {
+        "begin", "end", "caption", "centering", "toprule", "midrule", "bottomrule", "textbackslash",
+        "textasciitilde", "textasciicircum",
+    }  # fmt: skip
+    assert "textbackslash{}input" in text
+    for line in lines:  # a comment would take the end of its row away
+        assert not re.search(r"(?<!\\)%", line)
+
+
+def test_no_text_is_a_formula_of_a_figure(evil_run: Path) -> None:
+    """Every figure is drawn with its texts as they stand."""
+    assert cli.run(["plot", str(evil_run)]) == 0
+    assert "frac" in (evil_run / "time_per_token.svg").read_text(encoding="utf-8")
+
+
+def test_pages_of_several_runs_and_of_the_ladder(
+    evil_run: Path, data_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A comparison, a merged table and the ladder's page show texts as a table does."""
+    assert cli.run(["compare", str(evil_run), str(evil_run)]) == 0
+    _check_html(capsys.readouterr().out)
+    assert cli.run(["merge", str(evil_run), "--out", str(tmp_path / "m.md")]) == 0
+    merged = (tmp_path / "m.md").read_text(encoding="utf-8")
+    _check_html(merged)
+    assert all(len(counts) == 1 for counts in _count_columns(merged))
+    ladder = tmp_path / "ladder"
+    ladder.mkdir()
+    for name in (HEAD, LINES):
+        (ladder / name).write_text((data_folder / "run-ladder" / name).read_text())
+    head = json.loads((ladder / HEAD).read_text())
+    head["machine"]["processor"] = AFTER_LINE
+    (ladder / HEAD).write_text(json.dumps(head))
+    assert cli.run(["explain", str(ladder)]) == 0
+    page = (ladder / "explain.md").read_text(encoding="utf-8")
+    assert "<script" not in page
+    html = RENDER.render(page)
+    assert not re.search(r"<(script|a)\b", html)
+
+
+def test_no_text_is_a_formula_of_a_spreadsheet(golden_run: Path) -> None:
+    """A cell of CSV that begins as a formula does begins with an apostrophe."""
+    _spoil(golden_run, "=HYPERLINK(1)")
+    cli.run(["table", str(golden_run)])
+    text = (golden_run / "table.csv").read_text(encoding="utf-8")
+    assert "'=HYPERLINK(1)" in text
+    assert not re.search(r"(^|,)=", text, re.MULTILINE)
 
 
 @given(st.text())
-def test_each_format_makes_one_line(text: str) -> None:
-    """No text spans lines in any format, and none begins a formula or a tag."""
-    formats = (escape.markdown, escape.latex, escape.latex_comment, escape.figure)
-    for shown in (form(text) for form in (*formats, escape.comma_separated)):
-        assert shown.isprintable()
-    assert "<" not in escape.markdown(text)
-    assert "|" not in escape.markdown(text)
-    assert escape.figure(text).count("$") == escape.figure(text).count("\\$")
+def test_markdown_shows_any_text(text: str) -> None:
+    """What is shown of an escaped text is the text as one visible line, in a paragraph and in a table."""
+    shown = escape.printable(text)
+    for page in (f"x {escape.markdown(text)} y", f"|a|b|\n|-|-|\n|x {escape.markdown(text)} y|z|"):
+        tokens = RENDER.parse(page)
+        inline = [t for t in tokens if t.type == "inline"][-2 if "|" in page else -1]
+        assert {child.type for child in inline.children or []} <= {"text", "text_special"}
+        assert inline.children is not None
+        found = "".join(child.content for child in inline.children)
+        assert found.split() == f"x {shown} y".split()
 
 
-@pytest.mark.parametrize("word", [models.BASELINE, "fff_l3_blas", "ultrafastbert-1x11", "ok"])
-def test_own_words_are_the_same_in_markdown(word: str) -> None:
-    """What tables are looked up by is no other word when it is escaped."""
-    assert escape.markdown(word) == word
+def test_words_of_the_harness_are_found_again(golden_run: Path) -> None:
+    """What is looked up by a name of the harness's own is found after escaping, and numbers stay."""
+    analysis = analyse(load_run(golden_run))
+    escaped = escape.each_text(analysis, escape.markdown)
+    assert [e.finding for e in escaped.ledger] == [e.finding for e in analysis.ledger]
+    assert list(escaped.cells) == list(analysis.cells)
+    assert escaped.points[0].conditions == analysis.points[0].conditions
+    assert table.format_place(escaped.points[0]) == table.format_place(analysis.points[0])
+    for word in ("ff_l1_blas", "bert-base-4095", "not comparable here"):
+        assert escape.markdown(word) == escape.figure(word) == word

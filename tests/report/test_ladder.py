@@ -22,6 +22,7 @@ from harness.analysis.stats import Ratio
 from harness.backends import blas, registry
 from harness.errors import UsageError
 from harness.measure import faults
+from harness.measure.protocol import PublishedRequest
 from harness.paper import faults as paper_faults
 from harness.paper import ladder as paper_ladder
 from harness.problem.check import compare
@@ -60,7 +61,7 @@ def make_run(folder: Path, monkeypatch: pytest.MonkeyPatch, script: scripted.Scr
     spec = sweep_ladder.ask(scripted.make_spec(folder, **changes))
     made = sweep_ladder.make_ladder(spec, SMALL)
     only = [c for c in made.cells if (c.implementation, "strict") in TIMES]
-    return scripted.run(monkeypatch, spec, replace(made, cells=only), script)
+    return scripted.run(monkeypatch, replace(made, cells=only), script)
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +76,7 @@ def bench() -> faults.Bench:
     """Return a bench with SciPy's BLAS."""
     return faults.Bench(
         table=blas.load("scipy").table, operands=make_operands,
-        workspace=lambda size: make_aligned((size,), np.uint8), known={},
+        workspace=lambda size: make_aligned((size,), np.uint8),
     )  # fmt: skip
 
 
@@ -178,10 +179,12 @@ def test_cold_sample_is_checked(kernel: str, unwritten: bool, bench: faults.Benc
     layer = (native.LADDER.get(kernel) or native.KERNELS[kernel]).layer
     shape = {"hidden": 33} if layer == "ff" else {"depth": 4, "trees": 1}
     problem = Problem(layer=layer, batch=80, d_in=9, d_out=7, seed=5, **shape)
-    answer = bench.run(kernel, problem, 3, unwritten=unwritten)
-    assert answer["verdict"]["ok"], answer["verdict"]["reason"]
-    assert answer["sample"]["loops"] == 3
-    assert answer["notes"]["buffers"] == ("never written" if unwritten else "written")
+    request = PublishedRequest(kernel=kernel, problem=problem, loops=3, unwritten=unwritten)
+    answer = bench.run(request)
+    assert answer.verdict.ok, answer.verdict.reason
+    assert answer.sample is not None
+    assert answer.sample.loops == 3
+    assert answer.notes["buffers"] == ("never written" if unwritten else "written")
 
 
 def test_output_that_should_be_zero_is_looked_at(bench: faults.Bench) -> None:
@@ -360,8 +363,8 @@ def test_default_ladder_fits_its_time(tmp_path: Path) -> None:
         )
     )
     made = sweep_ladder.make_ladder(spec, SMALL)
-    assert made.predicted_s(spec) <= 240
-    assert made.blocks(spec) > spec.processes
+    assert made.predicted_s() <= 240
+    assert made.blocks() > spec.processes
     assert made.memory_bytes() + 8 * 16384 * 4095 <= 2 << 30
 
 
@@ -438,7 +441,7 @@ def test_providers_compete_for_the_baseline(
 def test_only_a_ladder_has_a_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """`explain` on the run of a sweep says in one line what to do."""
     spec = scripted.make_spec(tmp_path / "run")
-    run = scripted.run(monkeypatch, spec, plan.make_plan(spec, SMALL), by_table)
+    run = scripted.run(monkeypatch, plan.make_plan(spec, SMALL), by_table)
     with pytest.raises(UsageError, match="not a run of the ladder"):
         report_ladder.format_page(analyse(run))
 

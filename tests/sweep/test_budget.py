@@ -14,37 +14,31 @@ from made_machines import SMALL
 from harness.backends import registry
 from harness.sweep.budget import Budget
 from harness.sweep.estimate import count_processes
-from harness.sweep.gate import Gate
 from harness.sweep.journal import Journal
-from harness.sweep.plan import Plan, make_plan
-from harness.sweep.processes import Crew
-from harness.sweep.sampling import Sampling
-from harness.sweep.state import Pace, Tally
+from harness.sweep.plan import make_plan
+from harness.sweep.state import CellState, CellTable
 
 
-def make_budget(out: Path, spent_s: float, passes: int = 0) -> tuple[Budget, Plan]:
-    """Return the budget of a sweep of 100 s of which so many are spent, and the sweep's plan."""
+def make_budget(out: Path, spent_s: float, passes: int = 0) -> Budget:
+    """Return the budget of a sweep of 100 s of which so many are spent."""
     spec = replace(
         scripted.make_spec(out), passes=passes, budget_s=100.0, processes=5, skip=["*torch*"]
     )
-    made = make_plan(spec, SMALL)
     journal = Journal(
         spec=spec, monitor=Silent(), predicted_s=0.0, began=time.monotonic() - spent_s
     )
-    crew = Crew(journal=journal)
-    gate = Gate(journal=journal, crew=crew, caches=SMALL.caches)
-    cells = list(made.cells)
-    sampling = Sampling(
-        journal=journal, crew=crew, gate=gate, cells=cells, tally=Tally(spec.passes)
-    )
-    return Budget(journal=journal, gate=gate, sampling=sampling), made
+    return Budget(journal=journal, cells=CellTable.begin(make_plan(spec, SMALL)))
 
 
 def gate_all(budget: Budget, pass_s: float) -> None:
     """Let every cell have passed its gate with passes that take so long."""
-    for cell in budget.sampling.cells:
-        budget.gate.paces[cell.id] = Pace(loops=1, slices=1, pass_s=pass_s)
-        budget.gate.gated.add(cell.id)
+    for state in budget.cells.states:
+        state.loops, state.slices, state.pass_s, state.gated = 1, 1, pass_s, True
+
+
+def own_layers(budget: Budget) -> list[CellState]:
+    """Return the layers that stand on no BLAS."""
+    return [s for s in budget.cells.states if s.cell.role == "layer" and not s.cell.provider]
 
 
 @pytest.mark.parametrize(
@@ -60,48 +54,49 @@ def test_processes_that_get_a_block(
 
 def test_slow_gates_leave_fewer_processes(tmp_path: Path) -> None:
     """Gates of 30 s leave room for three sets of processes in 100 s, of which they take most."""
-    budget, _ = make_budget(tmp_path, 30.0)
+    budget = make_budget(tmp_path, 30.0)
     gate_all(budget, 0.01)
-    budget.note_gates(30.0, {c.id for c in budget.sampling.cells}, 2.0)
+    budget.note_gates(30.0, [], 0.0)
     assert budget.gate_s == 30.0
     assert budget.processes(5) == 3
-    assert budget.blocks(3) * budget.sampling.block_s() * 3 <= 100.0 - 30.0 - 2 * 30.0
+    assert budget.blocks(3) * budget.block_s() * 3 <= 100.0 - 30.0 - 2 * 30.0
 
 
 def test_a_long_pass_is_not_run_again_for_a_gate(tmp_path: Path) -> None:
     """What the first gates took of long passes is not expected of the later ones, their start is."""
-    budget, _ = make_budget(tmp_path, 50.0)
+    budget = make_budget(tmp_path, 50.0)
     gate_all(budget, 1.0)
-    cells = len(budget.sampling.cells)
-    budget.note_gates(cells * 1.0 + 4.0, set(), 2.0)
+    states = budget.cells.states
+    # Each was run whole twice: checked, and calibrated, since it is in one slice.
+    budget.note_gates(len(states) * 2.0 + 4.0, states, 2.0)
     assert budget.gate_s == pytest.approx(4.0 + 2.0)
 
 
 def test_what_no_table_needs_is_left_out_late(tmp_path: Path) -> None:
     """Half-way through the budget the first of each layer and what stands on BLAS are gated, no others."""
-    budget, made = make_budget(tmp_path, 51.0)
-    own = [c for c in made.cells if c.role == "layer" and not c.provider]
-    blas = [c for c in made.cells if c.provider]
+    budget = make_budget(tmp_path, 51.0)
+    own = own_layers(budget)
     assert own
     assert budget.leave_out(own[0]) == ""  # nothing of its layer was gated before
     gate_all(budget, 0.01)
-    budget.gate.gated -= {c.id for c in own}
-    assert [c.id for c in blas if budget.leave_out(c)] == []
+    assert not any(budget.leave_out(state) for state in budget.cells.states)
+    for state in budget.cells.states:
+        state.gated = state not in own and state.cell.implementation != "fff_l1_blas"
+    assert [s.cell.id for s in budget.cells.states if s.cell.provider and budget.leave_out(s)] == []
     reason = budget.leave_out(own[0])
     assert reason.startswith("left out: 51 of 100 s were spent")
     assert "--budget" in reason
-    early, _ = make_budget(tmp_path, 49.0)
-    early.gate.gated = set(budget.gate.gated)
+    early = replace(budget, journal=make_budget(tmp_path, 49.0).journal)
     assert early.leave_out(own[0]) == ""
 
 
 def test_a_number_of_blocks_leaves_nothing_out(tmp_path: Path) -> None:
     """With --passes the seconds decide nothing."""
-    budget, made = make_budget(tmp_path, 1000.0, passes=6)
+    budget = make_budget(tmp_path, 1000.0, passes=6)
     gate_all(budget, 0.01)
-    own = [c for c in made.cells if c.role == "layer" and not c.provider]
-    budget.gate.gated -= {c.id for c in own}
-    assert not any(budget.leave_out(c) for c in own)
+    for state in (own := own_layers(budget)):
+        state.gated = False
+    assert not any(budget.leave_out(state) for state in own)
     assert budget.processes(4) == 4
     assert not budget.is_over()
 

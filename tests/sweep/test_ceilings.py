@@ -14,12 +14,15 @@ from fabricated_ceilings import (
 )
 from hypothesis import given
 from hypothesis import strategies as st
+from made_curves import L2, L3, VIRTUAL, make_curve
 from made_machines import MACHINES, SMALL
 
 from harness.analysis import ceilings as analysis_ceilings
 from harness.analysis.analysis import analyse
+from harness.machine import caches
 from harness.machine.facts import Machine
-from harness.problem import ceilings
+from harness.measure.process_key import ProcessKey
+from harness.problem import axes, ceilings
 from harness.records import reader, schema
 from harness.sweep import ceilings as sweep_ceilings
 from harness.sweep import plan
@@ -63,12 +66,20 @@ def test_unknown_caches_are_assumed_and_said_so() -> None:
 
 @pytest.mark.parametrize(
     ("last", "available", "memory"),
-    [(96 * MIB, 64 << 30, 256 * MIB), (512 * MIB, 64 << 30, None), (32 * MIB, 256 * MIB, None)],
+    [
+        (96 * MIB, 64 << 30, 256 * MIB),
+        (512 * MIB, 64 << 30, 1 << 30),
+        (512 * MIB, 4 << 30, None),
+        (32 * MIB, 256 * MIB, None),
+    ],
 )
 def test_sets_never_exceed_what_fits(last: int, available: int, memory: int | None) -> None:
-    """No set passes 256 MiB or an eighth of what is available; a shortened or left out one is said."""
+    """No set passes twice the last cache, 256 MiB at least, or an eighth of what is available.
+
+    A set that is shortened or left out for that is said.
+    """
     sets, notices = sweep_ceilings.choose_sets({"L1d": 32 * KIB, "L2": MIB, "L3": last}, available)
-    assert all(size <= min(256 * MIB, available // 8) for size in sets.values())
+    assert all(size <= min(max(256 * MIB, 2 * last), available // 8) for size in sets.values())
     assert sets.get("memory") == memory
     assert len(notices) == 1
 
@@ -136,18 +147,34 @@ def test_each_thread_gets_a_set_in_its_own_caches(threads: int) -> None:
             assert times == threads
 
 
+def test_sets_are_of_the_caches_that_a_core_gets() -> None:
+    """Where a walk found 32 of 480 MiB that are told, sets, flushes and rotation are those of 32 MiB."""
+    told = dataclasses.replace(SMALL, caches=VIRTUAL)
+    walk = caches.find_effective(
+        VIRTUAL, make_curve([L2, L3]), threads=1, last_level_caches=1, seconds=3.0
+    )
+    walked = told.with_walk(walk)
+    plain = dataclasses.replace(SMALL, caches=walk.caches)
+    spec = make_spec(only=["ff_l1_blas"], axes=axes.lists(weights=["hot", "rotated", "flushed"]))
+    assert {c.id for c in plan.make_plan(spec, walked).cells} == {
+        c.id for c in plan.make_plan(spec, plain).cells
+    }
+    assert plan.make_plan(spec, walked).memory_bytes() < plan.make_plan(spec, told).memory_bytes()
+    assert any("ceiling_read/memory/" in c.id for c in plan.make_plan(spec, walked).cells)
+
+
 @pytest.mark.parametrize("together", [False, True], ids=["one thread", "all cores"])
 @pytest.mark.parametrize("machine", MACHINES.values(), ids=MACHINES)
 def test_the_plan_holds_each_ceiling_once_by_place(machine: Machine, together: bool) -> None:
     """The loops of our own are planned once, without provider, with their place in the id.
 
-    Every place of a machine has its ceilings, but for a memory that no set of 256 MiB can measure: that is
-    said.
+    Every place of a machine has its ceilings, but for a memory that is too short for a set beyond the caches:
+    that is said.
     """
     made = plan.make_plan(make_spec(threads=machine.cores if together else 1), machine)
     own = [c for c in made.cells if c.role == "ceiling" and not c.provider]
     assert len({c.id for c in own}) == len(own)
-    assert {c.runs_in for c in own} == {"scipy"}
+    assert {c.runs_in for c in own} == {ProcessKey(provider="scipy")}
     assert all(c.place in c.id.split("/") for c in own if c.place)
     measured = any(c.id.startswith("ceiling_read/memory/") for c in own)
     assert measured != any(n.startswith("no ceiling of the memory: ") for n in made.notices)
@@ -199,7 +226,7 @@ def test_a_sweep_measures_and_prints_the_ceilings(tmp_path: Path, threads: int) 
     spec = make_spec(
         out=tmp_path / "run", only=["ff_l1_blas"], widths=[64], passes=2, threads=threads
     )
-    outcome = sweep_run.run(spec, plan.make_plan(spec, machine), Silent())
+    outcome = sweep_run.run(plan.make_plan(spec, machine), Silent())
     assert (outcome.reason, outcome.wrong, outcome.failed) == ("complete", 0, 0)
     run = reader.load_run(outcome.folder)
     own = run.cells[(run.cells["role"] == "ceiling") & (run.cells["provider"] == "")]

@@ -198,7 +198,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
             weights=["hot", "flushed"],
         ),
     )  # fmt: skip
-    outcome = sweep_run.run(spec, plan.make_plan(spec, SMALL), Silent())
+    outcome = sweep_run.run(plan.make_plan(spec, SMALL), Silent())
     assert (outcome.reason, outcome.wrong, outcome.failed) == ("complete", 0, 0)
     return outcome.folder
 
@@ -236,7 +236,7 @@ def test_blocked_takes_cell_after_cell(folder: Path) -> None:
 def test_interleaved_mixes_cells(tmp_path: Path) -> None:
     """Under the default order some cell comes back after another was sampled."""
     spec = replace(SPEC, passes=4, out=tmp_path / "run")
-    folder = sweep_run.run(spec, plan.make_plan(spec, SMALL), Silent()).folder
+    folder = sweep_run.run(plan.make_plan(spec, SMALL), Silent()).folder
     order = load_run(folder).samples.sort_values("order")["cell"].tolist()
     changes = sum(a != b for a, b in pairwise(order))
     assert changes > len(set(order)) - 1
@@ -278,7 +278,7 @@ def test_rotated_sweep(tmp_path: Path) -> None:
     made = plan.make_plan(spec, SMALL)
     sets = {c.id: c.sets for c in made.cells}
     assert min(sets.values()) >= 2
-    run = load_run(sweep_run.run(spec, made, Silent()).folder)
+    run = load_run(sweep_run.run(made, Silent()).folder)
     assert set(run.cells["status"]) == {"ok"}
     for cell, loops in zip(run.samples["cell"], run.samples["loops"], strict=True):
         assert loops % sets[cell.removesuffix("/again")] == 0

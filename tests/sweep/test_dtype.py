@@ -85,11 +85,46 @@ def test_touched_nodes_are_those_of_the_oracle() -> None:
     assert touched.working_set_bytes == distinct * (24 + 16) * 2
 
 
-def test_ceilings_of_the_cpu_are_float32() -> None:
-    """The processor's ceilings take float32 alone: that is what their loops are written in."""
+def test_ceilings_of_the_cpu_take_one_dtype() -> None:
+    """Each of the processor's ceilings is of one dtype, and each dtype has a loop and a product."""
     ceilings = [i for i in registry.all() if i.layer == "ceiling" and "cpu" in i.devices]
-    assert ceilings
-    assert {i.dtypes for i in ceilings} == {("float32",)}
+    taken: dict[tuple[str, ...], set[str]] = {}
+    for ceiling in ceilings:
+        taken.setdefault(ceiling.dtypes, set()).add(ceiling.id)
+    assert set(taken) == {("float32",), ("bfloat16",)}
+    assert taken["float32",] >= {"ceiling_fma", "ceiling_sgemm"}
+    assert taken["bfloat16",] == {"ceiling_bfdot", "ceiling_amx", "ceiling_torch_matmul"}
+
+
+UNITS = {"ceiling_bfdot": 2, "ceiling_amx": 32, "ceiling_torch_matmul": 2048}
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_ceilings_of_bfloat16_are_planned_where_it_is_asked_for(
+    threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A sweep of bfloat16 has its loops and product where the processor has them, else says why not."""
+    own = planted.make("ff", name="ff_test_both")
+    monkeypatch.setitem(registry._known, own.id, own)
+    reasons = dict.fromkeys(UNITS, "")
+    for name in UNITS:
+        there = replace(registry.get(name), unavailable=lambda name=name: reasons[name])
+        monkeypatch.setitem(registry._known, name, there)
+    asked = replace(_spec("bfloat16", only=["ff_test_both"]), threads=threads)
+    made = plan.make_plan(asked, SMALL)
+    cells = {c.implementation: c for c in made.cells if c.implementation in UNITS}
+    assert {name: c.problem.d_in for name, c in cells.items()} == UNITS
+    assert {c.problem.dtype for c in cells.values()} == {"bfloat16"}
+    assert cells["ceiling_amx"].problem.batch == 32 * threads
+    assert all(c.predicted_s() < 0.5 for c in cells.values())
+    reasons["ceiling_amx"] = "the processor reports no amx_bf16"
+    lacking = plan.make_plan(asked, SMALL)
+    assert {c.implementation for c in lacking.cells} & {*UNITS} == {*UNITS} - {"ceiling_amx"}
+    assert [why for c, why in lacking.unavailable if c.implementation == "ceiling_amx"] == [
+        reasons["ceiling_amx"]
+    ]
+    plain = plan.make_plan(_spec("float32", only=["ff_l3_blas"]), SMALL)
+    assert not {c.implementation for c in plain.cells} & {*UNITS}
 
 
 # ---- the verdict --------------------------------------------------------------------------------
@@ -231,7 +266,8 @@ def test_ff_of_float32_stands_in(
     assert versus["dtype"].tolist() == ["bfloat16"]
     assert versus["speedup"].gt(0).all()
     assert versus["baseline"].tolist() == ["ff_l3_tiled/bert-base-4095/b32/w24/scipy"]
-    assert (run.cells.set_index("cell")["dtype"] == "bfloat16").sum() == 3
+    layers = run.cells[run.cells["role"] == "layer"]
+    assert (layers["dtype"] == "bfloat16").sum() == 3
     capsys.readouterr()
 
 
@@ -242,7 +278,9 @@ def test_ff_of_the_same_dtype_is_the_baseline(monkeypatch: pytest.MonkeyPatch) -
     made = plan.make_plan(_spec("bfloat16", only=["ff_l3_*", "ff_test_both"]), SMALL)
     assert {c.problem.dtype for c in made.cells if c.role == "layer"} == {"bfloat16"}
     assert {c.implementation for c in made.cells if c.role == "layer"} == {"ff_test_both"}
-    assert all("takes float32 alone" in reason for _, reason in made.unavailable)
+    assert all(
+        "takes float32 alone" in reason for cell, reason in made.unavailable if cell.role == "layer"
+    )
 
 
 def _spec(*dtypes: str, only: list[str]) -> spec.SweepSpec:

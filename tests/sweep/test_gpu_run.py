@@ -11,6 +11,7 @@ import device_worker
 import pytest
 from device_worker import (
     COLD,
+    DRIFTING,
     FASTER,
     HOT,
     OFF_STREAM,
@@ -80,7 +81,7 @@ def test_the_whole_half(
     assert set(run.cells["status"]) == {"ok"}
     layers = run.cells[run.cells["role"] == "layer"]
     names = ["dtype", "math", "weights", "launch"]
-    hot_and_cold = {("hot", "eager"), ("hot", "graph"), ("flushed", "eager")}
+    hot_and_cold = {("hot", "eager"), ("hot", "graph"), ("flushed", "graph")}
     precisions = {("float32", "ieee"), ("float32", "tf32"), ("bfloat16", "ieee")}
     wanted = {p + w for p in precisions for w in hot_and_cold}
     assert set(layers[names].itertuples(index=False, name=None)) == wanted
@@ -114,11 +115,11 @@ def test_times_are_the_devices(machine_with_device: None, tmp_path: Path) -> Non
     times = by_cell(samples)
     assert pass_ns(times, FF) == pytest.approx(PASS_NS, rel=0.02)
     assert pass_ns(times, f"{FF}/graph") == pytest.approx(PASS_NS, rel=0.02)
-    assert pass_ns(times, f"{FF}/flushed") == pytest.approx(COLD * PASS_NS, rel=0.02)
+    assert pass_ns(times, f"{FF}/flushed/graph") == pytest.approx(COLD * PASS_NS, rel=0.02)
     assert pass_ns(times, f"{FF}/tf32") == pytest.approx(PASS_NS / 2, rel=0.02)
     assert pass_ns(times, FFF) == pytest.approx(PASS_NS / FASTER["fff_torch_bmm"], rel=0.02)
     assert (samples["wall_ns"] >= samples["elapsed_ns"]).all()
-    alone = samples[samples["cell"] == f"{FF}/flushed"]
+    alone = samples[samples["cell"] == f"{FF}/flushed/graph"]
     waits = (alone["wall_ns"] - alone["elapsed_ns"]) / alone["loops"]
     assert waits.tolist() == pytest.approx([LAUNCH_NS + SYNC_NS] * len(alone))
     assert (samples["sm_clock_mhz"] == QUIET.sm_clock_mhz).all()
@@ -197,12 +198,27 @@ def test_throttled_samples_are_marked_and_kept(
     assert "(power cap)" in text
 
 
+def test_graphs_of_another_length_sample_on(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Where a later process puts another number of passes into a graph, its samples are of whole replays and
+    about as many passes as those of the first."""
+    _install(monkeypatch, tmp_path, DRIFTING)
+    words = ("--only", "ff_torch_native,fff_torch_bmm", "--dtype", "float32", "--math", "ieee",
+             "--weights", "hot", "--launch", "graph", "--skip", "ceiling*")  # fmt: skip
+    run = _run(tmp_path / "run", *words, "--passes", "4", "--processes", "4")
+    loops = run.samples[run.samples["cell"] == f"{FFF}/graph"].groupby("process")["loops"].first()
+    assert len(loops) == 4
+    assert loops.nunique() > 1
+    assert loops.max() < 1.1 * loops.min()
+
+
 def test_what_does_not_fit_is_refused_with_the_figure(
     machine_with_device: None, tmp_path: Path
 ) -> None:
     """Operands beyond the device's free memory are refused before anything runs, with both figures."""
     with pytest.raises(
-        UsageError, match=r"needs 8\.00 GiB on the device .* of which 8\.00 GiB are free"
+        UsageError, match=r"needs 8\.25 GiB on the device .* of which 8\.00 GiB are free"
     ):
         _sweep(
             tmp_path / "run", "--only", "ff_torch_native", "--batch", "2^26", "--dtype", "float32"
@@ -211,7 +227,8 @@ def test_what_does_not_fit_is_refused_with_the_figure(
 
 
 def test_a_cut_run_is_taken_up(machine_with_device: None, tmp_path: Path) -> None:
-    """A run on a device that was cut is completed on it, and refused on another device."""
+    """A run on a device that was cut is completed on it, and refused on another one of the same name, under
+    another driver and with other compilers."""
     out = tmp_path / "run"
     words = (
         "--only",
@@ -231,10 +248,13 @@ def test_a_cut_run_is_taken_up(machine_with_device: None, tmp_path: Path) -> Non
     run = load_run(out)
     assert run.samples.groupby("cell")["block"].nunique().eq(4).all()
     head = out / "run.json"
-    head.write_text(head.read_text(encoding="utf-8").replace("Fake 1", "Fake 2"), encoding="utf-8")
     (out / "records.jsonl").write_text("\n".join(cut) + "\n", encoding="utf-8")
-    with pytest.raises(UsageError, match="device"):
-        cli.run(["sweep", "--resume", str(out)])
+    text = head.read_text(encoding="utf-8")
+    for told in ("Fake 1", "fake", "2.99", "13.0", "580.1", "13.1", "3.99"):
+        assert text.count(f'"{told}"') == 1
+        head.write_text(text.replace(f'"{told}"', f'"{told}x"'), encoding="utf-8")
+        with pytest.raises(UsageError, match="device"):
+            cli.run(["sweep", "--resume", str(out)])
 
 
 def _no_device(monkeypatch: pytest.MonkeyPatch, folder: Path, script: str) -> None:
@@ -248,7 +268,7 @@ def _no_device(monkeypatch: pytest.MonkeyPatch, folder: Path, script: str) -> No
     ("script", "reason"),
     [
         (
-            """echo '{"facts": null, "reason": "torch is not installed"}'""",
+            f"echo '{probe.format_answer(probe.Found(reason='torch is not installed'))}'",
             "torch is not installed",
         ),
         ("exec sleep 600", "hangs"),
@@ -293,7 +313,8 @@ def test_list_gives_the_reason(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """`list` says of each implementation for CUDA why it can't run, and of others that they can."""
-    script = """case "$*" in *harness.gpu.probe*) echo '{"facts": null, "reason": "no GPU in here"}';; """
+    answer = probe.format_answer(probe.Found(reason="no GPU in here"))
+    script = f"""case "$*" in *{probe.__name__}*) echo '{answer}';; """
     _no_device(monkeypatch, tmp_path, f'{script} *) exec {sys.executable} "$@";; esac')
     assert cli.run(["list"]) == 0
     lines = capsys.readouterr().out.splitlines()

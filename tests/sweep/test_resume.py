@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import kill
@@ -28,7 +29,6 @@ from harness.records.writer import WriteError, Writer
 from harness.sweep import resume
 from harness.sweep import run as sweep_run
 from harness.sweep.plan import make_plan
-from harness.sweep.state import Tally
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -177,53 +177,12 @@ def test_full_disk_on_the_command_line(tmp_path, capsys):
 # ---- what is missing -------------------------------------------------------------------------------
 
 
-def tally(goal: int, **blocks: set[int]) -> Tally:
-    """Return a tally of cells that were sampled in these blocks."""
-    return Tally(goal, dict(blocks))
-
-
-@pytest.mark.parametrize(
-    ("goal", "a", "b", "missing"),
-    [
-        (4, set(), set(), 4), (4, {0, 1, 2}, {0, 1}, 2), (4, {0, 1, 2, 3}, {0, 1, 2, 3}, 0),
-        (1, {0}, set(), 1), (2, {0, 1}, {0}, 1), (3, {0, 1, 2}, {0, 1}, 1), (0, {0}, set(), 0),
-    ],
-)  # fmt: skip
-def test_missing_blocks(goal, a, b, missing):
-    """As many blocks are missing as the cell with the fewest lacks."""
-    assert tally(goal, a=a, b=b).missing(["a", "b"]) == missing
-
-
-def test_finished_cells_rest():
-    """A cell with all its samples is not sampled again; one that lacks some is."""
-    t = tally(3, a={0, 1, 2}, b={0, 1})
-    assert not t.wants("a", ["a", "b"])
-    assert t.wants("b", ["a", "b"])
-
-
-def test_cells_do_not_rest_where_no_pair_would_be_left():
-    """With fewer than two whole blocks every cell is sampled: a ratio needs pairs of one block."""
-    t = tally(1, a={0}, b=set())
-    assert t.wants("a", ["a", "b"])
-    t.add("a", 1)
-    t.add("b", 1)
-    assert t.missing(["a", "b"]) == 0
-
-
-@pytest.mark.parametrize("seed", range(20))
-def test_any_series_of_cuts_ends(seed):
-    """However often blocks are cut short, the count reaches the goal and then asks for nothing."""
-    rng = random.Random(seed)
-    t, live = Tally(rng.randint(1, 5)), ["a", "b", "c"]
-    for block in range(100):
-        if not t.missing(live):
-            break
-        wanting = [c for c in live if t.wants(c, live)]
-        assert wanting
-        for cell in wanting[: rng.choice([1, 2, 3, 3])]:
-            t.add(cell, block)
-    assert t.missing(live) == 0
-    assert all(len(t.blocks[c]) >= t.goal for c in live)
+def find_progress(folder: Path) -> resume.Progress:
+    """Return how far a run came, of a plan that has no other cells than the run."""
+    run = load_run(folder)
+    made = make_plan(resume.find_spec(run), SMALL)
+    known = [cell for cell in made.cells if cell.id in set(run.cells["cell"])]
+    return resume.find_progress(run, replace(made, cells=known))
 
 
 def test_progress_of_a_budget_run(tmp_path):
@@ -233,26 +192,60 @@ def test_progress_of_a_budget_run(tmp_path):
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
     first_of_third = next(i for i, x in enumerate(lines) if '"block":4' in x)
     path.write_text("".join(lines[:first_of_third]), encoding="utf-8")
-    progress = resume.find_progress(load_run(folder))
-    assert progress.tally.goal == 6
-    assert progress.tally.missing(list(progress.tally.blocks)) == 2
+    progress = find_progress(folder)
+    assert progress.cells.goal == 6
+    assert progress.missing() == progress.cells.missing() == 2
     assert (progress.rounds, progress.process, progress.block) == (1, 3, 4)
-    assert progress.twins == ["ff_l3_blas/bert-base-4095/b64/w32/scipy"]
+    twins = [s for s in progress.cells.states if s.cell.role == "aa"]
+    assert [s.cell.id for s in twins] == ["ff_l3_blas/bert-base-4095/b64/w32/scipy/again"]
+    assert progress.recorded >= {s.cell.id for s in progress.cells.states}
+
+
+def test_progress_knows_each_cell(tmp_path):
+    """Of each cell the blocks, the passes, the loops and the slices stand in its state again."""
+    folder = Fake(processes=2, blocks=2, end=None).write(tmp_path / "run")
+    run = load_run(folder)
+    for state in find_progress(folder).cells.states:
+        own = run.samples[run.samples["cell"] == state.cell.id]
+        assert state.gated
+        assert state.blocks == set(own["block"]) == {0, 1, 2, 3}
+        assert state.joined == 0
+        assert state.passes_s == pytest.approx((own["pass_ns"] / 1e9).tolist())
+        assert state.pass_s == state.passes_s[-1]
+        assert (state.loops, state.slices) == (own["loops"].iloc[-1], own["slices"].iloc[-1])
+        assert not state.is_ready()
+
+
+def test_a_twin_of_a_later_process_lacks_no_earlier_blocks(tmp_path):
+    """A second name that came in a later process is not due the blocks that had been sampled before."""
+    folder = Fake(processes=2, blocks=2, end=None).write(tmp_path / "run")
+    path = folder / "records.jsonl"
+    kept = []
+    for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
+        if '"kind":"cell"' in line and '/again"' in line:
+            kept.append(line.replace('"process":0', '"process":1'))
+        elif '/again"' not in line or '"process":1' in line:
+            kept.append(line)
+    path.write_text("".join(kept), encoding="utf-8")
+    progress = find_progress(folder)
+    (twin,) = [s for s in progress.cells.states if s.cell.role == "aa"]
+    assert (twin.joined, twin.blocks) == (2, {2, 3})
+    assert progress.missing() == 0
 
 
 def test_a_run_cut_before_its_decision_has_no_goal(tmp_path):
     """A budget run killed in its first gates has no number of blocks yet: resume decides it anew."""
     folder = Fake(processes=0, end=None).write(tmp_path / "run")
-    progress = resume.find_progress(load_run(folder))
-    assert progress.tally.goal == 0
+    progress = resume.find_progress(load_run(folder), make_plan(kill.make_spec(folder), SMALL))
+    assert progress.cells.goal == 0
     assert (progress.rounds, progress.block) == (1, 0)
-    assert progress.missing(make_plan(kill.make_spec(folder), SMALL)) is None
+    assert progress.missing() is None
 
 
 def test_wrong_and_failed_cells_stay_out(tmp_path):
     """What was wrong in the run is not tried again."""
     folder = Fake(wrong=("fff_l1_blas/ultrafastbert-1x11",), end=None).write(tmp_path / "run")
-    lost = resume.find_progress(load_run(folder)).lost
+    lost = {s.cell.id: s.status for s in find_progress(folder).cells.states if not s.is_live()}
     assert lost == {"fff_l1_blas/ultrafastbert-1x11/b64/w32/scipy": "wrong"}
 
 

@@ -9,7 +9,18 @@ from typing import Any
 
 import planted_worker
 import pytest
-from planted_worker import DIES_TIMED, EXITS, KILLED, RAISES, RIGHT, WRONG
+from planted_worker import (
+    ANSWERS,
+    DIES_TIMED,
+    EXITS,
+    KILLED,
+    NO_INTEGER,
+    RAISES,
+    RIGHT,
+    TURNS_WRONG,
+    WRITES,
+    WRONG,
+)
 
 from harness import cli
 from harness.backends import registry
@@ -74,12 +85,17 @@ def test_whole_sweep(
     assert set(run.cells.loc[run.cells["status"] == "unavailable", "implementation"]) == lacking
     assert set(run.samples["block"]) == {0, 1, 2}
     assert set(run.samples["process"]) == {0, 1}
-    per_block = run.samples.groupby(["cell", "block"]).size().unstack()
-    assert per_block.notna().all().all()  # every cell in every block
+    # Every cell in every block; a second name that came in a later process, from then on.
+    sampled = run.samples.groupby("cell")["block"].agg(lambda blocks: set(blocks))
+    began = run.samples.groupby("process")["block"].min()
+    for cell in run.cells[run.cells["status"] == "ok"].itertuples():
+        first = began[cell.process] if cell.role == "aa" else 0
+        assert sampled[cell.cell] == set(range(first, 3)), cell.cell
     assert run.samples["order"].tolist() == list(range(len(run.samples)))
     assert (run.samples["elapsed_ns"] > 0).all()
-    (twin,) = run.cells.loc[run.cells["role"] == "aa", "cell"]
-    assert twin.removesuffix("/again") in set(run.cells["cell"])
+    again = run.cells[run.cells["role"] == "aa"]
+    assert {t.removesuffix("/again") for t in again["cell"]} <= set(run.cells["cell"])
+    assert again["process"].min() == 0
     scipy = [p for p in run.providers if p.name == "scipy"]
     assert len(scipy) == 2
     assert {p.threads for p in run.providers} == {1}
@@ -122,6 +138,37 @@ def test_wrong_is_never_timed(
     assert f"WRONG: {WRONG}" in captured.err.replace("\n", " ")
 
 
+def test_what_turns_wrong_keeps_its_samples_and_no_ratio(
+    tmp_path: Path, planted_processes: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A cell that is right in its gate and wrong behind its last sample is wrong: its samples stay in the
+    run, none of its ratios is printed, and the exit status is 1."""
+    assert _sweep(tmp_path / "run", "--only", f"ff_l1_blas,{RIGHT},{TURNS_WRONG}", passes=6) == 1
+    run = load_run(tmp_path / "run")
+    assert _statuses(run)[TURNS_WRONG] == "wrong"
+    cell = run.cells.set_index("implementation").loc[TURNS_WRONG]
+    assert cell["reason"].startswith("behind a sample: the largest error")
+    assert set(run.samples.loc[run.samples["implementation"] == TURNS_WRONG, "block"]) == set(
+        range(5)
+    )
+    rows = [row for row in capsys.readouterr().out.splitlines() if f"| {TURNS_WRONG}" in row]
+    assert rows
+    assert all("WRONG" in row and "x [" not in row for row in rows)
+
+
+def test_each_process_draws_the_tokens_that_it_checks(
+    tmp_path: Path, planted_processes: None
+) -> None:
+    """The seed of the checked tokens is recorded with each gate, and no two processes share it."""
+    assert _sweep(tmp_path / "run", "--only", f"ff_l1_blas,{RIGHT}", processes=2) == 0
+    lines = (tmp_path / "run/records.jsonl").read_text(encoding="utf-8").splitlines()
+    records = [record for line in lines if (record := json.loads(line))["kind"] == "cell"]
+    seeds = {record["process"]: record["check_seed"] for record in records}
+    assert len(set(seeds.values())) == len(seeds) == 2
+    assert 0 not in seeds.values()
+    assert all(record["check_seed"] == seeds[record["process"]] for record in records)
+
+
 def test_crashes_cost_their_cells_only(tmp_path: Path, planted_processes: None) -> None:
     """Implementations that kill their measuring process, exit or raise fail with what is known of it;
     all others are sampled in every block."""
@@ -138,6 +185,22 @@ def test_crashes_cost_their_cells_only(tmp_path: Path, planted_processes: None) 
     assert run.end.reason == "complete"
     sampled = run.samples.groupby("implementation")["block"].nunique()
     assert sampled.to_dict() == {"ff_l1_blas": 2, "fff_l1_blas": 2, RIGHT: 2}
+
+
+def test_a_foreign_line_costs_its_cell_only(tmp_path: Path, planted_processes: None) -> None:
+    """A line in the pipe that is no answer, or answers something else, and an answer that can't be sent fail
+    their cells in so many words; the process is replaced and the others are sampled in every block."""
+    words = f"ff_l1_blas,{RIGHT},{WRITES},{ANSWERS},{NO_INTEGER}"
+    assert _sweep(tmp_path / "run", "--only", words) == 1
+    run = load_run(tmp_path / "run")
+    lost = {WRITES: "failed", ANSWERS: "failed", NO_INTEGER: "failed"}
+    assert _statuses(run) == {"ff_l1_blas": "ok", RIGHT: "ok"} | lost
+    reasons = run.cells.set_index("implementation")["reason"]
+    assert "sent what is no answer (no message of version 1: Invalid JSON" in reasons[WRITES]
+    assert "sent what is no answer (answers 0, asked was" in reasons[ANSWERS]
+    assert "Expected `int`" in reasons[NO_INTEGER]
+    sampled = run.samples.groupby("implementation")["block"].nunique()
+    assert sampled.to_dict() == {"ff_l1_blas": 2, RIGHT: 2}
 
 
 def test_crash_while_sampled(tmp_path: Path, planted_processes: None) -> None:
@@ -183,7 +246,7 @@ def test_interrupt_keeps_what_is_finished(
     elif when == "gate":
         monkeypatch.setattr(Display, "cell", interrupt)
     else:
-        monkeypatch.setattr(sweep_run._Sweep, "run_process", interrupt)
+        monkeypatch.setattr(sweep_run.Sweep, "gate_cells", interrupt)
     assert _sweep(tmp_path / "run", "--only", "ff_l1_blas,fff_l1_blas", passes=50) == 130
     run = load_run(tmp_path / "run")
     assert run.warnings == []

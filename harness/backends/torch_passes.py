@@ -1,0 +1,161 @@
+"""Own the passes of torch's operator: bound once for a shape in each thread, with what they share there.
+
+A thread keeps its passes, a workspace and a team of threads, and no tensor: which memory x, the weights and
+y lie in is said in every call. So modules can be moved, copied and changed as any other.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from functools import cache, partial
+from typing import Any
+
+import numpy as np
+import torch
+
+from harness import native
+from harness.backends import blas, registry, torch_operands
+from harness.backends.registry import Context, Implementation, TensorPass
+from harness.errors import UnavailableError
+from harness.machine import resources
+from harness.problem.operands import Operands, make_aligned
+from harness.problem.problem import ALIGNMENT, Array, Problem
+
+# A pass that needs more takes milliseconds: it gets a workspace of its own, which goes with it.
+KEPT_BYTES = 8 << 20
+MOST_PASSES = 256  # shapes that a thread keeps, batches of any size among them
+
+
+class _Kept(threading.local):
+    """Hold what a thread keeps between passes, which it runs one at a time."""
+
+    def __init__(self) -> None:
+        self.forget()
+
+    def forget(self) -> None:
+        """Drop everything; threads of a team that nothing else holds end."""
+        self.passes: dict[tuple[Any, ...], TensorPass] = {}
+        self.team: Any = None
+        self.team_threads = 0
+        self.workspace: Array | None = None
+
+    def take_workspace(self, size: int) -> Array:
+        """Return memory that no pass may take for its own beyond its end."""
+        if size > KEPT_BYTES:
+            return make_aligned((size,), np.uint8)
+        if self.workspace is None:
+            # Its pages are the system's until a pass writes there.
+            raw = np.empty(KEPT_BYTES + ALIGNMENT, np.uint8)
+            self.workspace = raw[-raw.ctypes.data % ALIGNMENT :]
+        return self.workspace[:size]
+
+    def take_team(self, threads: int) -> Any:
+        """Return the thread's team, made anew where it is of another size."""
+        if self.team_threads != threads:
+            self.passes.clear()  # they hold the team that was
+            self.team, self.team_threads = None, 0
+            self.team, self.team_threads = native.make_team(threads), threads
+        return self.team
+
+
+_kept = _Kept()
+# A team's threads do not come along into the child of a fork.
+os.register_at_fork(after_in_child=lambda: _kept.forget())
+
+
+@cache
+def _provider() -> blas.Provider:
+    return blas.load()
+
+
+@cache
+def _caches() -> dict[str, int]:
+    return resources.caches()
+
+
+def _find(name: str, dtype: str, device: str) -> Implementation:
+    """Return an implementation that can run. Raises UnavailableError or ValueError where it can't."""
+    found = registry.get(name)
+    if reason := found.unavailable():
+        raise UnavailableError(f"{name}: {reason}")
+    if dtype not in found.dtypes or device not in found.devices:
+        raise ValueError(
+            f"{name} takes {' or '.join(found.dtypes)} on {' or '.join(found.devices)}, "
+            f"got {dtype} on {device}"
+        )
+    return found
+
+
+def _prepare_anew(
+    found: Implementation, problem: Problem, context: Context,
+    x: torch.Tensor, w_in: torch.Tensor, w_out: torch.Tensor, y: torch.Tensor,
+) -> None:  # fmt: skip
+    """Run one pass of an implementation that is prepared for fixed operands alone."""
+    operands = [x, w_in, w_out, y]
+    placed = (
+        operands if x.is_cuda else [torch_operands.as_array(t, problem.stored) for t in operands]
+    )
+    fixed = Operands(x=placed[0], w_in=placed[1], w_out=placed[2], y=placed[3])
+    found.prepare(problem, fixed, context).forward()
+
+
+def _count_threads(x: torch.Tensor, w_in: torch.Tensor) -> int:
+    """Return the threads that a pass may use: torch's, and one where no other could take a part."""
+    # A token's path is a chain: each row is known only after the one before.
+    one_path = w_in.ndim == 3 and w_in.shape[1] > 1 and x.shape[0] == 1
+    return 1 if one_path or x.is_cuda else torch.get_num_threads()
+
+
+def _take_on_gpu(size: int) -> torch.Tensor:
+    # Not kept: torch's allocator knows which stream still works on what a call before was given.
+    return torch.empty(size, dtype=torch.uint8, device="cuda")
+
+
+def _bind(
+    name: str, x: torch.Tensor, w_in: torch.Tensor, w_out: torch.Tensor, threads: int
+) -> tuple[TensorPass, bool]:
+    """Return a pass over tensors of these shapes, and whether it is worth keeping."""
+    device = x.device.type
+    found = _find(name, torch_operands.name_dtype(x.dtype), device)
+    problem = torch_operands.make_problem(x, w_in, w_out)
+    context = Context(
+        provider=_provider() if found.needs_provider else None,
+        workspace=_take_on_gpu if device == "cuda" else _kept.take_workspace,
+        threads=threads, team=partial(_kept.take_team, threads), caches=_caches(), device=device,
+    )  # fmt: skip
+    if found.tensor_pass is None:
+        return partial(_prepare_anew, found, problem, context), True
+    keeps = device == "cuda" or found.workspace_bytes(problem) <= KEPT_BYTES
+    return found.tensor_pass(problem, context), keeps
+
+
+def _get(name: str, x: torch.Tensor, w_in: torch.Tensor, w_out: torch.Tensor) -> TensorPass:
+    """Return the thread's pass for these shapes, bound now where it is the first time."""
+    threads = _count_threads(x, w_in)
+    key = (name, x.shape, w_in.shape, w_out.shape, x.dtype, x.device, threads)
+    found = _kept.passes.get(key)
+    if found is None:
+        found, keep = _bind(name, x, w_in, w_out, threads)
+        if keep:
+            if len(_kept.passes) >= MOST_PASSES:
+                _kept.passes.clear()
+            _kept.passes[key] = found
+    return found
+
+
+def run(
+    name: str, x: torch.Tensor, w_in: torch.Tensor, w_out: torch.Tensor, y: torch.Tensor
+) -> None:
+    """Fill y (batch, d_out) by an implementation of the registry; all are of one dtype, on one device.
+
+    Raises UnavailableError where it can't run here, ValueError where it does not take the dtype, the device
+    or the shapes.
+    """
+    x, w_in, w_out = x.contiguous(), w_in.contiguous(), w_out.contiguous()
+    if x.is_cuda:
+        # Modules are loaded and kernels launched on the device that is current, which torch leaves alone.
+        with torch.cuda.device(x.device):
+            _get(name, x, w_in, w_out)(x, w_in, w_out, y)
+    else:
+        _get(name, x, w_in, w_out)(x, w_in, w_out, y)

@@ -1,0 +1,72 @@
+"""Own the signals that end a sweep: a batch system's and a closed terminal's do what Ctrl-C does."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+_ENDING = (signal.SIGTERM, signal.SIGHUP)
+
+
+class _Ending:
+    """Raise KeyboardInterrupt at the first ending signal; what it interrupts ends in order."""
+
+    def __init__(self) -> None:
+        """Begin without a signal; Ctrl-C is Python's own to raise."""
+        self.number = signal.SIGINT
+        self._heard = False
+        self._terminals = [f for f in (1, 2) if os.isatty(f)]
+
+    def hear(self, number: int, _frame: FrameType | None) -> None:
+        """Interrupt, once: a second signal of a session that ends must not cut the end records short."""
+        if self._heard:
+            return
+        self._heard, self.number = True, signal.Signals(number)
+        self._leave_closed_terminals()
+        raise KeyboardInterrupt
+
+    def _leave_closed_terminals(self) -> None:
+        """Write what would go to a terminal that is gone to nowhere; it would be an error otherwise."""
+        for file in self._terminals:
+            if not os.isatty(file):
+                nowhere = os.open(os.devnull, os.O_WRONLY)
+                os.dup2(nowhere, file)
+                os.close(nowhere)
+
+
+@contextmanager
+def _heard() -> Iterator[_Ending]:
+    """Hear the ending signals, but for those that are ignored, as under nohup."""
+    ending = _Ending()
+    if threading.current_thread() is not threading.main_thread():
+        yield ending  # Python lets the main thread alone set handlers
+        return
+    before = {number: signal.getsignal(number) for number in _ENDING}
+    heard = [number for number, handler in before.items() if handler is not signal.SIG_IGN]
+    for number in heard:
+        signal.signal(number, ending.hear)
+    try:
+        yield ending
+    finally:
+        for number in heard:
+            signal.signal(number, before[number])
+
+
+def end_in_order(sweep: Callable[[], int | None]) -> int:
+    """Carry out a sweep and return its exit status; SIGTERM and SIGHUP interrupt it as Ctrl-C does.
+
+    sweep: returns a status, None where it was interrupted. That is then 128 and the signal's number, as a
+    shell has it: 130 for Ctrl-C, 143 for SIGTERM, 129 for SIGHUP.
+    """
+    with _heard() as ending:
+        try:
+            status = sweep()
+        except KeyboardInterrupt:
+            print("interrupted", file=sys.stderr)
+            status = None
+        return 128 + ending.number if status is None else status

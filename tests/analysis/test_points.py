@@ -1,0 +1,36 @@
+"""What a run says at one batch and width."""
+
+from __future__ import annotations
+
+import pytest
+from fabricated_runs import TWIN_OF, Fake
+
+from harness.analysis.analysis import analyse
+
+SLOWER = "ff_l1_blas/bert-base-4095"
+
+
+@pytest.mark.parametrize(
+    "twins", [(SLOWER, TWIN_OF), (TWIN_OF, SLOWER)], ids=["came later", "came first"]
+)
+def test_the_pair_of_the_fastest_ff_says_what_is_resolved(twins: tuple[str, str]) -> None:
+    """Of two FFs that were measured twice, the pair of the one that is the fastest counts."""
+    fake = Fake(twin_of=twins[0], more_twins_of=twins[1:], noise=1e-4, process_noise=1e-4)
+    again = {f"{SLOWER}/b64/w32/scipy/again": 1.3, f"{TWIN_OF}/b64/w32/scipy/again": 1.1}
+    fake.factors.update(again)
+    (point,) = analyse(fake.run()).points
+    assert point.fastest.startswith(TWIN_OF)
+    assert point.aa is not None
+    assert point.aa.value == pytest.approx(1 / 1.1, rel=0.01)
+
+
+def test_the_pair_of_another_ff_stands_in_until_that_of_the_fastest_has_an_interval() -> None:
+    """One block of the later pair says nothing yet: the earlier pair is taken."""
+    fake = Fake(twin_of=SLOWER, more_twins_of=(TWIN_OF,), noise=1e-4, process_noise=1e-4)
+    fake.factors[f"{SLOWER}/b64/w32/scipy/again"] = 1.3
+    run = fake.run()
+    late = run.samples["cell"].str.startswith(TWIN_OF) & run.samples["cell"].str.endswith("/again")
+    run = run._replace(samples=run.samples[~late | (run.samples["block"] == 11)])
+    (point,) = analyse(run).points
+    assert point.aa is not None
+    assert point.aa.value == pytest.approx(1 / 1.3, rel=0.01)
