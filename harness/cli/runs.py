@@ -18,9 +18,10 @@ if TYPE_CHECKING:
 
 
 def write_outputs(folder: Path) -> bool:
-    """Write what is derived from a run and print its table; say whether all could be written.
+    """Write what is derived from a run and print its table; say whether all is written and possible.
 
-    Whatever becomes of the figures and of standard output, the tables lie in the folder.
+    Whatever becomes of the figures and of standard output, the tables lie in the folder. A figure that no
+    machine of these ceilings can reach is an error in what was measured, and is named as one.
     """
     from harness.analysis.analysis import analyse
     from harness.report import files, table
@@ -34,7 +35,10 @@ def write_outputs(folder: Path) -> bool:
     say(table.format_markdown(analysis))
     if names := [path.name for found in written for path in found or []]:
         say(f"Written to {folder}: {', '.join(names)}")
-    return None not in written
+    impossible = table.impossible(analysis.points)
+    for line in impossible:
+        print_error(f"IMPOSSIBLE: {line}")
+    return None not in written and not impossible
 
 
 def try_to_write(
@@ -92,16 +96,24 @@ def compare_command(
         float | None,
         typer.Option(
             metavar="PCT",
-            help="Exit 1 where a cell is slower by more than PCT percent, or right in A and wrong in B.",
+            help="Exit 1 where a cell is slower by more than PCT percent, right in A and wrong in B, "
+            "or measured in A and not in B.",
         ),
     ] = None,
+    allow_missing: Annotated[
+        bool,
+        typer.Option(
+            "--allow-missing",
+            help="With --fail-on-slower: let cells pass that A measured and B did not.",
+        ),
+    ] = False,
     csv: Annotated[bool, typer.Option("--csv", help="Print CSV instead of a table.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> int:
     """Say of each cell whether run B is faster, slower or the same as run A, or that it can't be told.
 
     On one machine times are compared, freed of the drift between the runs; across machines ratios are.
-    Exit status: 0, or 1 where --fail-on-slower finds a cell.
+    Exit status: 0, or 1 where --fail-on-slower finds a cell, or one of A that B did not measure.
     """
     from harness.analysis import compare
     from harness.report import compare as report_compare
@@ -120,11 +132,14 @@ def compare_command(
     say(text.removesuffix("\n"))
     if fail_on_slower is None:
         return 0
+    lost = [] if allow_missing else comparison.lost
+    for line in lost:
+        print_error(line)
     slower = comparison.slower_than(fail_on_slower)
     for change in slower:
         why = report_compare.format_change(change.change) if change.change else change.reason
         print_error(f"{change.cell} is {change.verdict}: {why}")
-    return 1 if slower else 0
+    return 1 if slower or lost else 0
 
 
 def merge_command(

@@ -170,7 +170,9 @@ def ceilings_figure(analysis: Analysis) -> Figure:
     figure = new_figure(11, 2.2 + 0.3 * max(6, len(speeds), len(streams)))
     left, right = figure.subplots(1, 2)
     _rate_bars(left, streams)
-    of = "the device" if analysis.head.machine.device else "one thread"
+    threads = analysis.ceilings.threads  # 1 for all in old runs
+    of = "one thread" if threads == 1 else f"{threads} threads together"
+    of = "the device" if analysis.head.machine.device else of
     left.set_xlabel(f"bandwidth of {of}, GB/s (log)")
     for i, s in enumerate(speeds):
         colour = COLOURS[5] if s.impossible else COLOURS[1 if s.implementation[:3] == "ff_" else 0]

@@ -8,8 +8,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from fabricated_runs import Fake
 
 from harness import cli
+from harness.cli import runs
 from harness.report import drawing, figures
 from harness.report.files import FIGURES, TABLE_FILES
 
@@ -49,7 +51,9 @@ def test_files_are_there_whatever_becomes_of_the_output(
     assert {name for name in TABLE_FILES if (golden_run / name).stat().st_size} == set(TABLE_FILES)
 
 
-@pytest.mark.parametrize("script", ["list | true", "doctor | true", "list >&-", "doctor >/dev/full"])
+@pytest.mark.parametrize(
+    "script", ["list | true", "doctor | true", "list >&-", "doctor >/dev/full"]
+)
 def test_commands_on_this_machine_end_without_a_traceback(golden_run: Path, script: str) -> None:
     """What prints tables for a terminal ends as the others do."""
     done = _shell(f"harness {script}", golden_run)
@@ -124,7 +128,10 @@ def test_nothing_is_written_through_links(
     if command == "explain":
         for name in ("run.json", "records.jsonl"):
             (golden_run / name).write_bytes((data_folder / "run-ladder" / name).read_bytes())
-    pages = {f"explain.{kind}" for kind in ("md", "csv", "png", "svg")} | {"merged.md", "merged.csv"}
+    pages = {f"explain.{kind}" for kind in ("md", "csv", "png", "svg")} | {
+        "merged.md",
+        "merged.csv",
+    }
     for name in {*TABLE_FILES, *PICTURES, *pages}:
         (golden_run / name).symlink_to(victim)
     words = [command, str(golden_run), *(["--out", str(golden_run)] if command == "merge" else [])]
@@ -143,3 +150,16 @@ def test_names_of_folders_steer_no_terminal(
         out = capsys.readouterr().out
         assert all(line.isprintable() for line in out.splitlines())
         folder.rename(golden_run)
+
+
+def test_an_impossible_figure_fails_a_sweep(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A cell faster than its ceiling is named and a sweep's outputs do not stand; `table` only shows it."""
+    folder = Fake(factors={"fff_l": 1e-6}, processes=2, blocks=2).write(tmp_path / "run")
+    assert not runs.write_outputs(folder)
+    error = capsys.readouterr().err
+    assert error.startswith("error: IMPOSSIBLE: ")
+    assert "UltraFastBERT-1x11" in error
+    assert cli.run(["table", str(folder)]) == 0
+    assert "IMPOSSIBLE" in capsys.readouterr().out

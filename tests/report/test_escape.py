@@ -72,9 +72,7 @@ def _count_columns(markdown: str) -> set[tuple[int, ...]]:
     return set(found)
 
 
-def test_no_text_is_a_mark_of_markdown(
-    evil_run: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_no_text_is_a_mark_of_markdown(evil_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Columns, HTML, links, emphasis, code and formulas of a run's texts are shown, not followed."""
     assert cli.run(["table", str(evil_run)]) == 0
     text = (evil_run / "table.md").read_text(encoding="utf-8")

@@ -6,6 +6,7 @@ import io
 import json
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -132,3 +133,17 @@ def test_settings_of_a_user_change_no_figure(
         assert {path.name: path.read_bytes() for path in write_plots(analysis)} == before
         assert mpl.rcParams["text.usetex"]
     assert os.environ["MPLBACKEND"] == "module://no_such_backend"
+
+
+@pytest.mark.parametrize(
+    ("threads", "said"), [(1, "of one thread,"), (3, "of 3 threads together,")]
+)
+def test_the_bandwidth_is_of_the_ceilings_threads(
+    golden_run: Path, threads: int, said: str
+) -> None:
+    """The axis names how many threads the rates beside it are of."""
+    analysis = analyse(load_run(golden_run))
+    drawn = figures.ceilings_figure(
+        replace(analysis, ceilings=replace(analysis.ceilings, threads=threads))
+    )
+    assert said in drawn.axes[0].get_xlabel()
