@@ -34,8 +34,8 @@ RESERVED = {
     "rich": ("cli.",),
     "typer": ("cli.",),
 }
-# With the command line, these alone read the process's environment.
-ENVIRONMENT_READERS = ("machine.environment", "backends.cuda_compile", "cli.")
+# With the command line, these alone read the process's environment; drawing puts a variable aside.
+ENVIRONMENT_READERS = ("machine.environment", "backends.cuda_compile", "report.drawing", "cli.")
 
 
 @cache

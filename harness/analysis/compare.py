@@ -54,7 +54,8 @@ class Comparison:
 
     same_machine: whether the two stood on the same hardware. references: the reference cell in A and in B.
     drift: how much longer the reference itself took in B. resolution: the share below which no
-    difference is believed. unmatched: what only one run has, and which.
+    difference is believed. unmatched: what only one run has, and which. lost: what A measured and B did not,
+    so that nothing is known of it, each with why.
     """
 
     a: Run
@@ -65,6 +66,7 @@ class Comparison:
     resolution: float
     changes: list[Change]
     unmatched: list[str]
+    lost: list[str]
 
     def slower_than(self, percent: float) -> list[Change]:
         """Return the cells that are slower by more than so many percent, or give no right result any more."""
@@ -190,6 +192,25 @@ def _references(
     return found if all(found) else None
 
 
+def _find_lost(
+    a: RunIndex, b: RunIndex, cells_a: dict[Identity, str], cells_b: dict[Identity, str]
+) -> list[str]:
+    """Return what A measured and B has no time of, each with why; what B found wrong is judged as a cell."""
+    lost = []
+    for identity, cell in cells_a.items():
+        if not _sampled(a, cell):
+            continue
+        if identity not in cells_b:
+            lost.append(f"{_name(identity)} is not in B")
+            continue
+        record = b.cells[cells_b[identity]]
+        if record.status == "ok" and not _sampled(b, record.cell):
+            lost.append(f"{_name(identity)} is not sampled in B")
+        elif record.status not in ("ok", "wrong", "failed"):
+            lost.append(f"{_name(identity)} is {record.status} in B: {record.reason}")
+    return lost
+
+
 # ---- verdicts ------------------------------------------------------------------------------------
 
 
@@ -281,4 +302,5 @@ def compare(a: Run, b: Run) -> Comparison:
                  for identity, pair in both.items() if _either_ok(of_a, of_b, pair)],
         unmatched=[*(f"only in A: {_describe(k)}" for k in cells_a if k not in cells_b),
                    *(f"only in B: {_describe(k)}" for k in cells_b if k not in cells_a)],
+        lost=_find_lost(of_a, of_b, cells_a, cells_b),
     )  # fmt: skip

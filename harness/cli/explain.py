@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -10,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from harness.cli import options, signals
-from harness.cli.runs import print_error
+from harness.cli.runs import try_to_write
+from harness.cli.streams import print_error, print_notice, say
 from harness.paper import ladder as paper_ladder
 from harness.paper.published import PAPER_WIDTH
 from harness.records.reader import load_run
@@ -67,7 +67,7 @@ def explain_command(
         machine = see_caches(spec, machine, sweep_ladder.make_ladder)
     made = sweep_ladder.make_ladder(spec, machine)
     for notice in made.notices:
-        print(notice, file=sys.stderr)
+        print_notice(notice)
     if dry_run:
         print_plan(made)
         return 0
@@ -81,9 +81,9 @@ def _measure(made: Plan) -> int | None:
 
     with Display() as display:
         outcome = sweep_run.run(made, display)
-    written = _write_page(outcome.folder)
     if outcome.trouble:
         print_error(outcome.trouble)
+    written = _write_page(outcome.folder)
     if outcome.reason == "interrupted":
         return None
     bad = outcome.wrong or outcome.failed or outcome.trouble or not written
@@ -91,17 +91,13 @@ def _measure(made: Plan) -> int | None:
 
 
 def _write_page(folder: Path) -> bool:
-    """Print a ladder's page and write it with its figure; say whether that could be written."""
+    """Write a ladder's page with its figure and print it; say whether all could be written."""
     from harness.analysis.analysis import analyse
     from harness.report import ladder as report_ladder
 
     analysis = analyse(load_run(folder))
-    print(report_ladder.format_page(analysis))
-    try:
-        files = report_ladder.write_page(analysis)
-    except OSError as error:
-        print_error(f"can't write the page to {folder}: {error.strerror}; `python -m harness explain "
-                    f"{folder}` makes it from the samples")  # fmt: skip
-        return False
-    print(f"Written to {folder}: {', '.join(p.name for p in files)}")
-    return True
+    written = try_to_write(analysis, "of the page", report_ladder.write_page, "explain")
+    say(report_ladder.format_page(analysis))
+    if written is not None:
+        say(f"Written to {folder}: {', '.join(path.name for path in written)}")
+    return written is not None

@@ -16,6 +16,7 @@ from harness import plugin
 from harness.backends import blas, registry
 from harness.backends.registry import Implementation
 from harness.cli import options
+from harness.cli.streams import print_notice
 from harness.errors import UsageError
 from harness.gpu import probe
 from harness.machine import doctor, facts
@@ -58,7 +59,8 @@ def doctor_command(
     here = facts.read_machine(device="cpu", missing_providers=missing)
     if walk:
         here, notices = preflight.walk_caches(here, threads=threads, keep_blas_env=keep_blas_env)
-        print(*notices, sep="\n", end="\n" if notices else "", file=sys.stderr)
+        for notice in notices:
+            print_notice(notice)
     seen = preflight.inspect(names, here, threads=threads, keep_blas_env=keep_blas_env or None)
     findings = doctor.judge(seen)
     if as_json:

@@ -6,22 +6,47 @@ import sys
 
 
 def main() -> None:
-    """Run the command line and exit with its status: 0 done, 1 wrong or failed, 2 usage, 130 interrupted."""
+    """Run the command line and exit with its status: 0 done, 1 wrong or failed, 2 usage, 130 interrupted.
+
+    141 where the reader of the output went away (`... | head`).
+    """
     # The compiled part may be missing, which the modules below would meet as an ImportError.
+    from harness.cli import streams
     from harness.errors import UnavailableError, UsageError
 
+    is_open = streams.prepare()
     try:
         from harness.cli import run
 
         status = run(sys.argv[1:])
+        sys.stdout.flush()
     except (UsageError, UnavailableError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        streams.print_error(str(error))
         status = 2
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+        streams.print_notice("interrupted")
         status = 130
     except BrokenPipeError:
-        # The reader of our output went away (`... | head`): nothing is left to tell it.
-        sys.stderr.close()
-        status = 141
+        status = _lose_reader()
+    except SystemExit as ended:
+        # What the libraries that read options and print tables make of a pipe without a reader.
+        if not isinstance(ended.__context__, BrokenPipeError):
+            raise
+        status = _lose_reader()
+    except OSError as error:
+        what = f"{error.filename}: " if error.filename else "the output can't be written: "
+        streams.print_error(f"{what}{error.strerror}")
+        streams.abandon_output()
+        status = 1
+    if not (is_open or status):
+        streams.print_error("standard output is closed: what was to be printed is lost")
+        status = 1
     sys.exit(status)
+
+
+def _lose_reader() -> int:
+    """Return the status of a command the reader of whose output went away: nothing is left to tell it."""
+    from harness.cli import streams
+
+    streams.abandon_output()
+    return 141

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from harness.cli import options
+from harness.cli.streams import print_error, print_notice, say
 from harness.errors import UsageError
 from harness.records.reader import load_run
 
@@ -17,62 +17,76 @@ if TYPE_CHECKING:
     from harness.analysis.analysis import Analysis
 
 
-def print_error(text: str) -> None:
-    """Print a line of trouble where it does not mix with the output."""
-    print(f"error: {text}", file=sys.stderr)
-
-
 def write_outputs(folder: Path) -> bool:
-    """Print a run's table and write what is derived from it; say whether that could be written."""
+    """Write what is derived from a run and print its table; say whether all is written and possible.
+
+    Whatever becomes of the figures and of standard output, the tables lie in the folder. A figure that no
+    machine of these ceilings can reach is an error in what was measured, and is named as one.
+    """
     from harness.analysis.analysis import analyse
-    from harness.report import table
-    from harness.report.files import write_plots, write_tables
+    from harness.report import files, table
 
     analysis = analyse(load_run(folder))
-    print(table.format_markdown(analysis))
-    if not analysis.samples:
-        print(f"{folder}: nothing was sampled, so there are no figures", file=sys.stderr)
-    try:
-        files = [*write_tables(analysis), *(write_plots(analysis) if analysis.samples else [])]
-    except OSError as error:
-        print_error(f"can't write the tables and figures to {folder}: {error.strerror}; `python -m harness "
-                     "table` and `plot` make them from the samples")  # fmt: skip
-        return False
-    print(f"Written to {folder}: {', '.join(p.name for p in files)}")
-    return True
+    written = [try_to_write(analysis, "tables", files.write_tables, "table")]
+    if analysis.samples:
+        written.append(try_to_write(analysis, "figures", files.write_plots, "plot"))
+    else:
+        print_notice(f"{folder}: nothing was sampled, so there are no figures")
+    say(table.format_markdown(analysis))
+    if names := [path.name for found in written for path in found or []]:
+        say(f"Written to {folder}: {', '.join(names)}")
+    impossible = table.impossible(analysis.points)
+    for line in impossible:
+        print_error(f"IMPOSSIBLE: {line}")
+    return None not in written and not impossible
 
 
-def _write(analysis: Analysis, what: str, write: Callable[[Analysis], list[Path]]) -> int:
-    """Write what is derived from a run, name the files, and return the exit status."""
+def try_to_write(
+    analysis: Analysis, what: str, write: Callable[[Analysis], list[Path]], again: str
+) -> list[Path] | None:
+    """Write what is derived from a run and return the files; None where not all could be, which is said.
+
+    again: the command that makes them from the samples.
+    """
+    from harness.report.drawing import FigureError
+
     try:
-        files = write(analysis)
-    except OSError as error:
-        print_error(f"can't write the {what} to {analysis.folder}: {error.strerror}")
-        return 1
-    print(f"Written: {', '.join(map(str, files))}")
-    return 0
+        return write(analysis)
+    except (OSError, FigureError) as error:
+        why = error.strerror if isinstance(error, OSError) else error
+    print_error(f"can't write all {what} to {analysis.folder}: {why}; `python -m harness {again} "
+                f"{analysis.folder}` makes them from the samples")  # fmt: skip
+    return None
 
 
 def table_command(run: options.RunFolder) -> int:
     """Print a run's tables and write table.md, table.csv, speeds.csv and table.tex from its samples."""
     from harness.analysis.analysis import analyse
-    from harness.report import table
-    from harness.report.files import write_tables
+    from harness.report import files, table
 
     analysis = analyse(load_run(run))
-    print(table.format_markdown(analysis))
-    return _write(analysis, "tables", write_tables)
+    written = try_to_write(analysis, "tables", files.write_tables, "table")
+    say(table.format_markdown(analysis))
+    return _name(written)
+
+
+def _name(written: list[Path] | None) -> int:
+    """Name the files that were written, and return the exit status."""
+    if written is None:
+        return 1
+    say(f"Written: {', '.join(map(str, written))}")
+    return 0
 
 
 def plot_command(run: options.RunFolder) -> int:
     """Draw a run's figures as PNG and SVG from its samples."""
     from harness.analysis.analysis import analyse
-    from harness.report.files import write_plots
+    from harness.report import files
 
     analysis = analyse(load_run(run))
     if not analysis.samples:
         raise UsageError(f"{run} has no samples: there is nothing to draw")
-    return _write(analysis, "figures", write_plots)
+    return _name(try_to_write(analysis, "figures", files.write_plots, "plot"))
 
 
 def compare_command(
@@ -82,16 +96,24 @@ def compare_command(
         float | None,
         typer.Option(
             metavar="PCT",
-            help="Exit 1 where a cell is slower by more than PCT percent, or right in A and wrong in B.",
+            help="Exit 1 where a cell is slower by more than PCT percent, right in A and wrong in B, "
+            "or measured in A and not in B.",
         ),
     ] = None,
+    allow_missing: Annotated[
+        bool,
+        typer.Option(
+            "--allow-missing",
+            help="With --fail-on-slower: let cells pass that A measured and B did not.",
+        ),
+    ] = False,
     csv: Annotated[bool, typer.Option("--csv", help="Print CSV instead of a table.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> int:
     """Say of each cell whether run B is faster, slower or the same as run A, or that it can't be told.
 
     On one machine times are compared, freed of the drift between the runs; across machines ratios are.
-    Exit status: 0, or 1 where --fail-on-slower finds a cell.
+    Exit status: 0, or 1 where --fail-on-slower finds a cell, or one of A that B did not measure.
     """
     from harness.analysis import compare
     from harness.report import compare as report_compare
@@ -102,18 +124,22 @@ def compare_command(
         raise UsageError(f"--fail-on-slower: need 0 or more percent, got {fail_on_slower:g}")
     comparison = compare.compare(load_run(a), load_run(b))
     if csv:
-        print(report_compare.format_comparison_csv(comparison), end="")
+        text = report_compare.format_comparison_csv(comparison)
     elif json:
-        print(report_compare.format_comparison_json(comparison), end="")
+        text = report_compare.format_comparison_json(comparison)
     else:
-        print(report_compare.format_comparison(comparison), end="")
+        text = report_compare.format_comparison(comparison)
+    say(text.removesuffix("\n"))
     if fail_on_slower is None:
         return 0
+    lost = [] if allow_missing else comparison.lost
+    for line in lost:
+        print_error(line)
     slower = comparison.slower_than(fail_on_slower)
     for change in slower:
-        text = report_compare.format_change(change.change) if change.change else change.reason
-        print_error(f"{change.cell} is {change.verdict}: {text}")
-    return 1 if slower else 0
+        why = report_compare.format_change(change.change) if change.change else change.reason
+        print_error(f"{change.cell} is {change.verdict}: {why}")
+    return 1 if slower or lost else 0
 
 
 def merge_command(
@@ -130,6 +156,5 @@ def merge_command(
     loaded = [load_run(run) for run in runs]
     rows = merge.merged_rows(loaded)
     paths = report_merge.write_merged(loaded, rows, out)
-    print(report_merge.format_merged(loaded, rows))
-    print(f"Written: {', '.join(map(str, paths))}")
-    return 0
+    say(report_merge.format_merged(loaded, rows))
+    return _name(paths)

@@ -16,7 +16,8 @@ from rich.table import Table
 from harness import plugin
 from harness.backends import blas
 from harness.cli import options, signals
-from harness.cli.runs import print_error, write_outputs
+from harness.cli.runs import write_outputs
+from harness.cli.streams import print_error, print_notice, say
 from harness.cli.sweep_options import make_spec
 from harness.errors import UsageError
 from harness.machine import cache_walk, facts
@@ -53,10 +54,11 @@ def print_plan(made: Plan) -> None:
             cell.id, f"{cell.work()[0] / 1e9:.3g}", format_time(cell.predicted_s() * 1e9),
             f"{cell.workspace_bytes / 2**20:.0f}",
         )  # fmt: skip
-    Console(width=None if sys.stdout.isatty() else 120).print(table)
+    Console(width=None if sys.stdout.isatty() else 120).print(table, markup=False)
     lacking = [(cell.implementation, reason) for cell, reason in made.unavailable]
-    print(*format_unavailable(lacking), sep="\n", end="\n" if lacking else "")
-    print(
+    for line in format_unavailable(lacking):
+        say(line)
+    say(
         f"{len(made.cells)} cells, {made.processes()} fresh processes a provider, about "
         f"{made.blocks()} blocks; predicted {made.predicted_s():.0f} s and "
         f"{made.memory_bytes() / 2**20:.0f} MiB in the measuring processes. "
@@ -75,14 +77,12 @@ def see_caches(
         return machine
     make(spec, replace(machine, caches={}))
     if sys.stderr.isatty():
-        print(
-            f"seeing what a core gets of the caches, at most {cache_walk.MOST_S:.0f} s",
-            file=sys.stderr,
-        )
+        print_notice(f"seeing what a core gets of the caches, at most {cache_walk.MOST_S:.0f} s")
     seen, notices = preflight.walk_caches(
         machine, threads=spec.threads, isa=spec.isa, keep_blas_env=spec.keep_blas_env
     )
-    print(*notices, sep="\n", end="\n" if notices else "", file=sys.stderr)
+    for notice in notices:
+        print_notice(notice)
     return seen
 
 
@@ -111,10 +111,10 @@ def _take_up(context: typer.Context, folder: Path, asked: SweepSpec) -> tuple[Ru
         raise UsageError(f"--out: a resumed sweep goes on in its own folder, {folder}")
     resume.check_options(run, _given_options(context), asked)
     for warning in run.warnings:
-        print(f"notice: {warning}", file=sys.stderr)
+        print_notice(f"notice: {warning}")
     if run.head.machine.commit.endswith("-dirty"):
-        print("notice: the run was measured with uncommitted changes; whether they are still the same can't "
-              "be told", file=sys.stderr)  # fmt: skip
+        print_notice("notice: the run was measured with uncommitted changes; whether they are still the same "
+                     "can't be told")  # fmt: skip
     spec = resume.find_spec(run)
     plugin.load_all([Path(name) for name in spec.plugins])
     return run, spec
@@ -123,7 +123,7 @@ def _take_up(context: typer.Context, folder: Path, asked: SweepSpec) -> tuple[Ru
 def _print_missing(run: Run, made: Plan) -> None:
     missing = resume.find_progress(run, made).missing()
     text = "blocks as the budget allows" if missing is None else f"{missing} blocks"
-    print(f"{run.folder}: {text} are missing; they would be measured in fresh processes.")
+    say(f"{run.folder}: {text} are missing; they would be measured in fresh processes.")
 
 
 @partial(options.take_axes, behind="processes")
@@ -195,12 +195,12 @@ def sweep_command(
         machine = see_caches(spec, machine, plan.make_plan)
     made = plan.make_plan(spec, machine)
     for notice in made.notices:
-        print(notice, file=sys.stderr)
+        print_notice(notice)
     if dry_run:
         _print_missing(resumed, made) if resumed else print_plan(made)
         return 0
     if resumed and resume.has_ended(resumed):
-        print(f"{resumed.folder}: nothing is missing", file=sys.stderr)
+        print_notice(f"{resumed.folder}: nothing is missing")
         return 0 if write_outputs(resumed.folder) else 1
     return signals.end_in_order(partial(_measure, made, resumed))
 
@@ -216,14 +216,12 @@ def _measure(made: Plan, resumed: Run | None) -> int | None:
 
 def _conclude(outcome: sweep_run.Outcome) -> int | None:
     """Write what is derived from a run and say how it ended; return the status, None if interrupted."""
-    written = write_outputs(outcome.folder)
     if outcome.trouble:
         print_error(outcome.trouble)
     if outcome.reason == "interrupted" or outcome.trouble:
-        print(
-            f"`python -m harness sweep --resume {outcome.folder}` goes on from here",
-            file=sys.stderr,
-        )
+        # Before the tables: whoever can't wait for them, or has closed the output, reads it still.
+        print_notice(f"`python -m harness sweep --resume {outcome.folder}` goes on from here")
+    written = write_outputs(outcome.folder)
     if outcome.reason == "interrupted":
         return None
     bad = outcome.wrong or outcome.failed or outcome.trouble or not written

@@ -11,8 +11,13 @@ def printable(text: str, most: int = MOST) -> str:
     """Return a text as one line of visible characters, the others as escapes; cut behind `most` of them."""
     if text.isprintable() and len(text) <= most:
         return text
-    shown = "".join(map(_escape, text[:most]))
+    shown = visible(text[:most])
     return shown if len(text) <= most else f"{shown} ... ({len(text)} characters)"
+
+
+def visible(text: str) -> str:
+    """Return a text as one line of visible characters, the others as escapes."""
+    return text if text.isprintable() else "".join(map(_escape, text))
 
 
 def _escape(character: str) -> str:

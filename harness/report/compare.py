@@ -12,8 +12,10 @@ import pandas as pd
 from harness.analysis.compare import TOLERANCE, Comparison, Verdict
 from harness.analysis.stats import Ratio
 from harness.records.reader import Run
+from harness.report import escape
 from harness.report.formats import (
     NONE,
+    format_csv,
     format_markdown_table,
     format_time,
     plain,
@@ -92,6 +94,7 @@ def _reference_line(comparison: Comparison) -> str:
 
 def format_comparison(comparison: Comparison) -> str:
     """Return a comparison as Markdown."""
+    comparison = escape.each_text(comparison, escape.markdown)
     lines = ["# B compared with A", "", _run_line("A", comparison.a), _run_line("B", comparison.b)]
     lines += _build_lines(comparison)
     lines.append(_reference_line(comparison))
@@ -127,8 +130,7 @@ def comparison_rows(comparison: Comparison) -> list[dict[str, Any]]:
 
 def format_comparison_csv(comparison: Comparison) -> str:
     """Return a comparison as CSV."""
-    text: str = pd.DataFrame(comparison_rows(comparison)).to_csv(index=False)
-    return text
+    return format_csv(pd.DataFrame(comparison_rows(comparison)))
 
 
 def format_comparison_json(comparison: Comparison) -> str:

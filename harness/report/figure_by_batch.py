@@ -14,6 +14,7 @@ from harness.analysis.stats import Ratio
 from harness.problem import axes
 from harness.problem.axes import Conditions
 from harness.problem.models import speedup_limit, title
+from harness.report import escape
 from harness.report.figure_style import COLOURS, MARKERS, new_figure, set_title
 
 _SHARE_TICKS = (1, 2, 5, 10, 20, 50, 100, 200)  # percent
@@ -102,6 +103,7 @@ def draw(analysis: Analysis) -> Figure:
 
     Without a ceiling in the run there is no floor, and the lower part is left out.
     """
+    analysis = escape.each_text(analysis, escape.figure)
     points = _points(analysis)
     rows = _collect(points)
     figure = new_figure(11, 7)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from matplotlib.figure import Figure
 
 from harness.analysis.analysis import Analysis
+from harness.report import escape
 from harness.report.figure_style import COLOURS, new_figure, set_title
 from harness.report.formats import format_bytes
 
@@ -16,7 +17,7 @@ def is_drawable(analysis: Analysis) -> bool:
 
 def draw(analysis: Analysis) -> Figure:
     """Draw the rates of a run's walk over the working set, sizes on a log scale."""
-    curve = analysis.cache_curve
+    curve = escape.each_text(analysis, escape.figure).cache_curve
     assert curve is not None
     figure = new_figure(8.5, 5)
     axes = figure.subplots()

@@ -16,6 +16,7 @@ from harness.problem import axes
 from harness.problem.axes import Conditions
 from harness.problem.models import speedup_limit, title
 from harness.records.schema import RunHead
+from harness.report import escape
 from harness.report.figure_style import COLOURS, MARKERS, new_figure, set_title
 from harness.report.formats import format_ratio, format_source, format_time
 from harness.report.table import format_place
@@ -53,6 +54,7 @@ def _bars_of(point: Point) -> list[tuple[str, Ratio, float | None, bool, float]]
 
 def speedup_figure(analysis: Analysis) -> Figure:
     """Draw the measured speedups with their intervals beside the published ones, the limit as a tick."""
+    analysis = escape.each_text(analysis, escape.figure)
     point = analysis.points[0]
     bars = _bars_of(point)
     figure = new_figure(9.5, 1.6 + 0.62 * max(1, len(bars)))
@@ -102,6 +104,7 @@ def _speedup_legend(axes: Any) -> None:
 
 def time_figure(analysis: Analysis) -> Figure:
     """Draw time per token: lines over the batch, or bars where the run has one batch only."""
+    analysis = escape.each_text(analysis, escape.figure)
     widest = analysis.points[0].width
     points = [p for p in analysis.points if p.width == widest]
     rows: dict[_Series, dict[int, float]] = {}
@@ -160,13 +163,16 @@ def _time_bars(
 
 def ceilings_figure(analysis: Analysis) -> Figure:
     """Draw the ceilings that were measured, and how far each layer reaches what they allow."""
+    analysis = escape.each_text(analysis, escape.figure)
     point = analysis.points[0]
     speeds = [s for s in point.speeds if np.isfinite(s.of_ceiling)]
     streams = [s for s in analysis.ceiling_speeds if np.isfinite(s.gbs)]
     figure = new_figure(11, 2.2 + 0.3 * max(6, len(speeds), len(streams)))
     left, right = figure.subplots(1, 2)
     _rate_bars(left, streams)
-    of = "the device" if analysis.head.machine.device else "one thread"
+    threads = analysis.ceilings.threads  # 1 for all in old runs
+    of = "one thread" if threads == 1 else f"{threads} threads together"
+    of = "the device" if analysis.head.machine.device else of
     left.set_xlabel(f"bandwidth of {of}, GB/s (log)")
     for i, s in enumerate(speeds):
         colour = COLOURS[5] if s.impossible else COLOURS[1 if s.implementation[:3] == "ff_" else 0]

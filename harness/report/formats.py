@@ -10,6 +10,7 @@ from tabulate import tabulate
 
 from harness.paper.published import PublishedCell
 from harness.problem.models import BASELINE, speedup_limit
+from harness.report import escape
 
 if TYPE_CHECKING:  # seconds to load, and a plan is printed without them
     import pandas as pd
@@ -116,6 +117,15 @@ def format_markdown_table(frame: pd.DataFrame) -> str:
         frame.astype(str).values.tolist(), headers=list(frame.columns), tablefmt="github",
         disable_numparse=True,
     )  # fmt: skip
+    return text
+
+
+def format_csv(frame: pd.DataFrame) -> str:
+    """Return a frame of plain numbers and texts as CSV."""
+    shown = frame.map(
+        lambda value: escape.comma_separated(value) if isinstance(value, str) else value
+    )
+    text: str = shown.to_csv(index=False)
     return text
 
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jinja2
-import matplotlib as mpl
 import pandas as pd
 
 from harness.analysis.analysis import Analysis
@@ -15,9 +15,8 @@ from harness.analysis.stats import Ratio
 from harness.paper import ladder as paper_ladder
 from harness.paper.ladder import LEVELS
 from harness.problem.models import BASELINE, parse_model
-from harness.records.files import write_whole
-from harness.report import formats, header
-from harness.report.ladder_figure import ladder_figure
+from harness.report import drawing, escape, formats, header
+from harness.report.files import write_texts
 from harness.report.ladder_words import (
     TITLES,
     describe_effect,
@@ -77,6 +76,7 @@ def _span(loops: Sequence[int]) -> str:
 
 def format_page(analysis: Analysis) -> str:
     """Return the page as Markdown. Raises UsageError where the run has no ladder."""
+    analysis = escape.each_text(analysis, escape.markdown)
     ladder = analysis.require_ladder()
     climbs = ladder.climbs
     base, tree = parse_model(BASELINE), parse_model(paper_ladder.FFF_MODEL)
@@ -133,17 +133,14 @@ def csv_frame(analysis: Analysis) -> pd.DataFrame:
 def write_page(analysis: Analysis) -> list[Path]:
     """Write explain.md, explain.csv, explain.png and explain.svg into the run's folder and return them.
 
-    Raises UsageError where the run has no ladder.
+    Raises UsageError where the run has no ladder, OSError or FigureError where a file can't be made; the
+    texts are written before the figure is drawn.
     """
-    texts = (format_page(analysis), csv_frame(analysis).to_csv(index=False))
-    paths = [analysis.folder / name for name in EXPLAIN_FILES]
-    for path, text in zip(paths, texts, strict=True):
-        write_whole(path, text)
-    # Fixed ids and no date: the same samples give the same bytes.
-    with mpl.rc_context({"svg.hashsalt": "fff-harness", "font.family": "DejaVu Sans"}):
-        figure = ladder_figure(analysis)
-        for extension in ("png", "svg"):
-            path = analysis.folder / f"explain.{extension}"
-            figure.savefig(path, dpi=150, metadata={"Date": None} if extension == "svg" else {})
-            paths.append(path)
-    return paths
+    texts = (format_page(analysis), formats.format_csv(csv_frame(analysis)))
+    paths = (analysis.folder / name for name in EXPLAIN_FILES)
+    written = write_texts(dict(zip(paths, texts, strict=True)))
+    with drawing.plain_matplotlib():
+        from harness.report.ladder_figure import ladder_figure
+
+    draws = {"explain": partial(ladder_figure, analysis)}
+    return written + drawing.write_figures(analysis.folder, draws, drawing.FORMATS)

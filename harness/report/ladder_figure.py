@@ -13,6 +13,7 @@ from harness.analysis.analysis import Analysis
 from harness.analysis.ladder import Rung
 from harness.paper import ladder as paper_ladder
 from harness.paper.ladder import LEVELS
+from harness.report import escape
 from harness.report.figure_style import COLOURS, new_figure, set_title
 from harness.report.ladder_words import (
     NOT_MEASURED,
@@ -55,6 +56,7 @@ def ladder_figure(analysis: Analysis) -> Figure:
 
     Raises UsageError where the run has no ladder.
     """
+    analysis = escape.each_text(analysis, escape.figure)
     climbs = analysis.require_ladder().climbs
     figure = new_figure(12.5, 5.6)
     panels = figure.subplots(1, len(LEVELS), sharey=True)

@@ -6,25 +6,22 @@ import pandas as pd
 
 from harness.analysis.analysis import Analysis
 from harness.problem.models import title
-from harness.report import table
+from harness.report import escape, table
 from harness.report.formats import NONE, UNCONFIRMED
 from harness.report.frames import paper_frame, versus_frame
 from harness.report.header import head_lines
 
-_LATEX = str.maketrans(
-    {
-        "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
-        **{c: f"\\{c}" for c in "&%$#_{}"},
-    }
-)  # fmt: skip
+
+def _shown(value: object) -> str:
+    return escape.latex(str(value))
 
 
 def _latex_table(frame: pd.DataFrame, caption: str) -> str:
     plain = frame.replace({UNCONFIRMED: "*", NONE: "--"}, regex=True)
-    style = plain.style.hide(axis="index").format(escape="latex")
-    style = style.format_index(escape="latex", axis=1)
+    style = plain.style.hide(axis="index").format(_shown)
+    style = style.format_index(_shown, axis=1)
     text: str = style.to_latex(
-        hrules=True, caption=caption.translate(_LATEX),
+        hrules=True, caption=escape.latex(caption),
         column_format="l" + "r" * (len(frame.columns) - 1),
         position_float="centering",
     )  # fmt: skip
@@ -34,7 +31,9 @@ def _latex_table(frame: pd.DataFrame, caption: str) -> str:
 def format_latex(analysis: Analysis) -> str:
     """Return the paper's table and the best-against-best table as LaTeX (package booktabs)."""
     parts = [
-        f"% {line.removeprefix('- ')}" for line in head_lines(analysis) if line.startswith("-")
+        escape.latex_comment(line.removeprefix("- "))
+        for line in head_lines(analysis)
+        if line.startswith("-")
     ]
     parts += ["% Needs \\usepackage{booktabs}. * unconfirmed in any source that could be opened."]
     for point in analysis.points:

@@ -15,7 +15,15 @@ from harness.analysis.stats import Ratio
 from harness.errors import UsageError
 from harness.problem.models import speedup_limit, title
 from harness.records.reader import Run
-from harness.report.formats import NONE, format_limit, format_markdown_table, format_ratio
+from harness.report import escape
+from harness.report.files import write_texts
+from harness.report.formats import (
+    NONE,
+    format_csv,
+    format_limit,
+    format_markdown_table,
+    format_ratio,
+)
 
 MERGED_FILES = ("merged.md", "merged.csv")
 # The columns of every table, in the order of the file.
@@ -88,6 +96,7 @@ def _reading_line(rows: list[Row]) -> str:
 
 def format_merged(runs: Sequence[Run], rows: list[Row]) -> str:
     """Return the rows of several runs as Markdown."""
+    runs, rows = escape.each_text((list(runs), list(rows)), escape.markdown)
     frame = pd.DataFrame(
         {
             "machine": row["machine"], "provider": row["provider"] or NONE, "batch": row["batch"],
@@ -125,8 +134,7 @@ def write_merged(runs: Sequence[Run], rows: list[Row], out: Path) -> list[Path]:
     Raises UsageError for a file of another kind.
     """
     markdown = format_merged(runs, rows)
-    comma: str = merged_frame(rows).to_csv(index=False)
-    texts = {".md": markdown, ".csv": comma}
+    texts = {".md": markdown, ".csv": format_csv(merged_frame(rows))}
     if out.suffix and not out.is_dir():
         if out.suffix not in texts:
             raise UsageError(f"--out: need a folder or a file ending in .md or .csv, got {out}")
@@ -134,9 +142,8 @@ def write_merged(runs: Sequence[Run], rows: list[Row], out: Path) -> list[Path]:
     else:
         paths = {out / name: texts[Path(name).suffix] for name in MERGED_FILES}
     try:
-        for path, text in paths.items():
+        for path in paths:
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(text, encoding="utf-8")
+        return write_texts(paths)
     except OSError as error:
         raise UsageError(f"--out: can't write to {out}: {error.strerror}") from None
-    return list(paths)

@@ -13,6 +13,7 @@ from harness.analysis.stats import Ratio
 from harness.paper.published import PAPER_BATCH, PAPER_WIDTH
 from harness.problem import axes
 from harness.problem.models import title
+from harness.report import escape
 from harness.report import gpu as report_gpu
 from harness.report import ledger as report_ledger
 from harness.report.formats import (
@@ -240,6 +241,7 @@ def _call_lines(analysis: Analysis) -> list[str]:
 
 def format_markdown(analysis: Analysis) -> str:
     """Return the whole report of a run as Markdown."""
+    analysis = escape.each_text(analysis, escape.markdown)
     lines = head_lines(analysis)
     lines += [f"- **IMPOSSIBLE**: {line}" for line in impossible(analysis.points)]
     for point in analysis.points:

@@ -16,6 +16,7 @@ from harness.analysis.compare import Comparison, judge
 from harness.analysis.stats import Ratio
 from harness.errors import UsageError
 from harness.records.reader import load_run
+from harness.records.schema import LINES
 from harness.report import compare as report_compare
 
 
@@ -239,6 +240,43 @@ def test_formats_agree(tmp_path, capsys):
     assert "fff_l1_blas/ultrafastbert-1x11" in capsys.readouterr().err
     assert cli.run(["compare", str(a), str(b), "--fail-on-slower", "20"]) == 0
     assert cli.run(["compare", str(b), str(a), "--fail-on-slower", "0"]) == 0
+
+
+def _change_cells(folder, name, change):
+    """Write a run's lines anew: those of one implementation as `change` returns them, None to leave out."""
+    lines = [json.loads(line) for line in (folder / LINES).read_text().splitlines()]
+    own = [line.get("cell", "").startswith(name) for line in lines]
+    found = [change(line) if is_own else line for line, is_own in zip(lines, own, strict=True)]
+    (folder / LINES).write_text("".join(json.dumps(line) + "\n" for line in found if line))
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        pytest.param(lambda line: None, "is not in B", id="vanished"),
+        pytest.param(
+            lambda line: line | {"status": "unavailable", "reason": "no such library"}
+            if line["kind"] == "cell" else None,
+            "is unavailable in B: no such library", id="unavailable",
+        ),
+        pytest.param(
+            lambda line: line if line["kind"] == "cell" else None, "is not sampled in B", id="cut"
+        ),
+    ],
+)  # fmt: skip
+def test_a_cell_that_is_lost_fails(tmp_path, capsys, change, said):
+    """What A measured and B did not has no verdict, so --fail-on-slower fails unless that is allowed."""
+    a = Fake(seed=1, processes=2, blocks=2).write(tmp_path / "a")
+    b = Fake(seed=1, processes=2, blocks=2).write(tmp_path / "b")
+    _change_cells(b, "fff_l1_blas", change)
+    words = ["compare", str(a), str(b), "--fail-on-slower", "50"]
+    assert cli.run(words) == 1
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "fff_l1_blas/ultrafastbert-1x11" in error
+    assert said in error
+    assert cli.run([*words, "--allow-missing"]) == 0
+    assert cli.run(["compare", str(b), str(a), "--fail-on-slower", "50"]) == 0
 
 
 def test_usage_mistakes(tmp_path):

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import io
 import json
+import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
 
+import matplotlib as mpl
 import pytest
 from matplotlib.figure import Figure
 
@@ -17,6 +20,7 @@ from harness.analysis.stats import Ratio
 from harness.records.reader import load_run
 from harness.report import figure_by_batch, figures
 from harness.report import files as report_files
+from harness.report.drawing import FigureError
 from harness.report.files import FIGURES, write_plots
 
 
@@ -91,3 +95,55 @@ def test_an_endless_interval_does_not_push_the_figure_away(
     figure.savefig(io.BytesIO())
     limits = [*figure.axes[0].get_xlim(), *figure.axes[0].get_ylim()]
     assert max(limits) < 1e5
+
+
+def test_a_figure_that_fails_costs_no_other(
+    golden_run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The figures beside one that can't be drawn are written, then it is named with the reason."""
+
+    def fail(_: Analysis) -> Figure:
+        raise ValueError("no such number\nand more")
+
+    monkeypatch.setattr(figures, "speedup_figure", fail)
+    with pytest.raises(FigureError, match=r"^can't draw speedup: ValueError: no such number$"):
+        write_plots(analyse(load_run(golden_run)))
+    found = {path.stem for path in golden_run.glob("*.png")}
+    assert found == set(FIGURES) - {"speedup"}
+
+
+def test_a_figure_replaces_a_link(golden_run: Path, tmp_path: Path) -> None:
+    """A link that lies in a stranger's folder under a figure's name is replaced, never followed."""
+    victim = tmp_path / "victim"
+    victim.write_text("mine")
+    (golden_run / "speedup.svg").symlink_to(victim)
+    write_plots(analyse(load_run(golden_run)))
+    assert victim.read_text() == "mine"
+    assert not (golden_run / "speedup.svg").is_symlink()
+
+
+def test_settings_of_a_user_change_no_figure(
+    golden_run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A backend that is not installed and a matplotlibrc that hands texts to TeX are put aside, then back."""
+    analysis = analyse(load_run(golden_run))
+    before = {path.name: path.read_bytes() for path in write_plots(analysis)}
+    monkeypatch.setenv("MPLBACKEND", "module://no_such_backend")
+    with mpl.rc_context({"text.usetex": True, "axes.facecolor": "red"}):
+        assert {path.name: path.read_bytes() for path in write_plots(analysis)} == before
+        assert mpl.rcParams["text.usetex"]
+    assert os.environ["MPLBACKEND"] == "module://no_such_backend"
+
+
+@pytest.mark.parametrize(
+    ("threads", "said"), [(1, "of one thread,"), (3, "of 3 threads together,")]
+)
+def test_the_bandwidth_is_of_the_ceilings_threads(
+    golden_run: Path, threads: int, said: str
+) -> None:
+    """The axis names how many threads the rates beside it are of."""
+    analysis = analyse(load_run(golden_run))
+    drawn = figures.ceilings_figure(
+        replace(analysis, ceilings=replace(analysis.ceilings, threads=threads))
+    )
+    assert said in drawn.axes[0].get_xlabel()

@@ -192,7 +192,7 @@ def test_output_that_should_be_zero_is_looked_at(bench: faults.Bench) -> None:
     problem = Problem(layer="ff", batch=4, d_in=3, d_out=2, hidden=5)
     operands = make_operands(problem)
     operands.y[2, 1] = 1.0
-    verdict = bench._check_timed("ff_l3_alloc", problem, operands, unwritten=True)
+    verdict = bench._check_timed("ff_l3_alloc", problem, operands, None, unwritten=True)
     assert verdict is not None
     assert not verdict.ok
     assert "1 output elements are not 0" in verdict.reason

@@ -1,0 +1,163 @@
+"""The texts of a stranger's run in each format: shown as they stand, never marks of what shows them."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from markdown_it import MarkdownIt
+
+from harness import cli
+from harness.analysis.analysis import analyse
+from harness.records.reader import load_run
+from harness.records.schema import HEAD, LINES
+from harness.report import escape, table
+
+EVIL = (
+    "x | <script>alert(1)</script><img src=x> `code` **bold** _it_ [l](javascript:a) ![i](http://e/i) &lt; "
+    "$\\frac{$ \\input{/etc/passwd} \\immediate\\write18{touch x} % # ~ ^ {"
+)
+AFTER_LINE = f"Evil\n\\input{{x}}\n# h\n{EVIL}"
+TRACE = f"trace:/tmp/{EVIL.replace('/', '')}.npy"
+RENDER = MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethrough"])
+
+
+def _spoil(folder: Path, text: str) -> None:
+    """Put a text into every field of a run that may hold any."""
+    head = json.loads((folder / HEAD).read_text(encoding="utf-8"))
+    for name in ("host", "system", "processor", "microarchitecture", "virtual_machine", "commit"):
+        head["machine"][name] = text
+    head["machine"]["build"] = {"isa": text, "compiler": text}
+    head["machine"]["findings"] = [
+        {"id": "x", "severity": "serious", "found": text, "why": text, "remedy": text}
+    ]
+    (folder / HEAD).write_text(json.dumps(head))
+    lines = [json.loads(line) for line in (folder / LINES).read_text().splitlines()]
+    for line in lines:
+        if line["kind"] == "provider":
+            line.update(name=text, version=text, architecture=text, path=text)
+        if line["kind"] == "cell":
+            line.update(routing=TRACE, provider=text and line["provider"] and text)
+            line["notes"] = {**line["notes"], "weights": text, "launch": text}
+            if line["role"] != "ceiling" and line["implementation"].startswith("fff_l2"):
+                line.update(status="wrong", reason=text)
+    lines.append({"kind": "resume", "resumed_utc": text, "host": text, "process": 9, "block": 99})
+    (folder / LINES).write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+@pytest.fixture
+def evil_run(golden_run: Path) -> Path:
+    """Return a run every text of which is written in the language of what shows it."""
+    _spoil(golden_run, AFTER_LINE)
+    return golden_run
+
+
+def _check_html(markdown: str) -> str:
+    """Return the HTML that Markdown becomes, in which no mark is the run's."""
+    html = RENDER.render(markdown)
+    assert not re.search(r"<(script|img|a|em)\b", html), html
+    assert "alert(1)" in html
+    return html
+
+
+def _count_columns(markdown: str) -> set[tuple[int, ...]]:
+    """Return, of each table, the distinct numbers of columns of its rows as they stand in the text."""
+    found = []
+    for part in re.findall(r"(?m)(?:^\|.*\n?)+", markdown):
+        found.append(tuple(sorted({line.count("|") for line in part.splitlines()})))
+    return set(found)
+
+
+def test_no_text_is_a_mark_of_markdown(evil_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Columns, HTML, links, emphasis, code and formulas of a run's texts are shown, not followed."""
+    assert cli.run(["table", str(evil_run)]) == 0
+    text = (evil_run / "table.md").read_text(encoding="utf-8")
+    html = _check_html(text)
+    assert "<script" not in text
+    assert all(len(counts) == 1 for counts in _count_columns(text))
+    assert html.count("<h1>") == 1
+    assert not re.search(r"(?<!\\)\$", text)
+    assert capsys.readouterr().out.startswith(text)
+
+
+def test_no_text_is_a_command_of_latex(evil_run: Path) -> None:
+    """Outside of comments every command of the file is one that the harness writes itself."""
+    cli.run(["table", str(evil_run)])
+    text = (evil_run / "table.tex").read_text(encoding="utf-8")
+    lines = [line for line in text.splitlines() if not line.startswith("%")]
+    commands = set(re.findall(r"\\([A-Za-z]+)", "\n".join(lines)))
+    assert commands <= {
+        "begin", "end", "caption", "centering", "toprule", "midrule", "bottomrule", "textbackslash",
+        "textasciitilde", "textasciicircum",
+    }  # fmt: skip
+    assert "textbackslash{}input" in text
+    for line in lines:  # a comment would take the end of its row away
+        assert not re.search(r"(?<!\\)%", line)
+
+
+def test_no_text_is_a_formula_of_a_figure(evil_run: Path) -> None:
+    """Every figure is drawn with its texts as they stand."""
+    assert cli.run(["plot", str(evil_run)]) == 0
+    assert "frac" in (evil_run / "time_per_token.svg").read_text(encoding="utf-8")
+
+
+def test_pages_of_several_runs_and_of_the_ladder(
+    evil_run: Path, data_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A comparison, a merged table and the ladder's page show texts as a table does."""
+    assert cli.run(["compare", str(evil_run), str(evil_run)]) == 0
+    _check_html(capsys.readouterr().out)
+    assert cli.run(["merge", str(evil_run), "--out", str(tmp_path / "m.md")]) == 0
+    merged = (tmp_path / "m.md").read_text(encoding="utf-8")
+    _check_html(merged)
+    assert all(len(counts) == 1 for counts in _count_columns(merged))
+    ladder = tmp_path / "ladder"
+    ladder.mkdir()
+    for name in (HEAD, LINES):
+        (ladder / name).write_text((data_folder / "run-ladder" / name).read_text())
+    head = json.loads((ladder / HEAD).read_text())
+    head["machine"]["processor"] = AFTER_LINE
+    (ladder / HEAD).write_text(json.dumps(head))
+    assert cli.run(["explain", str(ladder)]) == 0
+    page = (ladder / "explain.md").read_text(encoding="utf-8")
+    assert "<script" not in page
+    html = RENDER.render(page)
+    assert not re.search(r"<(script|a)\b", html)
+
+
+def test_no_text_is_a_formula_of_a_spreadsheet(golden_run: Path) -> None:
+    """A cell of CSV that begins as a formula does begins with an apostrophe."""
+    _spoil(golden_run, "=HYPERLINK(1)")
+    cli.run(["table", str(golden_run)])
+    text = (golden_run / "table.csv").read_text(encoding="utf-8")
+    assert "'=HYPERLINK(1)" in text
+    assert not re.search(r"(^|,)=", text, re.MULTILINE)
+
+
+@given(st.text())
+def test_markdown_shows_any_text(text: str) -> None:
+    """What is shown of an escaped text is the text as one visible line, in a paragraph and in a table."""
+    shown = escape.printable(text)
+    for page in (f"x {escape.markdown(text)} y", f"|a|b|\n|-|-|\n|x {escape.markdown(text)} y|z|"):
+        tokens = RENDER.parse(page)
+        inline = [t for t in tokens if t.type == "inline"][-2 if "|" in page else -1]
+        assert {child.type for child in inline.children or []} <= {"text", "text_special"}
+        assert inline.children is not None
+        found = "".join(child.content for child in inline.children)
+        assert found.split() == f"x {shown} y".split()
+
+
+def test_words_of_the_harness_are_found_again(golden_run: Path) -> None:
+    """What is looked up by a name of the harness's own is found after escaping, and numbers stay."""
+    analysis = analyse(load_run(golden_run))
+    escaped = escape.each_text(analysis, escape.markdown)
+    assert [e.finding for e in escaped.ledger] == [e.finding for e in analysis.ledger]
+    assert list(escaped.cells) == list(analysis.cells)
+    assert escaped.points[0].conditions == analysis.points[0].conditions
+    assert table.format_place(escaped.points[0]) == table.format_place(analysis.points[0])
+    for word in ("ff_l1_blas", "bert-base-4095", "not comparable here"):
+        assert escape.markdown(word) == escape.figure(word) == word
