@@ -36,6 +36,8 @@ WorkspaceBytes = Callable[[Problem], int]
 
 _loaded: set[str] = set()
 _origins: dict[str, str] = {}
+_declared: list[Path] = []  # files behind what was registered, in their order
+_digests: dict[str, str] = {}  # by source
 
 
 def include_dir() -> Path:
@@ -132,6 +134,7 @@ def register_c(
     path = _caller_file().parent / library
     if not path.is_file():
         raise UnavailableError(f"there is no library {path}; compile it first")
+    _declared.append(path)
     _check_interface(path)
     kernel = native.load_kernel(
         id, layer, path, symbol, token_block=token_block, dtypes=tuple(dtypes)
@@ -185,6 +188,8 @@ def register_python(
     Raises ValueError where the id is taken or does not begin with its layer.
     """
     path = _caller_file()
+    if path.is_file():
+        _declared.append(path)
     notes = {"plugin": f"{path.name} sha256:{_digest(path)}"} if path.is_file() else {}
     return register(
         Implementation(
@@ -201,6 +206,11 @@ def register_python(
 def origin(implementation_id: str) -> str:
     """Return the source that an implementation was loaded from, empty for one of our own."""
     return _origins.get(implementation_id, "")
+
+
+def digests() -> dict[str, str]:
+    """Return, for each loaded source, a digest of its file and of every library that it declared."""
+    return dict(_digests)
 
 
 def _where(error: BaseException, file: str) -> str:
@@ -246,7 +256,7 @@ def _load_source(source: str, label: str, declare: Callable[[str], None]) -> Non
     """Run a plugin's declarations and remember which implementations are its own."""
     if source in _loaded:
         return
-    known = {i.id for i in registry.all()}
+    known, before = {i.id for i in registry.all()}, len(_declared)
     try:
         declare(source)
         own = [i for i in registry.all() if i.id not in known]
@@ -263,6 +273,8 @@ def _load_source(source: str, label: str, declare: Callable[[str], None]) -> Non
         if not re.fullmatch(r"[A-Za-z0-9_.-]+", i.id):
             raise UsageError(f"{label}: an id has letters, digits, and _.- alone, got {i.id!r}")
         _origins[i.id] = source
+    files = {Path(source), *_declared[before:]}
+    _digests[source] = "+".join(_digest(path) for path in sorted(files) if path.is_file())
     _loaded.add(source)
 
 

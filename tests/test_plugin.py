@@ -173,7 +173,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def forgetting() -> Iterator[None]:
     """Forget in the end what plugins registered within."""
     registry.all()
-    state = registry._known, plugin._origins, plugin._loaded
+    state = registry._known, plugin._origins, plugin._loaded, plugin._digests
     before = [s.copy() for s in state]
     yield
     for now, then in zip(state, before, strict=True):

@@ -115,9 +115,8 @@ def _take_up(context: typer.Context, folder: Path, asked: SweepSpec) -> tuple[Ru
     if run.head.machine.commit.endswith("-dirty"):
         print_notice("notice: the run was measured with uncommitted changes; whether they are still the same "
                      "can't be told")  # fmt: skip
-    spec = resume.find_spec(run)
-    plugin.load_all([Path(name) for name in spec.plugins])
-    return run, spec
+    resume.check_code(run, asked)
+    return run, resume.find_spec(run)
 
 
 def _print_missing(run: Run, made: Plan) -> None:

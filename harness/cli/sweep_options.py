@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from harness import plugin
 from harness.backends import blas
 from harness.cli import grammar
 from harness.cli.options import require_positive, split_patterns
@@ -49,7 +50,8 @@ def make_spec(
         threads=threads, seed=seed, passes=passes or 0, budget_s=budget or default_budget,
         processes=min(processes, passes) if passes else processes,
         quick=quick, keep_blas_env=keep_blas_env, out=out, strict=strict,
-        plugins=[str(path.resolve()) for path in plugins], timeout_s=timeout or 0.0,
+        plugins=[str(path.resolve()) for path in plugins], plugin_digests=plugin.digests(),
+        timeout_s=timeout or 0.0,
         axes=grammar.parse_axes(device, asked), order=grammar.parse_order(order), isa=isa,
         baseline=grammar.parse_baseline(baseline),
     )  # fmt: skip

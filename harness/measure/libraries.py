@@ -16,8 +16,12 @@ from harness.records.facts import ProviderFacts
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Libraries:
-    """Hold what was loaded. facts: of the provider or the library, None where the key names neither."""
+    """Hold what was loaded. facts: of the provider or the library, None where the key names neither.
 
+    plugin: the source of the plugin, empty for none.
+    """
+
+    plugin: str
     provider: blas.Provider | None
     facts: ProviderFacts | None
 
@@ -28,6 +32,7 @@ class Libraries:
             package=package.identify(), provider=self.facts, pools=blas.pools(), variables=variables,
             flush_to_zero=native.flush_to_zero(), cpus_allowed=len(os.sched_getaffinity(0)),
             huge_page_share=pages.measure_huge_page_share(),
+            plugin_digest=plugin.digests().get(self.plugin, ""),
         )  # fmt: skip
 
 
@@ -42,4 +47,4 @@ def load(key: ProcessKey) -> Libraries:
     # Before the pools are looked at: a library brings its own.
     library = registry.library(key.library).load() if key.library else None
     facts = library or (provider.facts() if provider else None)
-    return Libraries(provider=provider, facts=facts)
+    return Libraries(plugin=key.plugin, provider=provider, facts=facts)

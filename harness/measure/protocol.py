@@ -31,7 +31,8 @@ class Hello:
     package: the harness that it runs. provider: its BLAS, or the package that brings one; None where it needs
     neither. pools: of threads. variables: of its environment that can change a library. flush_to_zero: what
     the main thread flushes. cpus_allowed: processors that it may run on with all loaded. huge_page_share: of
-    a buffer like the operands, None where it is not told.
+    a buffer like the operands, None where it is not told. plugin_digest: of the plugin's files as this
+    process loaded them, empty without one.
     """
 
     package: Identity
@@ -41,6 +42,7 @@ class Hello:
     flush_to_zero: list[str]
     cpus_allowed: int
     huge_page_share: float | None
+    plugin_digest: str = ""
     version: int = VERSION
     kind: Literal["hello"] = "hello"
 

@@ -116,6 +116,9 @@ class SweepRecord(_Record):
     quick: bool
     keep_blas_env: bool
     plugins: list[str] = Field(default=[], description="files of plugins that were loaded")
+    plugin_digests: dict[str, str] = Field(
+        default={}, description="of the files of each plugin as they were loaded, by source"
+    )
     timeout_s: float = Field(default=0.0, description="patience with a request, 0 for derived")
     axes: dict[str, list[str]] = Field(
         default_factory=lists, description="values on each axis; in the file a field for each"

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import resource
 from dataclasses import dataclass, field
+from pathlib import Path
 
+from harness import plugin
+from harness.errors import UsageError
 from harness.machine.facts import Machine
 from harness.measure.process import MeasuringProcess
 from harness.measure.process_key import ProcessKey
@@ -47,6 +50,13 @@ class Processes:
         process = MeasuringProcess(
             key, threads=spec.threads, keep_blas_env=spec.keep_blas_env, device=spec.device
         )
+        began, now = plugin.digests().get(key.plugin, ""), process.hello.plugin_digest
+        if now != began:
+            process.kill()
+            raise UsageError(
+                f"{Path(key.plugin).name} was changed while the sweep ran: its sha256 was {began!r} when it "
+                f"began and is {now!r} now"
+            )
         self.running[key] = process
         return process
 

@@ -165,6 +165,24 @@ def _device_of(machine: MachineRecord) -> str:
     )
 
 
+def check_code(run: Run, asked: SweepSpec) -> None:
+    """Refuse to run code because a run folder names it, and plugins that are not those of the run.
+
+    Raises UsageError where a plugin, or a BLAS library by its path, is not named again by who resumes, or
+    where a plugin's files were changed.
+    """
+    sweep = run.head.sweep
+    paths = [("--plugin", name) for name in sweep.plugins if name not in asked.plugins]
+    paths += [("--blas", name) for name in sweep.blas if "/" in name and name not in asked.blas]
+    for option, name in paths:
+        raise UsageError(
+            f"--resume: {run.folder} was begun with {option} {name}; give it again, since its code would run"
+        )
+    for source, then in sweep.plugin_digests.items():
+        if (now := asked.plugin_digests.get(source, "")) != then:
+            _refuse(run.folder, "plugin", f"{source} sha256", then, now)
+
+
 def check_machine(run: Run, now: MachineRecord) -> None:
     """Refuse with a UsageError that names what differs where the machine or the code is not the run's."""
     then = run.head.machine

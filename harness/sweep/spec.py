@@ -16,6 +16,7 @@ class SweepSpec:
     """State what a sweep was asked for. passes: blocks to sample, 0 to fill budget_s instead.
 
     axes: the values that it takes on each axis, by the axis's name (axes.lists makes them).
+    plugin_digests: of the files of each plugin as they were loaded, by source.
     timeout_s: how long a measuring process may take to answer, 0 to derive it from the prediction.
     """
 
@@ -36,6 +37,7 @@ class SweepSpec:
     keep_blas_env: bool
     out: Path | None
     plugins: Sequence[str] = ()
+    plugin_digests: Mapping[str, str] = field(default_factory=dict)
     timeout_s: float = 0.0
     strict: bool = False
     axes: Mapping[str, Sequence[str]] = field(default_factory=lists)
