@@ -12,6 +12,7 @@ from harness.analysis import points as analysis_points
 from harness.analysis.rows import Point
 from harness.analysis.stats import Ratio
 from harness.paper.published import FASTEST_FF, PAPER_BATCH, PAPER_WIDTH, PublishedCell, table2
+from harness.problem import axes
 from harness.problem.models import BASELINE, speedup_limit, title
 from harness.records.schema import RunHead
 
@@ -77,17 +78,42 @@ def _why_run_unfit(head: RunHead) -> str:
         return f"its ratios are over {title(head.sweep.baseline)}"
     if not head.machine.processor:
         return "the record does not tell which machine this is"
-    return ""
+    sweep = head.sweep
+    differs = [
+        text
+        for text, is_so in (
+            (f"{sweep.threads} threads, the paper's figures are of one", sweep.threads != 1),
+            (f"its samples were taken in {sweep.order} order", sweep.order != "interleaved"),
+            (f"its own kernels were held to {sweep.isa}", bool(sweep.isa)),
+            ("variables that change a BLAS library reached it", sweep.keep_blas_env),
+        )
+        if is_so
+    ]
+    return "; ".join(differs)
 
 
 def _paper_point(points: Sequence[Point]) -> Point | None:
-    """Return what the run says at the paper's own batch and width."""
-    found = [
-        p
-        for p in points
-        if (p.batch, p.width, p.conditions.dtype) == (PAPER_BATCH, PAPER_WIDTH, "float32")
-    ]
-    return found[0] if found else None
+    """Return what the run says at the paper's own batch and width and under its conditions."""
+    for point in points:
+        at = point.batch, point.width, point.conditions
+        if at == (PAPER_BATCH, PAPER_WIDTH, axes.DEFAULTS):
+            return point
+    return None
+
+
+def _why_no_point(head: RunHead, points: Sequence[Point]) -> str:
+    """Return why a run says nothing at the paper's own problem: another shape, or other conditions."""
+    here = [p.conditions for p in points if (p.batch, p.width) == (PAPER_BATCH, PAPER_WIDTH)]
+    if here:
+        differs = dict.fromkeys(f"{name} {value}" for how in here
+                                for name, value in axes.changes(how).items())  # fmt: skip
+        return f"published under other conditions, measured with {', '.join(differs)}"
+    batches = ", ".join(map(str, head.sweep.batches))
+    widths = ", ".join(map(str, head.sweep.widths))
+    return (
+        f"published at batch {PAPER_BATCH} and width {PAPER_WIDTH}, measured at batch {batches} and "
+        f"width {widths}"
+    )
 
 
 def _prefer(providers: list[str], head: RunHead) -> list[str]:
@@ -149,7 +175,8 @@ def _by_definition(cell: PublishedCell) -> tuple[Finding, str] | None:
     return None
 
 
-def _entry(head: RunHead, point: Point | None, cell: PublishedCell) -> Entry:
+def _entry(head: RunHead, points: Sequence[Point], cell: PublishedCell) -> Entry:
+    point = _paper_point(points)
     ratio: Ratio | None = None
     provider = ""
     finding: Finding = "not comparable here"
@@ -159,12 +186,7 @@ def _entry(head: RunHead, point: Point | None, cell: PublishedCell) -> Entry:
     elif cell.device != paper_device(head):
         reason = f"a {cell.device.upper()} figure; this run measured on {head.sweep.device.upper()}"
     elif point is None:
-        batches = ", ".join(map(str, head.sweep.batches))
-        widths = ", ".join(map(str, head.sweep.widths))
-        reason = (
-            f"published at batch {PAPER_BATCH} and width {PAPER_WIDTH}, measured at batch {batches} and "
-            f"width {widths}"
-        )
+        reason = _why_no_point(head, points)
     else:
         same = _find_gpu if analysis_gpu.is_device(head) else _find_level
         find = _find_versus if cell.baseline == FASTEST_FF else same
@@ -186,12 +208,12 @@ def make_ledger(head: RunHead, points: Sequence[Point]) -> list[Entry]:
     """Return the finding on each published cell, in the order of the paper's table.
 
     Each is `reproduced`, `not reproduced` (see `judge`) or `not comparable here`: another device, batch or
-    width than the published one, a quick run, an unknown machine, a cell that was not measured or failed.
+    width than the published one, other conditions, several threads, a forced instruction set, a quick run,
+    an unknown machine, a cell that was not measured or failed.
     Where a run has several BLAS libraries a cell is judged with the paper's own, MKL, or else with the
     first that was asked for. What is compared is always a ratio: the machines differ.
     """
-    point = _paper_point(points)
-    return [_entry(head, point, cell) for cell in table2()]
+    return [_entry(head, points, cell) for cell in table2()]
 
 
 def count(entries: Sequence[Entry]) -> dict[Finding, int]:

@@ -13,13 +13,16 @@ from rich.live import Live
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from harness.cli.streams import print_notice
 from harness.problem import axes
 from harness.problem.models import BASELINE
 from harness.records.identity import identify
 from harness.records.schema import CellRecord, SampleRecord
+from harness.records.text import visible
 from harness.report.formats import format_time
 
 _LINE_EVERY_S = 10.0
+_DRAW_EVERY_S = 0.25
 
 
 def _format_span(seconds: float) -> str:
@@ -35,12 +38,19 @@ def _same_level(cell: CellRecord) -> tuple[object, ...]:
 
 
 class Display:
-    """Show a sweep's progress: a live table on a terminal, a line every ten seconds elsewhere."""
+    """Show a sweep's progress: a live table on a terminal, a line every ten seconds elsewhere.
+
+    It is drawn in the calls that it hears of progress by, which come between samples: a thread that draws
+    would take a core from what is timed.
+    """
 
     def __init__(self, baseline: str = BASELINE) -> None:
         """Prepare the display of ratios over a baseline; it begins when entered."""
         self.baseline = baseline
         self.console = Console(stderr=True)
+        # Asked for colours a console takes any file for a terminal, and a dumb one can't be drawn on.
+        self.is_live = sys.stderr.isatty() and not self.console.is_dumb_terminal
+        self.last_drawn = 0.0
         self.cells: dict[str, CellRecord] = {}
         self.samples: dict[str, list[float]] = defaultdict(list)
         self.baselines: dict[tuple[object, ...], str] = {}  # by what a cell shares with its own
@@ -52,12 +62,12 @@ class Display:
             TimeElapsedColumn(), TextColumn("left {task.fields[left]}"), console=self.console,
         )  # fmt: skip
         self.task = self.bar.add_task("sweep", total=1.0, left="?")
-        self.live = Live(self, console=self.console, refresh_per_second=4, transient=True)
+        self.live = Live(self, console=self.console, auto_refresh=False, transient=True)
 
     def __enter__(self) -> Display:
         """Begin to show."""
-        if self.console.is_terminal:
-            self.live.start()
+        if self.is_live:
+            self.live.start(refresh=True)
         return self
 
     def __exit__(
@@ -65,7 +75,7 @@ class Display:
         trace: TracebackType | None,
     ) -> None:  # fmt: skip
         """Take the display away, so that the final table stands alone."""
-        if self.console.is_terminal:
+        if self.is_live:
             self.live.stop()
 
     def __rich__(self) -> Group:
@@ -104,6 +114,14 @@ class Display:
     def stage(self, text: str) -> None:
         """Hear what is being done."""
         self.text = text
+        self._draw()
+
+    def _draw(self) -> None:
+        """Draw the picture of this moment where one can be seen and the last is not of just now."""
+        now = time.monotonic()
+        if self.is_live and now - self.last_drawn > _DRAW_EVERY_S:
+            self.last_drawn = now
+            self.live.refresh()
 
     def progress(self, elapsed_s: float, predicted_s: float) -> None:
         """Hear how far the sweep is."""
@@ -111,8 +129,9 @@ class Display:
         self.bar.update(
             self.task, completed=min(0.99, elapsed_s / max(predicted_s, 1e-9)), left=left
         )
+        self._draw()
         now = time.monotonic()
-        if not self.console.is_terminal and now - self.last_line > _LINE_EVERY_S:
+        if not self.is_live and now - self.last_line > _LINE_EVERY_S:
             self.last_line = now
             taken = sum(map(len, self.samples.values()))
             print(f"{_format_span(elapsed_s)} of about {_format_span(predicted_s)}, {taken} samples, "
@@ -130,12 +149,15 @@ class Display:
                 return
             self.reasons.add(record.reason)
         if record.status != "ok":
-            self.console.print(
-                f"{record.status.upper()}: {record.cell}: {record.reason}", markup=False
-            )
-            if record.repro:
-                self.console.print(f"repeat with: {record.repro}", markup=False, soft_wrap=True)
+            lines = [f"{record.status.upper()}: {record.cell}: {record.reason}"]
+            lines += [f"repeat with: {record.repro}"] if record.repro else []
+            for line in lines:
+                if self.is_live:  # above the table
+                    self.console.print(visible(line), markup=False, highlight=False, soft_wrap=True)
+                else:
+                    print_notice(line)
 
     def sample(self, record: SampleRecord) -> None:
-        """Hear a sample."""
-        self.samples[record.cell].append(record.elapsed_ns / record.loops)
+        """Hear a sample; that of a slice counts for the whole batch, as it does in the tables."""
+        slices = self.cells[record.cell].slices
+        self.samples[record.cell].append(record.elapsed_ns / record.loops * slices)

@@ -130,6 +130,8 @@ def test_cells_without_a_measurement(swept: Run) -> None:
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [({"batch": "512"}, "measured at batch 512"), ({"width": "64"}, "width 64"),
+     ({"data": "zeros"}, "data zeros"), ({"rows": "same"}, "rows same"),
+     ({"routing": "single"}, "routing single"), ({"weights": "flushed"}, "weights flushed"),
      ({"quick": True}, "quick run"), ({"passes": 1}, "no interval")],
 )  # fmt: skip
 def test_unfit_runs_decide_nothing(
@@ -141,6 +143,20 @@ def test_unfit_runs_decide_nothing(
         entry = find(run, column, over=over)
         assert entry.finding == "not comparable here"
         assert reason in entry.reason
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [({"threads": 2}, "2 threads"), ({"order": "blocked"}, "blocked order"),
+     ({"isa": "avx2"}, "held to avx2"), ({"keep_blas_env": True}, "reached it")],
+)  # fmt: skip
+def test_another_protocol_decides_nothing(changes: dict[str, Any], reason: str, swept: Run) -> None:
+    """Threads, order, forced instructions and kept variables are a reason, whatever was measured."""
+    sweep = swept.head.sweep.model_copy(update=changes)
+    run = swept._replace(head=swept.head.model_copy(update={"sweep": sweep}))
+    entry = find(run, "level 2", over=FASTEST_FF)
+    assert entry.finding == "not comparable here"
+    assert reason in entry.reason
 
 
 def test_unknown_machine_decides_nothing(swept: Run) -> None:

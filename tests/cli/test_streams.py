@@ -160,6 +160,6 @@ def test_an_impossible_figure_fails_a_sweep(
     assert not runs.write_outputs(folder)
     error = capsys.readouterr().err
     assert error.startswith("error: IMPOSSIBLE: ")
-    assert "UltraFastBERT-1x11" in error
+    assert "fff_l1_blas/ultrafastbert-1x11" in error
     assert cli.run(["table", str(folder)]) == 0
     assert "IMPOSSIBLE" in capsys.readouterr().out
