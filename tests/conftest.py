@@ -31,6 +31,17 @@ from harness.problem.problem import Array, Problem
 from harness.records import variables
 from harness.records.facts import CacheWalk
 
+# Each worker of `-n auto` imports and collects all tests; beyond these, that costs more than it saves.
+_MOST_WORKERS = 8
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int | None:
+    """Return one worker per processor that may be used; None leaves it to xdist's own variable."""
+    if "PYTEST_XDIST_AUTO_NUM_WORKERS" in os.environ:
+        return None
+    return min(len(os.sched_getaffinity(0)), _MOST_WORKERS)
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Name the tests that need a real GPU in the report, for the ledger of skipped tests."""

@@ -144,7 +144,7 @@ def test_readme_has_its_two_commands() -> None:
     assert len(commands) == 2
     assert all("\n" not in command for command in commands)
     assert "harness sweep --levels 1,2,3 --device cpu" in commands[0]
-    assert commands[1].endswith("python -m pytest")
+    assert commands[1].endswith("python -m pytest -n auto")
 
 
 def test_one_wheel_serves_every_python(bare_tree: Path) -> None:

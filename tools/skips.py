@@ -1,7 +1,7 @@
 """Keep the ledger of skipped tests over all environments of continuous integration.
 
     python tools/skips.py ENVIRONMENT=JUNIT.xml...
-    python tools/skips.py --again ENVIRONMENT=JUNIT.xml    print the files to run in another environment
+    python tools/skips.py --again ENVIRONMENT=JUNIT.xml...    print the files to run in another environment
 
 A test that ran in no environment fails the run: nothing proves what it claims. Tests with the marker `gpu`
 need a real GPU; they are counted and listed instead.
@@ -76,8 +76,9 @@ def files_to_run_again(outcomes: Iterable[Outcome]) -> list[str]:
 def main(words: list[str]) -> int:
     """Print the ledger; return 1 where a test that needs no GPU ran nowhere."""
     if words[:1] == ["--again"]:
-        environment, _, path = words[1].partition("=")
-        print(*files_to_run_again(read(environment, Path(path))), sep="\n")
+        parted = [word.partition("=") for word in words[1:]]
+        skipped = [o for name, _, path in parted for o in read(name, Path(path))]
+        print(*files_to_run_again(skipped), sep="\n")
         return 0
     outcomes: list[Outcome] = []
     for word in words:

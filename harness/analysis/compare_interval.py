@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 
 import numpy as np
 
@@ -33,7 +34,8 @@ def _units(groups: list[Array], by_process: bool) -> Array:
     keeps the one block in which the machine's speed changed from deciding over a process.
     """
     if by_process:
-        return np.array([np.median(group) for group in groups])
+        # NumPy's median takes fifty times as long for the few values of a process.
+        return np.array([statistics.median(group) for group in groups])
     return np.concatenate(groups) if groups else np.zeros(0)
 
 

@@ -16,7 +16,8 @@ _TICK_NS = 10_000_000
 MAX_STEAL_SHARE = 0.01
 MAX_SWITCHES_PER_S = 50.0
 MAX_FAULTS_PER_SAMPLE = 16
-# Processors at work beyond the stated threads: more than Python, and a pool that comes to rest, take.
+# Processors at work beyond the stated threads, as a share of these: more than Python, and threads of a pool
+# that spin until they sleep while another pool is at work, take.
 MAX_MORE_PROCESSORS = 0.25
 MAX_DRIFT = 0.10
 MAX_CLOCK_CHANGE = 0.05
@@ -53,7 +54,7 @@ def _more_processors(samples: pd.DataFrame, threads: int) -> str:
     if told.empty:
         return ""
     at_work = told["cpu_ns"].sum() / (told["elapsed_ns"] + told["call_ns"]).sum()
-    if at_work <= threads + MAX_MORE_PROCESSORS:
+    if at_work <= threads * (1 + MAX_MORE_PROCESSORS):
         return ""
     return f"{at_work:.1f} processors at work for {threads} thread{'s'[: threads != 1]}"
 

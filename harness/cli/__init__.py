@@ -15,6 +15,10 @@ COMMANDS = {
         "sweep",
         "Measure the paper's Table 2 here, the CPU half or with --device cuda the GPU half.",
     ),
+    "check": (
+        "check",
+        "Check all that a sweep would measure against the float64 oracle; time nothing, write nothing.",
+    ),
     "explain": (
         "explain",
         "Say what the published speedup is made of: from its protocol to a strict one, a fault at a time.",

@@ -13,6 +13,7 @@ from harness.errors import UsageError
 from harness.paper.published import PAPER_BATCH
 from harness.problem import axes
 from harness.problem.axes import Axis
+from harness.problem.models import PAPER_MODELS
 
 Blas = Annotated[
     list[str] | None,
@@ -48,6 +49,51 @@ DryRun = Annotated[
 Out = Annotated[
     Path | None,
     typer.Option(help="Folder of the run. [default: results/<UTC time>-<host>-<commit>]"),
+]
+Levels = Annotated[str, typer.Option(help="BLAS levels to measure, a list of 1, 2, 3.")]
+DeviceName = Annotated[str, typer.Option("--device", help="Device to measure on: cpu or cuda.")]
+PAPER = ",".join(PAPER_MODELS)
+Models = Annotated[
+    str,
+    typer.Option(
+        help="Layer shapes: bert-base-4095, bert-base-3072, ultrafastbert-1x11, ff-HIDDEN, KxD (K trees "
+        "of depth D), or `family` for the paper's twelve from 3072x0 to 1x11."
+    ),
+]
+Baseline = Annotated[
+    str,
+    typer.Option(
+        help="FF that every ratio is over, such as ff-49152; it is measured too, and limits are computed "
+        "from it."
+    ),
+]
+Only = Annotated[
+    list[str] | None,
+    typer.Option(help="Implementations to measure, ids or globs: 'fff*'. Repeatable."),
+]
+Skip = Annotated[
+    list[str] | None,
+    typer.Option(help="Implementations to leave out, ids or globs. Repeatable."),
+]
+Isa = Annotated[
+    str,
+    typer.Option(
+        help="Instruction set of our own kernels and ceilings, by name, such as avx2 or generic. "
+        "[default: the fastest that this processor has]"
+    ),
+]
+Timeout = Annotated[
+    float | None,
+    typer.Option(
+        help="Seconds that a measuring process may take to answer before its cell is given up. "
+        "[default: 30, with --quick 20, or 50 times the prediction where that is longer]"
+    ),
+]
+CheckSeed = Annotated[
+    int,
+    typer.Option(
+        help="Seed of the tokens that are compared, as a record has it; 0 draws them anew."
+    ),
 ]
 Plugins = Annotated[
     list[Path] | None,

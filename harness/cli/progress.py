@@ -133,6 +133,8 @@ class Display:
             self.console.print(
                 f"{record.status.upper()}: {record.cell}: {record.reason}", markup=False
             )
+            if record.repro:
+                self.console.print(f"repeat with: {record.repro}", markup=False, soft_wrap=True)
 
     def sample(self, record: SampleRecord) -> None:
         """Hear a sample."""

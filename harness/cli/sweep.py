@@ -23,7 +23,7 @@ from harness.errors import UsageError
 from harness.machine import cache_walk, facts
 from harness.machine.facts import Machine
 from harness.paper.published import PAPER_WIDTH
-from harness.problem.models import BASELINE, PAPER_MODELS
+from harness.problem.models import BASELINE
 from harness.records.reader import Run, load_run
 from harness.sweep import defaults, plan, preflight, resume
 from harness.sweep import run as sweep_run
@@ -129,34 +129,14 @@ def _print_missing(run: Run, made: Plan) -> None:
 @partial(options.take_axes, behind="processes")
 def sweep_command(
     context: typer.Context,
-    levels: Annotated[
-        str, typer.Option(help="BLAS levels to measure, a list of 1, 2, 3.")
-    ] = "1,2,3",
-    device: Annotated[str, typer.Option(help="Device to measure on: cpu or cuda.")] = "cpu",
-    models: Annotated[
-        str,
-        typer.Option(
-            help="Layer shapes: bert-base-4095, bert-base-3072, ultrafastbert-1x11, ff-HIDDEN, KxD (K trees "
-            "of depth D), or `family` for the paper's twelve from 3072x0 to 1x11."
-        ),
-    ] = ",".join(PAPER_MODELS),
-    baseline: Annotated[
-        str,
-        typer.Option(
-            help="FF that every ratio is over, such as ff-49152; it is measured too, and limits are computed "
-            "from it."
-        ),
-    ] = BASELINE,
+    levels: options.Levels = "1,2,3",
+    device: options.DeviceName = "cpu",
+    models: options.Models = options.PAPER,
+    baseline: options.Baseline = BASELINE,
     batch: Annotated[str | None, options.batch(defaults.QUICK_BATCH)] = None,
     width: options.Width = str(PAPER_WIDTH),
-    only: Annotated[
-        list[str] | None,
-        typer.Option(help="Implementations to measure, ids or globs: 'fff*'. Repeatable."),
-    ] = None,
-    skip: Annotated[
-        list[str] | None,
-        typer.Option(help="Implementations to leave out, ids or globs. Repeatable."),
-    ] = None,
+    only: options.Only = None,
+    skip: options.Skip = None,
     blas_names: options.Blas = None,
     threads: options.Threads = 1,
     seed: options.Seed = 0,
@@ -165,13 +145,7 @@ def sweep_command(
         float | None, options.budget(defaults.BUDGET_S, defaults.QUICK_BUDGET_S)
     ] = None,
     processes: options.Processes = defaults.PROCESSES,
-    isa: Annotated[
-        str,
-        typer.Option(
-            help="Instruction set of our own kernels and ceilings, by name, such as avx2 or generic. "
-            "[default: the fastest that this processor has]"
-        ),
-    ] = "",
+    isa: options.Isa = "",
     order: Annotated[
         str,
         typer.Option(help="Order of the samples: interleaved, or blocked (cell after cell)."),
@@ -179,13 +153,7 @@ def sweep_command(
     quick: options.Quick = False,
     keep_blas_env: options.KeepBlasEnv = False,
     plugins: options.Plugins = None,
-    timeout: Annotated[
-        float | None,
-        typer.Option(
-            help="Seconds that a measuring process may take to answer before its cell is given up. "
-            "[default: 30, with --quick 20, or 50 times the prediction where that is longer]"
-        ),
-    ] = None,
+    timeout: options.Timeout = None,
     strict: Annotated[
         bool,
         typer.Option("--strict", help="Refuse to measure over what `doctor` calls serious."),

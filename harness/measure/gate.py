@@ -166,7 +166,8 @@ class Gate:
         if request.launch == "graph" and verdict.ok:
             piece, verdict = self._capture(piece, request.weights)
         if verdict.ok and problem.layer != "ceiling" and problem.data != "zeros":
-            verdict = self._check_again(implementation, request, piece, gate_ns)
+            again = self._check_again(implementation, request, piece, gate_ns)
+            verdict = verdict if again.ok else again
         return piece, gate_ns, verdict
 
     def _check_again(

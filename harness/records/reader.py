@@ -172,7 +172,7 @@ def _cell_frame(cells: list[CellRecord]) -> pd.DataFrame:
     for cell in cells:
         known = rows.setdefault(cell.cell, cell.model_dump(exclude={"kind"}))
         if _RANK[cell.status] < _RANK[known["status"]]:
-            known.update(status=cell.status, reason=cell.reason)
+            known.update(status=cell.status, reason=cell.reason, repro=cell.repro)
     columns = [
         column
         for name in CellRecord.model_fields

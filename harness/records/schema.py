@@ -219,6 +219,9 @@ class CellRecord(_Record):
         default=0, description="weight rows that a pass touches; 0 where not counted"
     )
     notes: dict[str, Shown]
+    repro: Shown = Field(
+        default="", description="command that repeats the check; of wrong and failed cells"
+    )
 
     @model_validator(mode="before")
     @classmethod

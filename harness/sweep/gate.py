@@ -23,7 +23,7 @@ def prepare(state: CellState, journal: Journal, processes: Processes) -> None:
         loops=state.loops, slices=state.slices, count_nodes=not state.gated,
         head_only=state.gated and is_by_head(state), weights=cell.weights, sets=cell.sets,
         min_sample_ns=_QUICK_MIN_SAMPLE_NS if spec.quick else clock.MIN_SAMPLE_NS, isa=spec.isa,
-        threads=spec.threads, launch=cell.launch, tile=state.tile, check_seed=processes.check_seed,
+        threads=spec.threads, launch=cell.launch, tile=state.tile, check_seed=journal.check_seed,
         caches=dict(processes.machine.caches),
     )  # fmt: skip
     try:
@@ -50,7 +50,6 @@ def prepare(state: CellState, journal: Journal, processes: Processes) -> None:
     journal.record_cell(
         state, verdict=verdict, loops=answer.loops, slices=answer.slices or 1,
         gate_ns=answer.gate_ns, touched=answer.touched, notes=answer.notes,
-        check_seed=processes.check_seed,
     )  # fmt: skip
     journal.progress()
 

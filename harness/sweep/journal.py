@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -13,7 +14,7 @@ from harness.measure.clock import Sample
 from harness.problem.check import Verdict
 from harness.problem.working_set import Touched
 from harness.records.schema import CellRecord, Line, ResumeRecord, SampleRecord
-from harness.records.writer import Writer
+from harness.sweep import repro
 from harness.sweep.cell import Cell
 from harness.sweep.resume import Progress
 from harness.sweep.spec import SweepSpec
@@ -21,6 +22,20 @@ from harness.sweep.state import CellState
 
 _NO_VERDICT = Verdict(ok=False, reason="", worst=0.0, tokens=0, near_ties=0, unwritten=0)
 _NOT_COUNTED = Touched(nodes=0, entropy_bits=[], working_set_bytes=0)
+
+
+def _draw_seed() -> int:
+    return 1 + secrets.randbelow(2**31 - 1)
+
+
+class Sink(Protocol):
+    """Take the records of a sweep, as records/writer.py's Writer does."""
+
+    def append(self, line: Line) -> None:
+        """Take a record. Raises WriteError where it can't be kept."""
+
+    def close(self) -> None:
+        """Release what is held. Raises WriteError."""
 
 
 class Monitor(Protocol):
@@ -43,7 +58,9 @@ class Monitor(Protocol):
 class Journal:
     """Hold where a sweep stands, and write each of its records as it is made.
 
-    process, block, order: the numbers that the next record bears. elapsed_before_ns: of the run that was
+    process, block, order: the numbers that the next record bears. check_seed: draws the tokens that the
+    measuring processes of now compare with the oracle; anew for each set of them, so that no kernel can know
+    them. elapsed_before_ns: of the run that was
     taken up.
     """
 
@@ -51,11 +68,17 @@ class Journal:
     monitor: Monitor
     predicted_s: float
     began: float = field(default_factory=time.monotonic)
-    writer: Writer | None = None
+    writer: Sink | None = None
+    check_seed: int = field(default_factory=_draw_seed)
     process: int = 0
     block: int = 0
     order: int = 0
     elapsed_before_ns: int = 0
+
+    def begin_processes(self) -> None:
+        """Go on to the next set of fresh measuring processes."""
+        self.process += 1
+        self.check_seed = _draw_seed()
 
     def take_up(self, progress: Progress) -> None:
         """Go on in a run that was cut: after its last numbers and its time."""
@@ -85,7 +108,6 @@ class Journal:
     def record_cell(
         self, state: CellState, *, verdict: Verdict | None = None, loops: int = 0, slices: int = 1,
         gate_ns: int = 0, touched: Touched | None = None, notes: Mapping[str, str] | None = None,
-        check_seed: int = 0,
     ) -> None:  # fmt: skip
         """Write how a cell stands after its gate or after what put it out, as far as that is known."""
         verdict = verdict or _NO_VERDICT
@@ -93,16 +115,19 @@ class Journal:
         cell, p = state.cell, state.cell.problem
         flops, bytes_moved = cell.work()
         place = {"place": cell.place} if cell.place else {}
+        bad = state.status in ("wrong", "failed")
         record = CellRecord(
             cell=cell.id, role=cell.role, implementation=cell.implementation, layer=p.layer,
             level=cell.level, model=cell.model, provider=cell.provider, threads=self.spec.threads,
             batch=p.batch, d_in=p.d_in, d_out=p.d_out, hidden=p.hidden, depth=p.depth,
             trees=p.trees, conditions=cell.conditions, seed=p.seed, flops=flops,
             bytes_moved=bytes_moved, process=self.process, status=state.status, reason=state.reason,
-            loops=loops, slices=slices, gate_ns=gate_ns, check_seed=check_seed,
+            loops=loops, slices=slices, gate_ns=gate_ns,
             checked_tokens=verdict.tokens, near_ties=verdict.near_ties, worst_error=verdict.worst,
             nodes_touched=touched.nodes, entropy_bits=touched.entropy_bits,
             working_set_bytes=touched.working_set_bytes, notes={**(notes or {}), **place},
+            check_seed=self.check_seed if verdict.tokens or bad else 0,
+            repro=repro.command(self.spec, cell, self.check_seed) if bad else "",
         )  # fmt: skip
         self.append(record)
         self.monitor.cell(record)

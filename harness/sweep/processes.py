@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import resource
-import secrets
 from dataclasses import dataclass, field
 
 from harness.machine.facts import Machine
@@ -29,23 +28,17 @@ def patience_s(spec: SweepSpec, cell: Cell, predicted_s: float) -> float:
     return max(least, _PATIENCE * predicted_s) + drawn / _DRAWN_PER_S
 
 
-def _draw_seed() -> int:
-    return 1 + secrets.randbelow(2**31 - 1)
-
-
 @dataclass(slots=True, kw_only=True)
 class Processes:
     """Hold the measuring processes that run now.
 
-    machine: that they run on, as the plan was made for it. check_seed: draws the tokens that this set of
-    them compares with the oracle; anew for each set, so that no kernel can know them. peak_bytes: the most
-    resident memory that a set of them and the sweep itself have held.
+    machine: that they run on, as the plan was made for it. peak_bytes: the most resident memory that a set
+    of them and the sweep itself have held.
     """
 
     journal: Journal
     machine: Machine
     running: dict[ProcessKey, MeasuringProcess] = field(default_factory=dict)
-    check_seed: int = field(default_factory=_draw_seed)
     peak_bytes: int = 0
 
     def start(self, key: ProcessKey) -> MeasuringProcess:
@@ -100,7 +93,6 @@ class Processes:
             else:
                 process.kill()
         self.running.clear()
-        self.check_seed = _draw_seed()
 
     def kill(self) -> None:
         """End all processes at once."""

@@ -88,7 +88,7 @@ class Sweep:
                 return "budget"
             self.run_process(budget, first=first)
             self.processes.stop()
-            journal.process += 1
+            journal.begin_processes()
             self.left -= 1
             first = False
         return "complete" if cells.live() else "failed"

@@ -3,9 +3,9 @@
  *     y[b, j] = hidden * sum over i < 32 of x[b, i] * w_out[i, j]
  *
  * flops:  64 * batch * hidden * d_out; a batch and a d_out of 32s waste none.
- * Needs:  d_in = 32, hidden of 32 and more, a processor and a system that let the unit be used (else
- *         FFK_UNSUPPORTED_ISA). 4 sums of 16 x 16 in tiles, two tiles of x and two of w: a product
- *         of two takes 16 cycles and as many follow each other without waiting for a sum.
+ * Needs:  d_in = 32, hidden of 32 and more, a processor and a system that let the unit be used
+ * (else FFK_UNSUPPORTED_ISA). 4 sums of 16 x 16 in tiles, two tiles of x and two of w: a product of
+ * two takes 16 cycles and as many follow each other without waiting for a sum.
  */
 #define _GNU_SOURCE /* syscall */
 #include "ceilings/repeated_product.h"
@@ -67,7 +67,7 @@ static void walk(const ffk_ceiling *c, int64_t first, int64_t end) {
                 for (int64_t pair = 0; pair < INNER / 2; ++pair)
                     ffk_take_pairs(c, pair, j + half * SIDE, SIDE, w[half][pair]);
             multiply(c->shape->hidden, (const ffk_bfloat16(*)[SIDE][INNER])x,
-                     (const ffk_bfloat16(*)[INNER / 2][2 * SIDE])w, sums);
+                     (const ffk_bfloat16(*)[INNER / 2][2 * SIDE]) w, sums);
             for (int64_t i = 0; i < BLOCK && b + i < end; ++i)
                 for (int64_t half = 0; half < 2 && j + half * SIDE < c->shape->d_out; ++half)
                     ffk_put_row(c, b + i, j + half * SIDE, SIDE,

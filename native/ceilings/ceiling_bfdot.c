@@ -41,7 +41,7 @@ static void walk(const ffk_ceiling *c, int64_t first, int64_t end) {
         }
         for (int64_t j = 0; j < c->shape->d_out; j += COLUMNS) {
             ffk_take_pairs(c, 0, j, COLUMNS, w);
-            multiply(c->shape->hidden, (const ffk_bfloat16(*)[2 * LANES])x, w, sums);
+            multiply(c->shape->hidden, (const ffk_bfloat16(*)[2 * LANES]) x, w, sums);
             for (int64_t i = 0; i < ROWS && b + i < end; ++i)
                 ffk_put_row(c, b + i, j, COLUMNS, sums[i]);
         }

@@ -5,10 +5,12 @@
  * flops:  2 * batch * hidden * (d_in + d_out), activation not counted.
  * Reads:  all weights once per token, as level 1: each member of a batched gemv reads its matrix.
  * Needs:  sgemv; uses sgemv_batch where the provider has one. Workspace: z (block, hidden).
+ * Threads: the provider's for the products, the caller's for the activation (activation.h).
  * Block:  at most 64 tokens: 64 x 4095 intermediates are 1 MiB, so that they stay in L2 or near it
  *         between the two products; the batch at once would move 2 x 268 MB through memory.
  */
 #include "blas/blas_batch.h"
+#include "ff/activation.h"
 #include "memory/workspace.h"
 
 enum { BLOCK = FFK_BATCH_MAX };
@@ -33,7 +35,7 @@ static ffk_status run(const ffk_shape *s, const ffk_operands *o, const ffk_conte
             y[i] = o->y + (first + i) * s->d_out;         /* (d_out,)  */
         }
         ffk_sgemv_batch(c->blas, 'T', s->d_in, s->hidden, w_in, x, z, count);
-        c->isa->gelu(count * s->hidden, o->workspace);
+        ffk_gelu(c, count * s->hidden, o->workspace);
         ffk_sgemv_batch(c->blas, 'N', s->d_out, s->hidden, w_out, a, y, count);
     }
     return FFK_OK;

@@ -6,8 +6,10 @@
  * Bytes:  weights once; the intermediate is written, activated and read back: 4 * batch * hidden
  *         elements of traffic, through memory where it exceeds the caches.
  * Needs:  sgemm. Workspace: z (batch, hidden).
+ * Threads: the provider's for the products, the caller's for the activation (activation.h).
  */
 #include "blas/blas.h"
+#include "ff/activation.h"
 #include "memory/workspace.h"
 
 static size_t workspace_bytes(const ffk_shape *s) {
@@ -18,7 +20,7 @@ static ffk_status run(const ffk_shape *s, const ffk_operands *o, const ffk_conte
     float *z = o->workspace; /* (batch, hidden) */
     ffk_sgemm(c->blas, 'T', s->hidden, s->batch, s->d_in, o->w_in, s->d_in, o->x, s->d_in, 0.0f, z,
               s->hidden);
-    c->isa->gelu(s->batch * s->hidden, z);
+    ffk_gelu(c, s->batch * s->hidden, z);
     ffk_sgemm(c->blas, 'N', s->d_out, s->batch, s->hidden, o->w_out, s->d_out, z, s->hidden, 0.0f,
               o->y, s->d_out);
     return FFK_OK;

@@ -6,10 +6,12 @@
  * flops:  2 * batch * hidden * (d_in + d_out), activation not counted.
  * Bytes:  x, y once; the weights once per tile, packed anew by each gemm.
  * Needs:  sgemm. Workspace: z (tile, hidden).
+ * Threads: the provider's for the products, the caller's for the activation (activation.h).
  * Tile:   chosen by elements of z, 16 MiB of them: half of a 32 MiB last-level cache. Smaller tiles
  *         pack the weights more often than the saved traffic is worth, larger ones spill z.
  */
 #include "blas/blas.h"
+#include "ff/activation.h"
 #include "memory/workspace.h"
 
 enum { TILE_ELEMENTS = 4 * 1024 * 1024, TILE_MIN = 64 };
@@ -32,7 +34,7 @@ static ffk_status run(const ffk_shape *s, const ffk_operands *o, const ffk_conte
         float *y = o->y + first * s->d_out;      /* (count, d_out) */
         ffk_sgemm(c->blas, 'T', s->hidden, count, s->d_in, o->w_in, s->d_in, x, s->d_in, 0.0f, z,
                   s->hidden);
-        c->isa->gelu(count * s->hidden, z);
+        ffk_gelu(c, count * s->hidden, z);
         ffk_sgemm(c->blas, 'N', s->d_out, count, s->hidden, o->w_out, s->d_out, z, s->hidden, 0.0f,
                   y, s->d_out);
     }

@@ -55,7 +55,10 @@ def test_throttled_samples_are_named() -> None:
         (120_000_000, 1, []),
         (200_000_000, 1, ["2.0 processors at work for 1 thread"]),
         (200_000_000, 2, []),
+        (240_000_000, 2, []),
         (390_000_000, 2, ["3.9 processors at work for 2 threads"]),
+        (1_800_000_000, 16, []),
+        (2_100_000_000, 16, ["21.0 processors at work for 16 threads"]),
         (30_000_000, 2, []),
     ],
 )

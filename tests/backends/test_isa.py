@@ -18,7 +18,9 @@ SWEEP = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("isa", ["", *native.isas()])
+@pytest.mark.parametrize(
+    "isa", ["", "generic", *(pytest.param(i, marks=pytest.mark.slow) for i in native.isas()[:-1])]
+)
 def test_forced_isa_is_used_and_recorded(
     isa: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -117,7 +117,7 @@ def test_same_seed_same_bytes(case: Case) -> None:
         problem = Problem(
             layer=layer, batch=65, d_in=17, d_out=9, seed=seed, dtype=case.dtype, **shape
         )
-        guarded, prepared = prepare(case, problem)
+        guarded, prepared = prepare(case, problem, make_operands(problem))
         prepared.forward()
         o = guarded.operands
         return [a.tobytes() for a in (o.x, o.w_in, o.w_out, o.y)]

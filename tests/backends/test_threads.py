@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import ctypes
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
 import pytest
+from harness._native import ffi
 
 from harness import native
+from harness.backends import blas
 from harness.measure import clock, libraries
 from harness.measure.process_key import ProcessKey
 from harness.measure.protocol import GateAnswer, GateRequest
@@ -51,6 +55,27 @@ CASES = [
     for name, problem in problems.items()
 ]
 
+# Activations of the plain layer on BLAS: less than one unit of 64 Ki, whole units, and a ragged last one.
+ACTIVATED = Problem(layer="ff", batch=5, d_in=9, d_out=7, hidden=17, seed=8)
+ACTIVATED_PROBLEMS = {
+    "less than a unit": ACTIVATED,
+    "a whole unit": replace(ACTIVATED, batch=64, hidden=1024),
+    "whole units": replace(ACTIVATED, batch=64, hidden=2048),
+    "one element more": replace(ACTIVATED, batch=1, hidden=(1 << 16) + 1),
+    "ragged": replace(ACTIVATED, batch=67, hidden=4093),
+    "several tiles": replace(ACTIVATED, batch=70, d_in=1, d_out=2, hidden=(1 << 16) + 1),
+}
+ON_BLAS = ("ff_l2_blas", "ff_l3_blas", "ff_l3_tiled")
+
+_UNIT = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64)
+_SHARE = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64, _UNIT, ctypes.c_void_p)
+
+
+class _Team(ctypes.Structure):
+    """Mirror ffk_team, whose members no part of the harness reads."""
+
+    _fields_ = (("threads", ctypes.c_int64), ("share", _SHARE), ("state", ctypes.c_void_p))
+
 
 def _run(kernel: str, problem: Problem, operands: Operands, around: native.Surroundings) -> bytes:
     workspace = make_aligned((native.workspace_bytes(kernel, problem),), np.uint8)
@@ -74,6 +99,46 @@ def test_same_bytes_whatever_the_threads(kernel: str, problem: Problem, isa: str
     ]
     outputs = {_run(kernel, problem, operands, a) for a in around}
     assert len(outputs) == 1
+    assert check(problem, operands).ok
+
+
+@pytest.mark.parametrize("kernel", ON_BLAS)
+@pytest.mark.parametrize("problem", ACTIVATED_PROBLEMS.values(), ids=ACTIVATED_PROBLEMS.keys())
+@pytest.mark.parametrize("isa", native.isas())
+def test_same_activations_whatever_the_threads(kernel: str, problem: Problem, isa: str) -> None:
+    """Between the products of a BLAS one, two and three threads activate alike, to the byte, and rightly."""
+    operands, table = make_operands(problem), blas.load(blas.DEFAULT).table
+    around = [native.Surroundings(blas=table, isa=isa, threads=threads) for threads in (1, 2, 3)]
+    outputs = {_run(kernel, problem, operands, a) for a in around}
+    assert len(outputs) == 1
+    verdict = check(problem, operands)
+    assert verdict.ok, verdict.reason
+
+
+@pytest.mark.parametrize(
+    ("kernel", "units"), [("ff_l2_blas", [4, 2]), ("ff_l3_blas", [6]), ("ff_l3_tiled", [6])]
+)
+def test_activations_are_shared(kernel: str, units: list[int]) -> None:
+    """The plain layer on BLAS hands its activations to the caller's threads, in units that depend on none
+    of each other.
+    """
+    shared: list[int] = []
+
+    @_SHARE
+    def share(_state: int, count: int, unit: Callable[[int, int], None], job: int) -> None:
+        shared.append(count)
+        for i in reversed(range(count)):
+            unit(job, i)
+
+    problem = replace(ACTIVATED, batch=96, hidden=4093)
+    operands, table = make_operands(problem), blas.load(blas.DEFAULT).table
+    made = _Team(threads=2, share=share)
+    team = ffi.cast("ffk_team *", ctypes.addressof(made))
+    around = native.Surroundings(blas=table, threads=2, team=team)
+    workspace = make_aligned((native.workspace_bytes(kernel, problem),), np.uint8)
+    forward, _ = native.bind(kernel, problem, operands, around, workspace)
+    forward()
+    assert shared == units
     assert check(problem, operands).ok
 
 

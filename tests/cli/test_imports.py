@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 import shutil
 import subprocess
 import sys
@@ -30,34 +31,48 @@ def _run_without(*words: str) -> subprocess.CompletedProcess[str]:
     return _python(f"{WITHOUT}{MAIN}main()", *words)
 
 
-@pytest.fixture
-def ladder_run(data_folder: Path, tmp_path: Path) -> Path:
-    """Return a copy of the fabricated run of the ladder."""
-    return shutil.copytree(data_folder / "run-ladder", tmp_path / "ladder")
+# What reads a finished run, and what it prints.
+READING = {
+    "table": (["table", "RUN"], "Speedups of conditional over dense"),
+    "plot": (["plot", "RUN"], "speedup.png"),
+    "compare": (["compare", "RUN", "RUN"], "cells: "),
+    "merge": (["merge", "RUN", "--out", "RUN/merged"], "Speedups on 1 machines"),
+    "explain": (["explain", "LADDER"], "Is it 78 times faster?"),
+    "--help": (["--help"], "Commands:"),
+}
+# One process for all of them, since each would load pandas anew: a JSON list of status, output, errors.
+ALL = f"""{WITHOUT}{MAIN}
+import contextlib, io, json
+done = []
+for words in json.loads(sys.argv[1]):
+    sys.argv[1:] = words
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            main()
+        except SystemExit as end:
+            done.append([end.code, out.getvalue(), err.getvalue()])
+print(json.dumps(done))
+"""
 
 
-@pytest.mark.parametrize(
-    ("words", "says"),
-    [
-        (["table", "RUN"], "Speedups of conditional over dense"),
-        (["plot", "RUN"], "speedup.png"),
-        (["compare", "RUN", "RUN"], "cells: "),
-        (["merge", "RUN", "--out", "RUN/merged"], "Speedups on 1 machines"),
-        (["explain", "LADDER"], "Is it 78 times faster?"),
-        (["--help"], "Commands:"),
-    ],
-    ids=lambda value: value[0] if isinstance(value, list) else "",
-)
 def test_a_finished_run_is_read_without_the_extension(
-    golden_run: Path, ladder_run: Path, words: list[str], says: str
+    golden_run: Path, data_folder: Path, tmp_path: Path
 ) -> None:
     """What is said of samples that lie on disk needs none of the code that took them."""
-    folders = {"RUN": str(golden_run), "LADDER": str(ladder_run)}
-    for name, folder in folders.items():
-        words = [word.replace(name, folder) for word in words]
-    done = _run_without(*words)
+    ladder = shutil.copytree(data_folder / "run-ladder", tmp_path / "ladder")
+
+    def place(word: str) -> str:
+        return word.replace("RUN", str(golden_run)).replace("LADDER", str(ladder))
+
+    asked = [[place(word) for word in words] for words, _ in READING.values()]
+    done = _python(ALL, json.dumps(asked))
     assert (done.returncode, done.stderr) == (0, "")
-    assert says in done.stdout
+    for (name, (_, says)), (status, out, errors) in zip(
+        READING.items(), json.loads(done.stdout), strict=True
+    ):
+        assert (name, status or 0, errors) == (name, 0, "")
+        assert says in out
 
 
 def test_frames_are_read_without_the_extension(golden_run: Path) -> None:

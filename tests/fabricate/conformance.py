@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import shlex
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, lru_cache
 
 import numpy as np
 import pytest
@@ -13,13 +15,16 @@ import shim
 from harness import native
 from harness.backends import blas, registry
 from harness.backends.registry import Context, Implementation, Prepared
-from harness.problem.check import check, compare, find_truth, poison
+from harness.problem import check
 from harness.problem.operands import Operands, make_aligned, make_operands
 from harness.problem.problem import ALIGNMENT, Array, Problem
+from harness.sweep import repro
 
 # A quiet NaN unlike the gate's poison: an element read from a guard row spoils what it is summed into.
 # Each half of it is a quiet NaN of bfloat16 too.
 CANARY = np.uint32(0x7FCE7FCE)
+# Problems that are kept at a time: more than the suite has at fixed extents, a few KiB to a MiB each.
+_KEPT = 512
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,10 +144,25 @@ def guard(operands: Operands, workspace_bytes: int = 0) -> Guarded:
     )  # fmt: skip
 
 
+@lru_cache(maxsize=_KEPT)
+def draw_once(problem: Problem) -> Operands:
+    """Return a problem's own operands, drawn once for all cases: to be copied, and never written to."""
+    operands = make_operands(problem)
+    for array in (operands.x, operands.w_in, operands.w_out, operands.y):
+        array.flags.writeable = False
+    return operands
+
+
+@lru_cache(maxsize=_KEPT)
+def expect_once(problem: Problem) -> check.Expected:
+    """Return what every case must make of a problem's own operands."""
+    return check.expect(problem, draw_once(problem))
+
+
 def prepare(
     case: Case, problem: Problem, operands: Operands | None = None
 ) -> tuple[Guarded, Prepared]:
-    """Guard the operands (the problem's own by default) and prepare the case on them.
+    """Guard copies of the operands (the problem's own by default) and prepare the case on them.
 
     Skips the test where the implementation can't run here.
     """
@@ -150,7 +170,7 @@ def prepare(
     if reason := implementation.unavailable():
         pytest.skip(reason)
     size = implementation.workspace_bytes(problem)
-    guarded = guard(make_operands(problem) if operands is None else operands, size)
+    guarded = guard(draw_once(problem) if operands is None else operands, size)
 
     def take(asked: int) -> Array:
         if asked != size:
@@ -161,6 +181,19 @@ def prepare(
     return guarded, implementation.prepare(problem, guarded.operands, context)
 
 
+def repeat(case: Case, problem: Problem, operands: Operands | None) -> str:
+    """Return the command that repeats a case: the harness's own check where it takes such a problem."""
+    if operands is not None or problem.d_in != problem.d_out or problem.layer == "ceiling":
+        test = os.environ["PYTEST_CURRENT_TEST"].rpartition(" ")[0]
+        return shlex.join(["python", "-m", "pytest", test])
+    words = repro.words_of(
+        case.implementation.id, problem, problem.conditions(), model=repro.name_model(problem)
+    )
+    provider = ["--blas", case.provider] if case.provider else []
+    isa = ["--isa", case.isa] if case.isa else []
+    return shlex.join(["python", "-m", "harness", "check", *words, *provider, *isa])
+
+
 def judge(case: Case, problem: Problem, operands: Operands | None = None) -> str:
     """Return the first fault that a case shows on a problem, or an empty string.
 
@@ -169,6 +202,7 @@ def judge(case: Case, problem: Problem, operands: Operands | None = None) -> str
     canary in place.
     """
     guarded, prepared = prepare(case, problem, operands)
+    expected = expect_once(problem) if operands is None else check.expect(problem, operands)
     inputs = [guarded.operands.x, guarded.operands.w_in, guarded.operands.w_out]
     before = [a.tobytes() for a in inputs]
     y = guarded.operands.y
@@ -182,11 +216,11 @@ def judge(case: Case, problem: Problem, operands: Operands | None = None) -> str
     ]  # fmt: skip
     for run, poisoned in passes:
         if poisoned:
-            poison(y)
+            check.poison(y)
         run()
-        verdict = check(problem, guarded.operands)
+        verdict = check.judge(problem, guarded.operands, expected)
         if not verdict.ok:
-            return verdict.reason
+            return f"{verdict.reason}; repeat with: {repeat(case, problem, operands)}"
         outputs.add(y.tobytes())
     if not guarded.intact():
         return "something outside of the arrays was written"
@@ -220,9 +254,9 @@ def judge_ties(case: Case) -> bool:
     """Say whether a case turns right wherever a pre-activation is exactly 0."""
     problem, operands = make_ties(case.dtype)
     guarded, prepared = prepare(case, problem, operands)
-    poison(guarded.operands.y)
+    check.poison(guarded.operands.y)
     prepared.forward()
-    truth = find_truth(problem, operands, np.arange(problem.batch))
+    truth = check.find_truth(problem, operands, np.arange(problem.batch))
     # The arithmetic is exact, so no token may be left out as a near-tie.
     truth = replace(truth, margin=np.full(problem.batch, np.inf), branches={})
-    return compare(guarded.operands.y, truth, problem).ok
+    return check.compare(guarded.operands.y, truth, problem).ok

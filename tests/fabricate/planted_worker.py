@@ -15,6 +15,7 @@ from pathlib import Path
 from time import sleep
 
 import planted
+import pytest
 
 import harness
 from harness import package
@@ -159,6 +160,13 @@ def stand_in(folder: Path) -> Path:
     )
     script.chmod(0o755)
     return script
+
+
+def install(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+    """Know the planted implementations in this process and in every measuring process. folder: for a file."""
+    registry.all()
+    monkeypatch.setattr(registry, "_known", dict(registry._known) | IMPLEMENTATIONS)
+    monkeypatch.setattr(sys, "executable", str(stand_in(folder)))
 
 
 def main() -> None:

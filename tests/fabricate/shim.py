@@ -202,6 +202,13 @@ def prepare_launch(
     return Prepared(forward=forward, time=time)
 
 
+def plan(kernel: cuda_launch.Kernel, problem: Problem, team: int = 0) -> Launch:
+    """Return a kernel's launch for a problem; team as in `make`."""
+    aligned = cuda_launch.is_aligned(problem, ())  # the program's own copies are
+    choose = cuda_launch.plan_fused if team else kernel.plan
+    return choose(problem, aligned, team or 1)
+
+
 def make(
     kernel: cuda_launch.Kernel, program: Callable[[], Program], team: int = 0
 ) -> Implementation:
@@ -211,9 +218,7 @@ def make(
     """
 
     def prepare(problem: Problem, operands: Operands, context: Context) -> Prepared:
-        aligned = cuda_launch.is_aligned(problem, ())  # the program's own copies are
-        plan = cuda_launch.plan_fused if team else kernel.plan
-        return prepare_launch(program(), plan(problem, aligned, team or 1), problem, operands)
+        return prepare_launch(program(), plan(kernel, problem, team), problem, operands)
 
     return Implementation(
         id=f"{kernel.id}_shim" + (f"_team{team}" if team else ""), layer=kernel.layer, level=None,
@@ -240,8 +245,10 @@ def implementations() -> list[Implementation]:
     return found
 
 
-def mutate(kernel_id: str, old: str, new: str) -> Program:
-    """Return the program of a kernel with a fault planted where `old` stands in its source or a header."""
+def mutate(kernel_id: str, old: str, new: str, entry: str) -> Program:
+    """Return the program of one entry of a kernel with a fault planted where `old` stands in its source or
+    a header.
+    """
     source = cuda_compile.read_source(kernel_id)
     texts = {source.name: source.text, **source.headers}
     hit = [name for name, text in texts.items() for _ in range(text.count(old))]
@@ -249,4 +256,4 @@ def mutate(kernel_id: str, old: str, new: str) -> Program:
         raise AssertionError(f"{old!r} stands {len(hit)} times in {', '.join(texts)}")
     texts[hit[0]] = texts[hit[0]].replace(old, new)
     changed = replace(source, text=texts.pop(source.name), headers=texts)
-    return Program(path=build(changed, cuda_launch.KERNELS[kernel_id].entries))
+    return Program(path=build(changed, (entry,)))

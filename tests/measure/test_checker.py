@@ -264,6 +264,7 @@ def test_the_compared_tokens_are_drawn_by_the_seed_of_the_process(
     answer = ask(worker, made.id, problem)
     assert isinstance(answer, GateAnswer)
     pieces = worker.cells["c"].pieces
+    assert answer.verdict.tokens == len(chosen)
     drawn = worker.gate.checker.expect(pieces[0]).tokens
     assert set(drawn.tolist()) == chosen
     again = worker.gate.checker.expect(replace(pieces[0], check_seed=2)).tokens

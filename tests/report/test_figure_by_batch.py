@@ -18,8 +18,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """Return a tiny run of two FFF implementations at three batches."""
     folder = tmp_path_factory.mktemp("by_batch") / "run"
     arguments = [
-        "sweep", "--batch", "1,4,16", "--width", "24", "--models", "1x3", "--only", "ff_*,fff_l?_blas",
-        "--passes", "2", "--processes", "1", "--out", str(folder),
+        "sweep", "--batch", "1,4,16", "--width", "24", "--models", "1x3", "--only", "ff_l?_blas,fff_l?_blas",
+        "--passes", "2", "--processes", "1", "--skip", "ceiling_*", "--out", str(folder),
     ]  # fmt: skip
     assert cli.run(arguments) == 0
     return load_run(folder)

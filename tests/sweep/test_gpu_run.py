@@ -70,6 +70,7 @@ def _run(out: Path, *words: str) -> Run:
     return load_run(out)
 
 
+@pytest.mark.slow
 def test_the_whole_half(
     machine_with_device: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -48,10 +47,7 @@ def _short_samples(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def planted_processes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Know the planted implementations here and in every measuring process."""
-    registry.all()
-    known = dict(registry._known) | planted_worker.IMPLEMENTATIONS
-    monkeypatch.setattr(registry, "_known", known)
-    monkeypatch.setattr(sys, "executable", str(planted_worker.stand_in(tmp_path)))
+    planted_worker.install(monkeypatch, tmp_path)
 
 
 def _sweep(out: Path, *words: str, passes: int = 2, processes: int = 1) -> int:

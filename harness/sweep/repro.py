@@ -1,0 +1,81 @@
+"""Own the command that repeats the check of one cell: every record of a wrong or failed cell carries it."""
+
+from __future__ import annotations
+
+import shlex
+
+from harness.problem.axes import AXES, Conditions
+from harness.problem.models import BASELINE
+from harness.problem.problem import Problem
+from harness.sweep.cell import Cell
+from harness.sweep.spec import SweepSpec
+
+_PROGRAM = ("python", "-m", "harness")
+
+
+def name_model(problem: Problem) -> str:
+    """Return the name by which `--models` takes a layer's shape."""
+    if problem.layer == "fff":
+        return f"{problem.trees}x{problem.depth}"
+    return f"ff-{problem.hidden}"
+
+
+def words_of(
+    implementation: str,
+    problem: Problem,
+    conditions: Conditions,
+    *,
+    model: str,
+    device: str = "cpu",
+) -> list[str]:
+    """Return the words that name one implementation on one problem under conditions.
+
+    model: by which `--models` takes the layer's shape, empty for a ceiling. problem: with d_in = d_out, as
+    all that a sweep measures.
+    """
+    words = ["--only", implementation, "--batch", str(problem.batch), "--width", str(problem.d_in)]
+    if problem.seed:
+        words += ["--seed", str(problem.seed)]
+    if device != "cpu":
+        words += ["--device", device]
+    if model:
+        # The FFF that an FF's input is steered through is named with it; it does not stand in `--only`.
+        router = problem.router()
+        steered = [name_model(router)] if router is not None and problem.layer == "ff" else []
+        words += ["--models", ",".join([*steered, model])]
+        if problem.layer == "ff" and model != BASELINE:
+            words += ["--baseline", model]
+    for axis, value in zip(AXES, conditions, strict=True):
+        if value != axis.default or len(axis.usual.get(device, ())) > 1:
+            words += [f"--{axis.name}", value]
+    return words
+
+
+def command(spec: SweepSpec, cell: Cell, check_seed: int) -> str:
+    """Return the command line that repeats the check of a cell of a sweep. check_seed: of its process."""
+    if cell.role == "ladder":
+        own = [
+            "--batch",
+            str(spec.batches[0]),
+            "--width",
+            str(spec.widths[0]),
+            "--seed",
+            str(spec.seed),
+        ]
+        return shlex.join([*_PROGRAM, "explain", *own, "--blas", cell.runs_in.provider])
+    words = words_of(
+        cell.implementation, cell.problem, cell.conditions, model=cell.model, device=spec.device
+    )
+    if cell.runs_in.provider:
+        words += ["--blas", cell.runs_in.provider]
+    if spec.threads != 1:
+        words += ["--threads", str(spec.threads)]
+    if spec.isa:
+        words += ["--isa", spec.isa]
+    if spec.keep_blas_env:
+        words += ["--keep-blas-env"]
+    for path in spec.plugins:
+        words += ["--plugin", path]
+    if check_seed:
+        words += ["--check-seed", str(check_seed)]
+    return shlex.join([*_PROGRAM, "check", *words])
