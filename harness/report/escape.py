@@ -73,6 +73,8 @@ def each_text(value: ValueT, escape: Callable[[str], str]) -> ValueT:
 
 
 def _each(value: Any, escape: Callable[[str], str]) -> Any:
+    if value is None or isinstance(value, int | float):  # most of what a run holds
+        return value
     if isinstance(value, str):
         return escape(value)
     if isinstance(value, Path):

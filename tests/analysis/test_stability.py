@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import stats as distributions
 
 from harness.analysis import stability
 from harness.analysis.samples import by_cell
@@ -107,3 +108,37 @@ def test_the_clock_of_a_register_loop_tells_frequency_changes() -> None:
 def test_a_cell_without_samples_has_no_reason() -> None:
     """Nothing is said of a cell that was never sampled."""
     assert stability.reasons(by_cell(_samples(_quiet())), "other", 1) == []
+
+
+def _trend(values: np.ndarray) -> float:
+    """Return the trend of values by block of one process."""
+    return stability.trend({(0, block): float(value) for block, value in enumerate(values)})
+
+
+@pytest.mark.parametrize("count", [6, 12, 33, 34, 200])
+@pytest.mark.parametrize("levels", [0, 5], ids=["distinct", "ties"])
+def test_trend_is_theil_and_sens(count: int, levels: int) -> None:
+    """The p and the slope are those of SciPy, with ties and without, for few and for many values."""
+    rng = np.random.default_rng(count)
+    place = np.arange(count)
+    seen = set()
+    for slope in (0.0, 0.0, 0.01, -0.02, 0.1):
+        values = 100 * (1 + slope * place / count + 0.02 * rng.standard_normal(count))
+        values = np.round(values / levels) * levels if levels else values
+        if np.ptp(values) == 0:
+            continue
+        first, second = np.triu_indices(count, 1)
+        p = stability.rank_p(values, values[second] - values[first])
+        told = distributions.kendalltau(place, values)
+        assert p == pytest.approx(told.pvalue, rel=1e-6, abs=1e-12)
+        expected = distributions.theilslopes(values, place).slope * (count - 1) / np.median(values)
+        seen.add(p < 0.01)
+        assert _trend(values) == pytest.approx(expected if p < 0.01 else 0.0)
+    assert levels or seen == {True, False} or count < 12
+
+
+def test_trend_of_a_long_run_is_that_of_its_parts() -> None:
+    """Of tens of thousands of blocks the trend is found as of few, and none where there is none."""
+    noise = 0.01 * np.random.default_rng(3).standard_normal(40_000)
+    assert _trend(100 * (1 + noise)) == pytest.approx(0.0, abs=0.005)
+    assert _trend(100 * (1 + noise + np.linspace(0, 0.2, 40_000))) == pytest.approx(0.18, abs=0.01)

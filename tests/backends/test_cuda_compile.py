@@ -75,7 +75,7 @@ def test_nvrtc_is_asked_for_its_version_once(monkeypatch: pytest.MonkeyPatch) ->
     """However often the version is needed, the library tells it once; where it failed it is asked again."""
     answers = [(_Status(1), 0, 0), (_Status(0), 13, 0), (_Status(0), 13, 1)]
     nvrtc = SimpleNamespace(nvrtcVersion=lambda: answers.pop(0))
-    monkeypatch.setattr(cuda_compile, "_nvrtc", lambda: nvrtc)
+    monkeypatch.setattr(cuda_compile, "nvrtc", lambda: nvrtc)
     cuda_compile.nvrtc_version.cache_clear()
     with pytest.raises(UnavailableError, match="NVRTC: NVRTC_ERROR"):
         cuda_compile.nvrtc_version()

@@ -108,6 +108,7 @@ def test_a_device_takes_what_is_announced_for_it(
 ) -> None:
     """On a device a layer takes its buffers from the workspace that all share, and no more of it than is
     announced for a device; it makes no large tensor of its own."""
+    pytest.importorskip("torch", reason="torch is not installed")
     found, asked = registry.get(name), list[int]()
     shape = {"depth": 4, "trees": 1} if found.layer == "fff" else {"hidden": 300}
     problem = Problem(layer=found.layer, batch=1024, d_in=64, d_out=64, **shape)  # type: ignore[arg-type]
