@@ -50,6 +50,7 @@ def load_provider(name: str) -> blas.Provider | None:
     return blas.load(name) if name else None
 
 
+@cache
 def present_providers() -> list[str]:
     """Return the providers that this machine has, SciPy's first."""
     missing = blas.find_missing(blas.names())
