@@ -109,7 +109,9 @@ def test_an_ff_takes_no_trees(draw: Callable[..., Array]) -> None:
 def test_unknown_names(draw: Callable[..., Array]) -> None:
     """Unknown implementations, providers and instruction sets are LookupErrors that list the known ones."""
     x, w = draw(3, 5), draw(7, 5)
-    with pytest.raises(LookupError, match=r"unknown implementation 'ff_l9'; known: .*\bff_l1_blas, "):
+    with pytest.raises(
+        LookupError, match=r"unknown implementation 'ff_l9'; known: .*\bff_l1_blas, "
+    ):
         harness.forward("ff_l9", x, w, w)
     with pytest.raises(
         UnknownNameError, match=r"unknown BLAS provider 'abacus'; known: scipy, mkl, "

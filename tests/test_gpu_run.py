@@ -16,6 +16,7 @@ SCRIPT = Path(__file__).parent.parent / "tools" / "gpu_run"
 TINY = [
     "--batch", "9", "--width", "16", "--models", "bert-base-4095,2x3", "--budget", "3", "--processes", "1",
     "--only", "ff_torch_native,fff_torch_bmm", "--dtype", "float32", "--math", "ieee",
+    "--skip", "ceiling*",  # made-up passes may be faster than made-up ceilings
 ]  # fmt: skip
 
 
