@@ -159,5 +159,6 @@ class Display:
 
     def sample(self, record: SampleRecord) -> None:
         """Hear a sample; that of a slice counts for the whole batch, as it does in the tables."""
-        slices = self.cells[record.cell].slices
+        known = self.cells.get(record.cell)
+        slices = known.slices if known else 1
         self.samples[record.cell].append(record.elapsed_ns / record.loops * slices)

@@ -117,7 +117,8 @@ class SweepRecord(_Record):
     keep_blas_env: bool
     plugins: list[str] = Field(default=[], description="files of plugins that were loaded")
     plugin_digests: dict[str, str] = Field(
-        default={}, description="of the files of each plugin as they were loaded, by source"
+        default_factory=dict,
+        description="of the files of each plugin as they were loaded, by source",
     )
     timeout_s: float = Field(default=0.0, description="patience with a request, 0 for derived")
     axes: dict[str, list[str]] = Field(

@@ -620,7 +620,7 @@ def _make_run(record: MachineRecord, architecture: str, variables: dict[str, str
         threading_layer="", int_bits=32, routines=[], pools=[], variables=variables, dropped=[],
     )  # fmt: skip
     head = RunHead(schema_version=1, started_utc="t", machine=record, sweep=sweep)
-    return Run(samples=pd.DataFrame(columns=list(SampleRecord.model_fields)),
+    return Run(samples=pd.DataFrame(columns=[*SampleRecord.model_fields, "pass_ns"]),
                cells=pd.DataFrame(columns=list(CellRecord.model_fields)), head=head, providers=[provider],
                end=None, folder=Path(), warnings=[], blocks=[], resumes=[])  # fmt: skip
 

@@ -43,9 +43,10 @@ def _forget(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("harness.measure.clock.MIN_SAMPLE_NS", 1000)
     monkeypatch.setattr("harness.report.files.write_plots", lambda run: [])
     registry.all()
-    for module, name in ((registry, "_known"), (plugin, "_origins"), (plugin, "_digests")):
+    for module, name in ((registry, "_known"), (plugin, "_origins")):
         monkeypatch.setattr(module, name, dict(getattr(module, name)))
-    monkeypatch.setattr(plugin, "_loaded", set(plugin._loaded))
+    monkeypatch.setattr(plugin, "_loaded", set())
+    monkeypatch.setattr(plugin, "_digests", {})
 
 
 def sweep(out: Path, file: Path) -> int:
@@ -53,7 +54,7 @@ def sweep(out: Path, file: Path) -> int:
     return cli.run(
         [
             "sweep", "--batch", "9", "--width", "16", "--models", "bert-base-4095", "--only",
-            f"ff_l1_blas,{PLUGIN}", "--passes", "2", "--processes", "2", "--plugin", str(file),
+            f"ff_l1_blas,{PLUGIN}", "--skip", "ceiling*", "--passes", "2", "--processes", "2", "--plugin", str(file),
             "--out", str(out),
         ]
     )  # fmt: skip
