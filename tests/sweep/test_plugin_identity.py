@@ -54,8 +54,8 @@ def sweep(out: Path, file: Path) -> int:
     return cli.run(
         [
             "sweep", "--batch", "9", "--width", "16", "--models", "bert-base-4095", "--only",
-            f"ff_l1_blas,{PLUGIN}", "--skip", "ceiling*", "--passes", "2", "--processes", "2", "--plugin", str(file),
-            "--out", str(out),
+            f"ff_l1_blas,{PLUGIN}", "--skip", "ceiling*", "--passes", "2",
+            "--processes", "2", "--plugin", str(file), "--out", str(out),
         ]
     )  # fmt: skip
 
