@@ -12,7 +12,7 @@ from typing import TypeVar
 
 from harness.backends.registry import Prepared
 from harness.measure.buffers import Placed, Store
-from harness.problem.check import Expected, Verdict, expect, judge
+from harness.problem.check import MAX_TOKENS, Expected, Verdict, expect, judge
 from harness.problem.problem import Problem
 
 # Tokens that a second pass is compared on: it is to show a memory of the first, which is in all of them.
@@ -50,58 +50,61 @@ class Checker:
         """Begin with nothing expected of anything."""
         self._store = store
         self._expected: dict[object, Expected] = {}
-        self._negated: dict[object, Expected] = {}
         self._digests: dict[object, dict[str, int]] = {}
 
-    def expect(self, piece: Piece, *, most: int | None = None) -> Expected:
-        """Return what a piece's output must be, found once for its operands, before any pass over them.
+    def expect(
+        self, piece: Piece, *, most: int = MAX_TOKENS, projected: bool = True, negated: bool = False
+    ) -> Expected:
+        """Return what a piece's output must be for its operands as they are now, found once for them.
 
-        most: tokens to compare, the default of problem/check.py for None.
+        most, projected: see problem/check.py. negated: whether x is, so that its truth is another.
         """
-        key = (piece.operands_key(), most)
+        key = (piece.operands_key(), most, projected, negated)
         if key not in self._expected:
-            # A ceiling is ours, and its set may be of GiB.
-            read = piece.problem.layer != "ceiling"
-            self._digests[piece.operands_key()] = piece.placed.digest_host() if read else {}
-            self._expected[key] = _expect(piece, most)
+            self._expected[key] = expect(
+                piece.problem, piece.placed.host, seed=piece.check_seed, most=most,
+                implementation=piece.implementation, projected=projected,
+            )  # fmt: skip
         return self._expected[key]
 
     def run(
-        self, piece: Piece, passes: Callable[[Prepared], _Result], *, most: int | None = None
+        self, piece: Piece, passes: Callable[[Prepared], _Result], *, most: int = MAX_TOKENS
     ) -> tuple[_Result, Verdict]:
-        """Poison the output and the workspace, run passes, and judge what they left behind."""
+        """Run passes on poisoned buffers, and judge what they left behind and what became of the operands."""
+        self._note_operands(piece)
         expected = self.expect(piece, most=most)
-        self._store.poison_workspace(piece.workspace_bytes)
-        piece.placed.poison()
-        result = passes(piece.prepared)
-        return result, self._judge(piece, expected)
+        result = self._run_poisoned(piece, passes)
+        # First, since a projection that looks wrong is looked at again by the operands.
+        changed = self._find_changed(piece)
+        return result, changed or judge(piece.problem, piece.placed.fetch(), expected)
 
     def run_on_other_inputs(self, piece: Piece) -> Verdict:
         """Run a round of passes once more, x negated where it lies, and judge it: no pass may remember.
 
         An FFF then takes every other turn. x is as it was afterwards.
         """
-        self.expect(piece)
+        self._note_operands(piece)
         piece.placed.negate_x()
         try:
-            key = piece.operands_key()
-            if key not in self._negated:
-                self._negated[key] = _expect(piece, _OTHER_TOKENS, projected=False)
-            self._store.poison_workspace(piece.workspace_bytes)
-            piece.placed.poison()
-            piece.prepared.time(piece.prepared.sets)
-            verdict = judge(piece.problem, piece.placed.fetch(), self._negated[key])
+            expected = self.expect(piece, most=_OTHER_TOKENS, projected=False, negated=True)
+            self._run_poisoned(piece, lambda prepared: prepared.time(prepared.sets))
+            verdict = judge(piece.problem, piece.placed.fetch(), expected)
         finally:
             piece.placed.negate_x()
         if verdict.ok:
             return self._find_changed(piece) or verdict
         return replace(verdict, reason=f"in a second pass, on other inputs: {verdict.reason}")
 
-    def _judge(self, piece: Piece, expected: Expected) -> Verdict:
-        """Judge an output, and whether the operands that it was made of are still what they were."""
-        # First, since a projection that looks wrong is looked at again by the operands.
-        changed = self._find_changed(piece)
-        return changed or judge(piece.problem, piece.placed.fetch(), expected)
+    def _run_poisoned(self, piece: Piece, passes: Callable[[Prepared], _Result]) -> _Result:
+        self._store.poison_workspace(piece.workspace_bytes)
+        piece.placed.poison()
+        return passes(piece.prepared)
+
+    def _note_operands(self, piece: Piece) -> None:
+        """Keep a digest of operands, before the first pass; a ceiling is ours, and its set may be of GiB."""
+        if piece.operands_key() not in self._digests:
+            read = piece.problem.layer != "ceiling"
+            self._digests[piece.operands_key()] = piece.placed.digest_host() if read else {}
 
     def _find_changed(self, piece: Piece) -> Verdict | None:
         changed = piece.placed.find_changed(self._digests[piece.operands_key()])
@@ -111,11 +114,3 @@ class Checker:
             f"its passes, or others of its process, changed their operands: {', '.join(changed)}"
         )
         return Verdict(ok=False, reason=reason, worst=0.0, tokens=0, near_ties=0, unwritten=0)
-
-
-def _expect(piece: Piece, most: int | None, *, projected: bool = True) -> Expected:
-    limit = {} if most is None else {"most": most}
-    return expect(
-        piece.problem, piece.placed.host, seed=piece.check_seed, implementation=piece.implementation,
-        projected=projected, **limit,
-    )  # fmt: skip

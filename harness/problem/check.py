@@ -56,7 +56,7 @@ _POISON_BITS: dict[int, np.uint32 | np.uint16] = {
     2: np.uint16(0x7FED),
 }
 _ORACLE_FLOPS = 3e9  # float64 work that a check may cost: a second or less
-_MIN_TOKENS, _MAX_TOKENS = 16, 512
+_MIN_TOKENS, MAX_TOKENS = 16, 512
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,7 +102,7 @@ def count_unwritten(y: Array) -> int:
     return int(np.count_nonzero(y.view(bits.dtype) == bits))
 
 
-def choose_tokens(problem: Problem, seed: int, most: int = _MAX_TOKENS) -> Array:
+def choose_tokens(problem: Problem, seed: int, most: int = MAX_TOKENS) -> Array:
     """Return the sorted tokens that a check compares: all, or the first, the last and a random subset.
 
     The subset holds 16 to `most` (512) tokens, as many as a second of float64 work allows.
@@ -155,7 +155,7 @@ def expect(
     *,
     seed: int = 0,
     implementation: str = "ceiling_sgemm",
-    most: int = _MAX_TOKENS,
+    most: int = MAX_TOKENS,
     projected: bool = True,
 ) -> Expected:
     """Return what an output must be. To be asked before the first pass: a pass may spoil its operands.
@@ -180,7 +180,7 @@ def check(
     *,
     seed: int = 0,
     implementation: str = "ceiling_sgemm",
-    most: int = _MAX_TOKENS,
+    most: int = MAX_TOKENS,
 ) -> Verdict:
     """Compare ``operands.y``, poisoned before the pass, with the oracle. A pass that is not trusted with its
     operands is judged by what `expect` returned before it.
@@ -205,7 +205,7 @@ def judge(problem: Problem, operands: Operands, expected: Expected) -> Verdict:
         suspects = find_suspects(y, expected.projection)
         if not len(suspects):
             return verdict
-        drawn = suspects[:: max(1, len(suspects) // _MIN_TOKENS)][:_MAX_TOKENS]
+        drawn = suspects[:: max(1, len(suspects) // _MIN_TOKENS)][:MAX_TOKENS]
         found = compare(y[drawn], find_truth(problem, operands, drawn), problem)
     if found.ok:
         return verdict
