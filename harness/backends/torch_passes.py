@@ -19,8 +19,8 @@ from harness.backends import blas, registry, torch_operands
 from harness.backends.registry import Context, Implementation, TensorPass
 from harness.errors import UnavailableError
 from harness.machine import resources
-from harness.problem.operands import Operands, make_aligned
-from harness.problem.problem import ALIGNMENT, Array, Problem
+from harness.problem.operands import Operands, make_aligned, make_untouched
+from harness.problem.problem import Array, Problem
 
 # A pass that needs more takes milliseconds: it gets a workspace of its own, which goes with it.
 KEPT_BYTES = 8 << 20
@@ -46,8 +46,7 @@ class _Kept(threading.local):
             return make_aligned((size,), np.uint8)
         if self.workspace is None:
             # Its pages are the system's until a pass writes there.
-            raw = np.empty(KEPT_BYTES + ALIGNMENT, np.uint8)
-            self.workspace = raw[-raw.ctypes.data % ALIGNMENT :]
+            self.workspace = make_untouched((KEPT_BYTES,), np.uint8)
         return self.workspace[:size]
 
     def take_team(self, threads: int) -> Any:

@@ -15,8 +15,8 @@ from harness.machine import caches
 from harness.machine import environment as machine_environment
 from harness.machine.facts import Machine
 from harness.native import Surroundings
-from harness.problem.operands import Operands, make_aligned
-from harness.problem.problem import ALIGNMENT, Array, Problem
+from harness.problem.operands import Operands, make_aligned, make_untouched
+from harness.problem.problem import Problem
 from harness.records.facts import CacheWalk, ReadRate
 
 MOST_S = 5.0
@@ -79,17 +79,10 @@ def read_rates(sets: Sequence[int], read: ReadSet, left_s: Callable[[], float]) 
     return [ReadRate(set_bytes=size, gbs=rate) for size, rate in sorted(best.items())]
 
 
-def _make_buffer(size: int) -> Array:
-    """Return float32 of so many bytes, aligned as operands are, whose pages nobody has touched yet."""
-    raw = np.empty(size + ALIGNMENT, np.uint8)
-    start = -raw.ctypes.data % ALIGNMENT
-    return raw[start : start + size].view(np.float32)
-
-
 def make_reader(most_bytes: int, threads: int, isa: str) -> ReadSet:
     """Return what reads sets of at most so many bytes, on some threads; sets share their first bytes."""
     around = Surroundings(isa=isa, threads=threads)
-    none, buffer = make_aligned((0,), np.uint8), _make_buffer(most_bytes)
+    none, buffer = make_aligned((0,), np.uint8), make_untouched((most_bytes // 4,))
     written = 0
 
     def read(size: int) -> tuple[int, int]:

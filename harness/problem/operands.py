@@ -27,13 +27,18 @@ class Operands:
     rotation: tuple[tuple[Array, Array], ...] = ()
 
 
-def make_aligned(shape: tuple[int, ...], dtype: npt.DTypeLike = np.float32) -> Array:
-    """Return a zeroed C-contiguous array whose first byte is aligned to 64 and whose pages are touched."""
+def make_untouched(shape: tuple[int, ...], dtype: npt.DTypeLike = np.float32) -> Array:
+    """Return an array as `make_aligned` does, whose values are not set and whose pages nobody has touched."""
     dtype = np.dtype(dtype)
     size = int(np.prod(shape)) * dtype.itemsize
     raw = np.empty(size + ALIGNMENT, np.uint8)
     start = -raw.ctypes.data % ALIGNMENT
-    array = raw[start : start + size].view(dtype).reshape(shape)
+    return raw[start : start + size].view(dtype).reshape(shape)
+
+
+def make_aligned(shape: tuple[int, ...], dtype: npt.DTypeLike = np.float32) -> Array:
+    """Return a zeroed C-contiguous array whose first byte is aligned to 64 and whose pages are touched."""
+    array = make_untouched(shape, dtype)
     array.fill(0)
     return array
 
