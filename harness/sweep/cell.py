@@ -85,9 +85,13 @@ class Cell:
             return 0.0
         return (KEPT if kept else 1.0) * COMPILE_S
 
+    def is_run_whole(self) -> bool:
+        """Say whether no pass of it is of a part of the batch, however long it is."""
+        return self.weights != "hot" or self.launch == "graph"
+
     def slices(self) -> int:
         """Return into how many slices a sample of the predicted pass would be cut."""
-        if self.weights != "hot" or self.launch == "graph":
+        if self.is_run_whole():
             return 1
         pass_ns = int(1e9 * self.predicted_s())
         return clock.count_slices(self.problem.batch, self.token_block, pass_ns)
@@ -123,8 +127,7 @@ class Cell:
 
     def is_checked_by_head(self) -> bool:
         """Say whether later processes are predicted to check its first tokens alone: see sweep/gate.py."""
-        whole = self.weights != "hot" or self.launch == "graph"
-        return not whole and self.predicted_s() >= LONG_PASS_S
+        return not self.is_run_whole() and self.predicted_s() >= LONG_PASS_S
 
     def sample_s(self) -> float:
         """Return a guess of what one sample takes."""

@@ -56,5 +56,4 @@ def prepare(state: CellState, journal: Journal, processes: Processes) -> None:
 
 def is_by_head(state: CellState) -> bool:
     """Say whether a cell's pass is too long to be run whole once more for the gate of a later process."""
-    hot = state.cell.weights == "hot" and state.cell.launch == "eager"
-    return hot and state.pass_s >= LONG_PASS_S
+    return not state.cell.is_run_whole() and state.pass_s >= LONG_PASS_S
