@@ -175,8 +175,7 @@ def _by_definition(cell: PublishedCell) -> tuple[Finding, str] | None:
     return None
 
 
-def _entry(head: RunHead, points: Sequence[Point], cell: PublishedCell) -> Entry:
-    point = _paper_point(points)
+def _entry(head: RunHead, point: Point | None, why_none: str, cell: PublishedCell) -> Entry:
     ratio: Ratio | None = None
     provider = ""
     finding: Finding = "not comparable here"
@@ -186,7 +185,7 @@ def _entry(head: RunHead, points: Sequence[Point], cell: PublishedCell) -> Entry
     elif cell.device != paper_device(head):
         reason = f"a {cell.device.upper()} figure; this run measured on {head.sweep.device.upper()}"
     elif point is None:
-        reason = _why_no_point(head, points)
+        reason = why_none
     else:
         same = _find_gpu if analysis_gpu.is_device(head) else _find_level
         find = _find_versus if cell.baseline == FASTEST_FF else same
@@ -213,7 +212,9 @@ def make_ledger(head: RunHead, points: Sequence[Point]) -> list[Entry]:
     Where a run has several BLAS libraries a cell is judged with the paper's own, MKL, or else with the
     first that was asked for. What is compared is always a ratio: the machines differ.
     """
-    return [_entry(head, points, cell) for cell in table2()]
+    point = _paper_point(points)
+    why_none = "" if point else _why_no_point(head, points)
+    return [_entry(head, point, why_none, cell) for cell in table2()]
 
 
 def count(entries: Sequence[Entry]) -> dict[Finding, int]:
