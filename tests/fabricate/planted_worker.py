@@ -6,6 +6,7 @@ words to this file.
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import sys
@@ -13,9 +14,9 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from time import sleep
+from typing import TYPE_CHECKING, Any
 
 import planted
-import pytest
 
 import harness
 from harness import package
@@ -24,6 +25,9 @@ from harness.backends.registry import Context, Implementation, Prepared
 from harness.measure.protocol import Unavailable, encode_answer
 from harness.problem.operands import Operands
 from harness.problem.problem import Problem
+
+if TYPE_CHECKING:  # every planted process starts by this file, and needs none of it
+    import pytest
 
 RIGHT, WRONG, KILLED, EXITS, RAISES, DIES_TIMED, WRITES, ANSWERS, NO_INTEGER = (
     "fff_numpy_right",
@@ -79,57 +83,49 @@ def _answer() -> None:
     _write_to_the_sweep(encode_answer(0, Unavailable(reason="forged")))
 
 
-def _no_integer() -> Implementation:
-    """Return an implementation whose clock tells a time that is no integer."""
-    right = planted.make("fff")
+def _with_time(
+    name: str, make: Callable[[Prepared, Operands], Callable[[int], float]]
+) -> Implementation:
+    """Return the right implementation with a timer of its own. make: returns it for one that is prepared."""
+    right = planted.make("fff", name=name)
 
     def prepare(problem: Problem, operands: Operands, context: Context) -> Prepared:
         prepared = right.prepare(problem, operands, context)
-        return replace(prepared, time=lambda loops: prepared.time(loops) + 0.5)
-
-    return replace(right, id=NO_INTEGER, prepare=prepare)
-
-
-def _dies_timed() -> Implementation:
-    """Return an implementation that passes its gate and calibration, and dies in its second sample."""
-    right = planted.make("fff")
-
-    def prepare(problem: Problem, operands: Operands, context: Context) -> Prepared:
-        prepared = right.prepare(problem, operands, context)
-        calls = 0
-
-        def time(loops: int) -> int:
-            nonlocal calls
-            calls += 1
-            elapsed = prepared.time(1)
-            if calls > 4:  # two passes of the gate, one calibration, one sample
-                _kill()
-            sleep(0.5)  # long enough that no pass warms up before a sample
-            return elapsed + 500_000_000
-
+        time: Any = make(prepared, operands)  # of which one tells no integer
         return replace(prepared, time=time)
 
-    return replace(right, id=DIES_TIMED, prepare=prepare)
+    return replace(right, prepare=prepare)
 
 
-def _turns_wrong() -> Implementation:
-    """Return an implementation that is right in its gate and in its first samples, and wrong ever after."""
-    right = planted.make("fff")
+def _tells_no_integer(prepared: Prepared, _operands: Operands) -> Callable[[int], float]:
+    """Tell a time that is no integer."""
+    return lambda loops: prepared.time(loops) + 0.5
 
-    def prepare(problem: Problem, operands: Operands, context: Context) -> Prepared:
-        prepared = right.prepare(problem, operands, context)
-        calls = 0
 
-        def time(loops: int) -> int:
-            nonlocal calls
-            calls += 1
-            elapsed = prepared.time(loops)
-            operands.y[0, 0] += calls > 8
-            return elapsed
+def _dies_timed(prepared: Prepared, _operands: Operands) -> Callable[[int], float]:
+    """Pass the gate and calibration, and die in the second sample."""
+    calls = itertools.count(1)
 
-        return replace(prepared, time=time)
+    def time(_loops: int) -> int:
+        elapsed = prepared.time(1)
+        if next(calls) > 4:  # two passes of the gate, one calibration, one sample
+            _kill()
+        sleep(0.5)  # long enough that no pass warms up before a sample
+        return elapsed + 500_000_000
 
-    return replace(right, id=TURNS_WRONG, prepare=prepare)
+    return time
+
+
+def _turns_wrong(prepared: Prepared, operands: Operands) -> Callable[[int], float]:
+    """Be right in the gate and in the first samples, and wrong ever after."""
+    calls = itertools.count(1)
+
+    def time(loops: int) -> int:
+        elapsed = prepared.time(loops)
+        operands.y[0, 0] += next(calls) > 8
+        return elapsed
+
+    return time
 
 
 IMPLEMENTATIONS = {
@@ -140,11 +136,11 @@ IMPLEMENTATIONS = {
         _with_prepare(KILLED, _kill),
         _with_prepare(EXITS, _exit),
         _with_prepare(RAISES, _raise),
-        _dies_timed(),
+        _with_time(DIES_TIMED, _dies_timed),
         _with_prepare(WRITES, _write),
         _with_prepare(ANSWERS, _answer),
-        _no_integer(),
-        _turns_wrong(),
+        _with_time(NO_INTEGER, _tells_no_integer),
+        _with_time(TURNS_WRONG, _turns_wrong),
     )
 }
 
