@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from functools import partial
-from typing import Annotated
+from typing import Annotated, get_args
 
 from harness import plugin
 from harness.backends import blas
 from harness.cli import options
-from harness.cli.sweep import print_plan
+from harness.cli.streams import print_notice, say
 from harness.cli.sweep_options import make_spec
 from harness.errors import UsageError
 from harness.machine import facts
 from harness.paper.published import PAPER_WIDTH
 from harness.problem.models import BASELINE
-from harness.records.schema import CellRecord, SampleRecord
+from harness.records.schema import CellRecord, SampleRecord, Status
+from harness.report.formats import format_time
 from harness.sweep import check as sweep_check
 from harness.sweep import defaults
-from harness.sweep.plan import Plan, make_plan
-from harness.sweep.state import CellTable
+from harness.sweep.plan import make_plan
+from harness.sweep.state import CellState, CellTable
 
 
 class Lines:
@@ -43,23 +45,27 @@ class Lines:
             "tolerance"
         )
         word = record.status if record.status in ("ok", "unavailable") else record.status.upper()
-        print(f"[{self.done}/{self.total}] {word} {record.cell}: {says}", flush=True)
+        say(f"[{self.done}/{self.total}] {word} {record.cell}: {says}")
         if record.repro:
-            print(f"    repeat with: {record.repro}", flush=True)
+            say(f"    repeat with: {record.repro}")
+        sys.stdout.flush()
 
     def sample(self, record: SampleRecord) -> None:
         """Hear of no sample: none is recorded."""
 
 
 def _count(cells: CellTable) -> str:
-    words = ("ok", "wrong", "failed", "unavailable")
-    counts = [(cells.count(word), word) for word in words]  # type: ignore[arg-type]
+    counts = [(cells.count(word), word) for word in get_args(Status)]
     return ", ".join(f"{number} {word}" for number, word in counts if number)
 
 
-def _print_dry(made: Plan) -> None:
-    print_plan(made)
-    print("Checked would be these cells, each once; nothing would be written.")
+def _print_dry(states: Sequence[CellState]) -> None:
+    """Print what would be checked, and how long a pass over it is predicted to take."""
+    for state in states:
+        says = state.reason or f"a pass of about {format_time(1e9 * state.cell.predicted_s())}"
+        say(f"{'would be checked' if state.is_live() else state.status} {state.cell.id}: {says}")
+    live = sum(state.is_live() for state in states)
+    say(f"{live} cells would be checked, each once; nothing would be written.")
 
 
 @partial(options.take_axes, behind="seed")
@@ -104,11 +110,12 @@ def check_command(
         spec, facts.read_machine(device=device, missing_providers=blas.find_missing(spec.blas))
     )
     for notice in made.notices:
-        print(notice, file=sys.stderr)
+        print_notice(notice)
+    chosen = sweep_check.chosen(made)
     if dry_run:
-        _print_dry(made)
+        _print_dry(chosen)
         return 0
-    total = len(sweep_check.chosen(made))
+    total = len(chosen)
     cells = sweep_check.check(made, Lines(total), check_seed)
-    print(f"{total} cells: {_count(cells)}.")
+    say(f"{total} cells: {_count(cells)}.")
     return 1 if cells.count("wrong") or cells.count("failed") else 0

@@ -19,7 +19,7 @@ _ASSUMED_L2_BYTES = 64 << 20
 
 
 def flush_bytes(l2_bytes: int) -> int:
-    """Return the size of the memset that empties an L2 of this size; 0 where it is not told."""
+    """Return the size of the memset that empties an L2. l2_bytes: its own, 0 where that is not told."""
     return max(_LEAST_FLUSH_BYTES, _FLUSH_FACTOR * (l2_bytes or _ASSUMED_L2_BYTES))
 
 

@@ -55,13 +55,8 @@ def command(spec: SweepSpec, cell: Cell, check_seed: int) -> str:
     """Return the command line that repeats the check of a cell of a sweep. check_seed: of its process."""
     if cell.role == "ladder":
         own = [
-            "--batch",
-            str(spec.batches[0]),
-            "--width",
-            str(spec.widths[0]),
-            "--seed",
-            str(spec.seed),
-        ]
+            "--batch", str(spec.batches[0]), "--width", str(spec.widths[0]), "--seed", str(spec.seed),
+        ]  # fmt: skip
         return shlex.join([*_PROGRAM, "explain", *own, "--blas", cell.runs_in.provider])
     words = words_of(
         cell.implementation, cell.problem, cell.conditions, model=cell.model, device=spec.device
