@@ -131,3 +131,29 @@ def test_rest_ends_beside_a_thread_that_never_rests() -> None:
     slept: list[float] = []
     clock.rest(count(step=5_000_000).__next__, slept.append)
     assert sum(slept) == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize("told", [0.5, 0.97, 1.5], ids=["half", "too little", "too much"])
+def test_a_told_time_that_is_not_the_wall_time_is_refused(told: float) -> None:
+    """A timer whose passes take longer or shorter by the wall clock than it tells has no sample."""
+    now = [0]
+
+    def time(loops: int) -> int:
+        now[0] += loops * 1_000_000
+        return int(told * loops * 1_000_000)
+
+    with pytest.raises(clock.ClockError, match="for 30 passes that took 30 ms by the wall clock"):
+        clock.watch(time, lambda: now[0])(30)
+
+
+@pytest.mark.parametrize("interruptions", [0, 1, 5, 9])
+def test_interruptions_of_the_call_cost_no_cell(interruptions: int) -> None:
+    """A right timer is asked again where something came between its time and the wall clock's, on a busy machine too."""
+    now, left = [0], [interruptions]
+
+    def time(loops: int) -> int:
+        now[0] += loops * 1_000_000 + 5_000_000 * (left[0] > 0)
+        left[0] -= 1
+        return loops * 1_000_000
+
+    assert clock.watch(time, lambda: now[0])(30) == 30_000_000
