@@ -22,11 +22,14 @@ ValueT = TypeVar("ValueT")
 # What begins HTML, a table's column or code has no spelling with a backslash that all readers agree on.
 _MARKDOWN = {
     **{c: f"&#{ord(c)};" for c in "|`"}, "<": "&lt;", ">": "&gt;", "&": "&amp;",
-    **{c: f"\\{c}" for c in "\\*[]~#$"},
+    **{c: f"\\{c}" for c in "\\*~#$"},
 }  # fmt: skip
 _IN_MARKDOWN = str.maketrans(_MARKDOWN)
 # Inside of a word, as in the id of an implementation, an underscore is no mark.
 _UNDERSCORE = re.compile(r"(?<![^\W_])_|_(?![^\W_])")
+# Brackets are a link's where a target, a name or a definition follows: by themselves they stand as they are, so
+# that a command with an extra, which is read in a terminal too, can be copied.
+_OPENS_A_LINK = re.compile(r"\](?=[(\[:]|$)|^\[")
 _IN_LATEX = str.maketrans(
     {
         "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
@@ -38,6 +41,7 @@ _IN_LATEX = str.maketrans(
 def markdown(text: str) -> str:
     """Return a text as it stands in Markdown, and in the HTML that is made of it, as one line."""
     escaped = _UNDERSCORE.sub(r"\\_", printable(text).translate(_IN_MARKDOWN))
+    escaped = _OPENS_A_LINK.sub(r"\\\g<0>", escaped)
     return f"\\{escaped}" if escaped[:1] in ("-", "+") else escaped
 
 

@@ -151,6 +151,21 @@ def test_markdown_shows_any_text(text: str) -> None:
         assert found.split() == f"x {shown} y".split()
 
 
+@given(st.text(alphabet="[]()!:^a <>/", max_size=12), st.text(alphabet="[]()!:^a <>/", max_size=12))
+def test_no_brackets_make_a_link(first: str, second: str) -> None:
+    """Brackets of two texts, with what the harness writes around them, define nothing and link to nothing."""
+    one, two = escape.markdown(first), escape.markdown(second)
+    page = f"- x: {one}\n- {one or 'x'}: {two}\n- {two or 'x'} ({one})\n\n{one}{two} (x)\n"
+    assert not re.search(r"<(a|img|em)\b", RENDER.render(page))
+    assert not RENDER.parse(page, env := {}) or not env.get("references")
+
+
+def test_a_command_can_be_copied() -> None:
+    """The remedy for what is missing stands in a table as it is typed."""
+    command = "pip install 'fff-harness[torch]'"
+    assert escape.markdown(command) == command
+
+
 def test_words_of_the_harness_are_found_again(golden_run: Path) -> None:
     """What is looked up by a name of the harness's own is found after escaping, and numbers stay."""
     analysis = analyse(load_run(golden_run))
