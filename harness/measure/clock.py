@@ -30,8 +30,8 @@ _REST_S, _AT_REST_NS, _MOST_RESTS = 0.005, 1_000_000, 100
 
 
 # What a timer tells may fall short of the wall time around its call by what the call itself takes: some
-# microseconds from Python, and whatever interrupts it there. An interruption passes, a wrong clock stays: on a
-# machine that is shared by more than it has processors for, three calls in a row were seen to be interrupted.
+# microseconds from Python, and whatever interrupts it there. An interruption passes, a wrong clock stays;
+# where more threads compute than there are processors, three calls in a row were seen to be interrupted.
 _TOLD_SHARE, _TOLD_NS, _ASKED_AGAIN = 0.02, 200_000, 10
 
 

@@ -27,8 +27,8 @@ _MARKDOWN = {
 _IN_MARKDOWN = str.maketrans(_MARKDOWN)
 # Inside of a word, as in the id of an implementation, an underscore is no mark.
 _UNDERSCORE = re.compile(r"(?<![^\W_])_|_(?![^\W_])")
-# Brackets are a link's where a target, a name or a definition follows: by themselves they stand as they are, so
-# that a command with an extra, which is read in a terminal too, can be copied.
+# Brackets are a link's where a target, a name or a definition follows: by themselves they stand as they are,
+# so that a command with an extra, which is read in a terminal too, can be copied.
 _OPENS_A_LINK = re.compile(r"\](?=[(\[:]|$)|^\[")
 _IN_LATEX = str.maketrans(
     {

@@ -148,7 +148,7 @@ def test_a_told_time_that_is_not_the_wall_time_is_refused(told: float) -> None:
 
 @pytest.mark.parametrize("interruptions", [0, 1, 5, 9])
 def test_interruptions_of_the_call_cost_no_cell(interruptions: int) -> None:
-    """A right timer is asked again where something came between its time and the wall clock's, on a busy machine too."""
+    """A right timer is asked again where something came between its time and the wall clock's."""
     now, left = [0], [interruptions]
 
     def time(loops: int) -> int:
