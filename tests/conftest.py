@@ -22,14 +22,14 @@ os.environ.setdefault("MKL_INTERFACE_LAYER", "LP64")
 
 import numpy as np
 import pytest
+import told_caches
 from made_machines import SMALL
 
 from harness.backends import blas
 from harness.gpu import probe
-from harness.machine import cache_walk, caches, facts
+from harness.machine import cache_walk, facts
 from harness.problem.problem import Array, Problem
 from harness.records import variables
-from harness.records.facts import CacheWalk
 
 # Each worker of `-n auto` imports and collects all tests; beyond these, that costs more than it saves.
 _MOST_WORKERS = 8
@@ -97,14 +97,9 @@ def _machine() -> Iterator[None]:
             SMALL, isas=found.isas, gpu=found.gpu, missing_providers=found.missing_providers
         )
 
-    def take(machine: facts.Machine, *, threads: int, **_: object) -> CacheWalk:
-        return caches.find_effective(
-            machine.caches, [], threads=threads, last_level_caches=1, seconds=0.0
-        )
-
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(facts, "read_machine", read)
-        patch.setattr(cache_walk, "take", take)
+        patch.setattr(cache_walk, "take", told_caches.take)
         yield
 
 

@@ -527,6 +527,7 @@ def test_python_overhead_is_measured() -> None:
 # The document's sweeps, made small.
 SMALL = (
     " --batch 8 --width 16 --models bert-base-4095,1x3 --passes 2 --processes 1 --skip 'ceiling*'"
+    " --no-figures"
 )
 
 

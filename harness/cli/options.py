@@ -46,6 +46,10 @@ KeepBlasEnv = Annotated[
 DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Print the plan and its predicted time; run nothing.")
 ]
+Figures = Annotated[
+    bool,
+    typer.Option("--figures/--no-figures", help="Draw the figures; `plot RUN` draws them later."),
+]
 Out = Annotated[
     Path | None,
     typer.Option(help="Folder of the run. [default: results/<UTC time>-<host>-<commit>]"),

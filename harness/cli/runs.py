@@ -17,9 +17,10 @@ if TYPE_CHECKING:
     from harness.analysis.analysis import Analysis
 
 
-def write_outputs(folder: Path) -> bool:
+def write_outputs(folder: Path, *, figures: bool = True) -> bool:
     """Write what is derived from a run and print its table; say whether all is written and possible.
 
+    figures: whether they are drawn too; nothing else of a command takes as long but measuring.
     Whatever becomes of the figures and of standard output, the tables lie in the folder. A figure that no
     machine of these ceilings can reach is an error in what was measured, and is named as one.
     """
@@ -28,9 +29,9 @@ def write_outputs(folder: Path) -> bool:
 
     analysis = analyse(load_run(folder))
     written = [try_to_write(analysis, "tables", files.write_tables, "table")]
-    if analysis.samples:
+    if figures and analysis.samples:
         written.append(try_to_write(analysis, "figures", files.write_plots, "plot"))
-    else:
+    elif figures:
         print_notice(f"{folder}: nothing was sampled, so there are no figures")
     say(table.format_markdown(analysis))
     if names := [path.name for found in written for path in found or []]:

@@ -77,11 +77,12 @@ def count_sets(problem: Problem, weights: str, last_level_bytes: int) -> tuple[i
 
 def weight_bytes(problems: Iterable[tuple[Problem, int]]) -> int:
     """Return the bytes of the weights that a process holds for its problems, each with its sets."""
-    held = {
-        weight_key(problem, turn): problem.weight_bytes()
-        for problem, sets in problems
-        for turn in range(sets)
-    }
+    held: dict[tuple[Any, ...], int] = {}
+    for problem, sets in problems:
+        first, further = weight_key(problem), weight_key(problem, 1)
+        held[first] = problem.weight_bytes()
+        # Those of one key share each set by its turn; a small layer beside a large cache has many.
+        held[further] = max(held.get(further, 0), (sets - 1) * problem.weight_bytes())
     return sum(held.values())
 
 

@@ -77,6 +77,10 @@ def _render(
     found = {}
     try:
         figure = draw()
+        # Laid out once, for all formats: that takes as long as one of them takes to draw.
+        if engine := figure.get_layout_engine():
+            engine.execute(figure)
+            figure.set_layout_engine("none")
         for extension in formats:
             metadata = {"Date": None} if extension == "svg" else {}
             data = io.BytesIO()

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from harness.analysis.analysis import Analysis
 from harness.records.files import write_whole
@@ -13,30 +14,42 @@ from harness.report import ledger as report_ledger
 from harness.report.csv import csv_frame, speeds_csv_frame
 from harness.report.formats import format_csv
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 FIGURES = ("speedup", "time_per_token", "ceilings")
 BY_BATCH = "by_batch"  # where a run has several batches
 CACHES = "caches"  # where a run began with a walk over working sets
 _FORMATS = drawing.FORMATS
 
 
-def write_plots(analysis: Analysis) -> list[Path]:
-    """Write each figure as PNG and SVG into the run's folder and return the files.
+def find_figures(analysis: Analysis) -> dict[str, Callable[[], Figure]]:
+    """Return the figures of a run: the name of each, and what draws it.
 
-    A run that was ended before its first cell has nothing to draw and gets no files. Raises FigureError or
-    OSError for the first that can't be drawn or written, when the others are.
+    A run that was ended before its first cell has nothing to draw.
     """
     if not analysis.points:
-        return []
+        return {}
     with drawing.plain_matplotlib():
         from harness.report import figure_by_batch, figure_caches, figures
 
     of_each = (figures.speedup_figure, figures.time_figure, figures.ceilings_figure)
-    draws = {name: partial(draw, analysis) for name, draw in zip(FIGURES, of_each, strict=True)}
+    draws: dict[str, Callable[[], Figure]] = {
+        name: partial(draw, analysis) for name, draw in zip(FIGURES, of_each, strict=True)
+    }
     if figure_by_batch.is_drawable(analysis):
         draws[BY_BATCH] = partial(figure_by_batch.draw, analysis)
     if figure_caches.is_drawable(analysis):
         draws[CACHES] = partial(figure_caches.draw, analysis)
-    return drawing.write_figures(analysis.folder, draws, _FORMATS)
+    return draws
+
+
+def write_plots(analysis: Analysis) -> list[Path]:
+    """Write each figure as PNG and SVG into the run's folder and return the files.
+
+    Raises FigureError or OSError for the first that can't be drawn or written, when the others are.
+    """
+    return drawing.write_figures(analysis.folder, find_figures(analysis), _FORMATS)
 
 
 TABLE_FILES = ("table.md", "table.csv", "speeds.csv", "table.tex", "ledger.json")

@@ -14,7 +14,7 @@ from harness.report import table
 
 SWEEP = [
     "sweep", "--batch", "16", "--width", "24", "--models", "ff-17", "--passes", "2", "--processes", "1",
-    "--only", "ff_l3_tiled", "--skip", "ceiling_*",
+    "--only", "ff_l3_tiled", "--skip", "ceiling_*", "--no-figures",
 ]  # fmt: skip
 
 

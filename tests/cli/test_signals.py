@@ -19,11 +19,14 @@ from harness.records.reader import load_run
 
 ROOT = Path(__file__).resolve().parents[2]
 WORDS = ["sweep", "--batch", "8", "--width", "8", "--models", "bert-base-4095,1x1", "--skip", "ceiling*",
-         "--only", "ff_l3_blas,fff_l1_blas", "--passes", "5000", "--processes", "1"]  # fmt: skip
+         "--only", "ff_l3_blas,fff_l1_blas", "--passes", "5000", "--processes", "1",
+         "--no-figures"]  # fmt: skip
+FABRICATE = ROOT / "tests" / "fabricate"
+ENVIRONMENT = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{FABRICATE}"}
 # Makes the terminal that stands on standard input the controlling one of this session.
 ON_A_TERMINAL = (
     "import fcntl, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0);"
-    "from harness.cli.main import main; main()"
+    "from told_caches import main; main()"
 )
 
 
@@ -118,8 +121,8 @@ def test_a_sweep_ends_in_order(tmp_path: Path, number: int, status: int) -> None
     """A real sweep that gets a signal writes its end and its tables, and can be taken up again."""
     folder = tmp_path / "run"
     process = subprocess.Popen(
-        [sys.executable, "-m", "harness", *WORDS, "--out", str(folder)], cwd=ROOT,
-        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+        [sys.executable, str(FABRICATE / "told_caches.py"), *WORDS, "--out", str(folder)],
+        cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
     )  # fmt: skip
     children = wait_for_samples(folder, process)
     process.send_signal(number)
@@ -135,7 +138,7 @@ def test_a_closed_terminal_ends_a_sweep_in_order(tmp_path: Path) -> None:
     ours, its = pty.openpty()
     process = subprocess.Popen(
         [sys.executable, "-c", ON_A_TERMINAL, *WORDS, "--out", str(folder)], cwd=ROOT,
-        stdin=its, stdout=its, stderr=its, start_new_session=True,
+        env=ENVIRONMENT, stdin=its, stdout=its, stderr=its, start_new_session=True,
     )  # fmt: skip
     os.close(its)
     os.set_blocking(ours, False)

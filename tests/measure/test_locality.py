@@ -216,3 +216,18 @@ def test_flush_note_states_the_clocks_share() -> None:
     assert flusher.note(1e12).startswith("2 MiB walked before each pass")
     share = float(flusher.note(1000.0).rsplit(" ", 4)[1])
     assert 0 < share < 1000
+
+
+def test_shared_sets_are_held_once() -> None:
+    """The bytes that are counted are those of all different sets, however problems share them."""
+    first = Problem(layer="fff", batch=8, d_in=16, d_out=16, depth=3, trees=1)
+    steered = replace(first, routing="single")
+    other = replace(first, seed=5)
+    problems = [(first, 3), (first, 5), (steered, 4), (other, 1), (steered, 1)]
+    held = {
+        locality.weight_key(problem, turn): problem.weight_bytes()
+        for problem, sets in problems
+        for turn in range(sets)
+    }
+    assert locality.weight_bytes(problems) == sum(held.values())
+    assert len(held) == 1 + 4 + 3 + 1

@@ -22,7 +22,7 @@ from harness.report import csv as report_csv
 from harness.report import figure_by_batch, formats, table
 
 SWEEP = ["sweep", "--width", "24", "--levels", "1,3", "--models", "1x3", "--processes", "1", "--passes", "2",
-         "--skip", "ceiling_*,*torch*"]  # fmt: skip
+         "--skip", "ceiling_*,*torch*", "--no-figures"]  # fmt: skip
 
 
 @pytest.fixture(scope="module")

@@ -220,8 +220,11 @@ class Silent:
 
 
 @pytest.mark.parametrize("threads", [1, 2])
-def test_a_sweep_measures_and_prints_the_ceilings(tmp_path: Path, threads: int) -> None:
+def test_a_sweep_measures_and_prints_the_ceilings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, threads: int
+) -> None:
     """In a real sweep every ceiling passes its gate and is sampled once a block, by place."""
+    monkeypatch.setattr(sweep_ceilings, "_CEILING_EXTENT", 64)
     machine = dataclasses.replace(SMALL, caches={"L1d": 32 * KIB, "L2": 128 * KIB})
     spec = make_spec(
         out=tmp_path / "run", only=["ff_l1_blas"], widths=[64], passes=2, threads=threads

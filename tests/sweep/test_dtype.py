@@ -230,7 +230,7 @@ register_python(
 """
 SWEEP = [
     "sweep", "--batch", "32", "--width", "24", "--models", "ff-17,1x3", "--passes", "2", "--processes", "1",
-    "--only", "ff_l3_tiled,fff_test_both", "--skip", "ceiling_*",
+    "--only", "ff_l3_tiled,fff_test_both", "--skip", "ceiling_*", "--no-figures",
 ]  # fmt: skip
 
 
