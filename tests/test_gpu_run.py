@@ -53,6 +53,7 @@ def test_a_dry_run_prints_the_stages(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_the_whole_script_on_a_made_up_device(tmp_path: Path) -> None:
     """A stage that fails leaves the others their time; each sweep leaves a run that reads, all is packed."""
     python = device_worker.stand_in(tmp_path)

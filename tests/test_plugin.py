@@ -531,6 +531,7 @@ SMALL = (
 )
 
 
+@pytest.mark.slow
 def test_document_leads_to_a_row_in_the_table(tmp_path: Path) -> None:
     """The files and commands of the document, taken as they stand, put both examples into the table."""
     text = DOCUMENT.read_text(encoding="utf-8")

@@ -230,6 +230,7 @@ def test_what_does_not_fit_is_refused_with_the_figure(
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_a_cut_run_is_taken_up(machine_with_device: None, tmp_path: Path) -> None:
     """A run on a device that was cut is completed on it, and refused on another one of the same name, under
     another driver and with other compilers."""

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -29,24 +32,30 @@ register_python(id="ff_numpy_plugin", layer="ff", function=forward)
 PLUGIN = "ff_numpy_plugin"
 
 
-@pytest.fixture
-def file(tmp_path: Path) -> Path:
-    """Return the file of a plugin."""
-    path = tmp_path / "mine.py"
-    path.write_text(SOURCE, encoding="ascii")
-    return path
+@contextmanager
+def forgetting() -> Iterator[None]:
+    """Forget in the end what plugins registered."""
+    registry.all()
+    with pytest.MonkeyPatch.context() as patch:
+        for module, name in ((registry, "_known"), (plugin, "_origins")):
+            patch.setattr(module, name, dict(getattr(module, name)))
+        patch.setattr(plugin, "_loaded", set())
+        patch.setattr(plugin, "_digests", {})
+        yield
 
 
 @pytest.fixture(autouse=True)
-def _forget(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Forget in the end what plugins registered."""
-    monkeypatch.setattr("harness.measure.clock.MIN_SAMPLE_NS", 1000)
-    monkeypatch.setattr("harness.report.files.write_plots", lambda run: [])
-    registry.all()
-    for module, name in ((registry, "_known"), (plugin, "_origins")):
-        monkeypatch.setattr(module, name, dict(getattr(module, name)))
-    monkeypatch.setattr(plugin, "_loaded", set())
-    monkeypatch.setattr(plugin, "_digests", {})
+def _forget() -> Iterator[None]:
+    """Know, in each test, no plugin of another one."""
+    with forgetting():
+        yield
+
+
+def write(folder: Path) -> Path:
+    """Write the plugin into a folder and return its file."""
+    path = folder / "mine.py"
+    path.write_text(SOURCE, encoding="ascii")
+    return path
 
 
 def sweep(out: Path, file: Path) -> int:
@@ -55,9 +64,34 @@ def sweep(out: Path, file: Path) -> int:
         [
             "sweep", "--batch", "9", "--width", "16", "--models", "bert-base-4095", "--only",
             f"ff_l1_blas,{PLUGIN}", "--skip", "ceiling*", "--passes", "2",
-            "--processes", "2", "--plugin", str(file), "--out", str(out),
+            "--processes", "2", "--no-figures", "--plugin", str(file), "--out", str(out),
         ]
     )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of a plugin, mine.py, and of a whole run with it, `run`."""
+    folder = tmp_path_factory.mktemp("swept")
+    with forgetting():
+        assert sweep(folder / "run", write(folder)) == 0
+    return folder
+
+
+@pytest.fixture
+def file(swept: Path) -> Path:
+    """Return the file of the plugin, which was run by nobody since."""
+    path = swept / "mine.py"
+    path.with_suffix(".ran").unlink(missing_ok=True)
+    return path
+
+
+@pytest.fixture
+def run(swept: Path, tmp_path: Path) -> Path:
+    """Return what a kill in the second process would have left of the run."""
+    folder = shutil.copytree(swept / "run", tmp_path / "run")
+    cut(folder)
+    return folder
 
 
 def cut(run: Path) -> None:
@@ -67,19 +101,19 @@ def cut(run: Path) -> None:
     lines.write_text("".join(kept), encoding="utf-8")
 
 
-def test_the_digest_is_part_of_the_run(tmp_path: Path, file: Path) -> None:
+def test_the_digest_is_part_of_the_run(swept: Path, file: Path) -> None:
     """The head names what each plugin's files were."""
-    assert sweep(tmp_path / "run", file) == 0
-    head = load_run(tmp_path / "run").head
+    head = load_run(swept / "run").head
     assert head.sweep.plugins == [str(file)]
     assert list(head.sweep.plugin_digests) == [str(file)]
     assert len(head.sweep.plugin_digests[str(file)]) == 12
 
 
 def test_a_change_between_processes_fails_the_cell(
-    tmp_path: Path, file: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A plugin that is edited while its sweep runs fails, with both digests; all others are sampled."""
+    file = write(tmp_path)
     begin = Journal.begin_processes
 
     def edit(journal: Journal) -> None:
@@ -96,11 +130,9 @@ def test_a_change_between_processes_fails_the_cell(
     assert set(run.samples.loc[run.samples["implementation"] == PLUGIN, "process"]) == {0}
 
 
-def test_resume_refuses_another_plugin(tmp_path: Path, file: Path) -> None:
+def test_resume_refuses_another_plugin(run: Path, file: Path) -> None:
     """A run that was begun with another version of its plugin is not taken up."""
-    run = tmp_path / "run"
-    assert sweep(run, file) == 0
-    cut(run)
+    plugin.load_all([file])
     plugin._digests[str(file)] = "0123456789ab"  # as a file that was edited since would be loaded
     with pytest.raises(
         UsageError, match=r"was measured with another plugin: its .*mine\.py sha256"
@@ -110,24 +142,16 @@ def test_resume_refuses_another_plugin(tmp_path: Path, file: Path) -> None:
 
 @pytest.mark.parametrize("words", [[], ["--dry-run"]])
 def test_resume_runs_no_code_because_a_folder_names_it(
-    tmp_path: Path, file: Path, words: list[str]
+    run: Path, file: Path, words: list[str]
 ) -> None:
     """A plugin that a run names is loaded where who resumes names it too, and not before."""
-    run = tmp_path / "run"
-    assert sweep(run, file) == 0
-    cut(run)
-    plugin._loaded.discard(str(file))
-    file.with_suffix(".ran").unlink()
     with pytest.raises(UsageError, match=r"was begun with --plugin .*mine\.py; give it again"):
         cli.run(["sweep", "--resume", str(run), *words])
     assert not file.with_suffix(".ran").exists()
 
 
-def test_resume_loads_no_library_because_a_folder_names_it(tmp_path: Path, file: Path) -> None:
+def test_resume_loads_no_library_because_a_folder_names_it(run: Path, file: Path) -> None:
     """A BLAS library that a run names by its path is loaded where who resumes names it too."""
-    run = tmp_path / "run"
-    assert sweep(run, file) == 0
-    cut(run)
     head = run / "run.json"
     told = json.loads(head.read_text(encoding="utf-8"))
     told["sweep"]["blas"] = ["/somewhere/libpayload.so"]
@@ -138,9 +162,6 @@ def test_resume_loads_no_library_because_a_folder_names_it(tmp_path: Path, file:
         cli.run(["sweep", "--resume", str(run), "--plugin", str(file)])
 
 
-def test_resume_goes_on_with_the_same_plugin(tmp_path: Path, file: Path) -> None:
+def test_resume_goes_on_with_the_same_plugin(run: Path, file: Path) -> None:
     """With the plugin named again and unchanged, the run is taken up and ends."""
-    run = tmp_path / "run"
-    assert sweep(run, file) == 0
-    cut(run)
-    assert cli.run(["sweep", "--resume", str(run), "--plugin", str(file)]) == 0
+    assert cli.run(["sweep", "--resume", str(run), "--plugin", str(file), "--no-figures"]) == 0

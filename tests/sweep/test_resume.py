@@ -54,6 +54,7 @@ def cut(whole: Path, folder: Path, keep: float, *, tail: str = "") -> list[str]:
 # ---- real sweeps -----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_kill_at_random_moments(whole, tmp_path):
     """Killed twice at random moments, a run loses no finished line and completes in the same form."""
     folder = tmp_path / "run"

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +32,10 @@ from harness.records.schema import SampleRecord
 from harness.sweep import run as sweep_run
 
 TINY = ["--batch", "9", "--width", "16", "--models", "bert-base-4095,2x3", "--skip", "ceiling*"]
-NUMPY_CELL = "/ultrafastbert-2x3/b9/w16"
+LOST = {
+    WRONG: "wrong", TURNS_WRONG: "wrong", KILLED: "failed", EXITS: "failed", RAISES: "failed",
+    WRITES: "failed", ANSWERS: "failed", NO_INTEGER: "failed",
+}  # fmt: skip
 FILES = {
     "run.json", "records.jsonl", "table.md", "table.csv", "speeds.csv", "table.tex", "speedup.png",
     "speedup.svg", "time_per_token.png", "time_per_token.svg", "ceilings.png", "ceilings.svg",
@@ -117,39 +123,96 @@ def test_order_is_interleaved(tmp_path: Path) -> None:
     assert len(blocks[0]) == 7  # six implementations and the A/A twin
 
 
-def test_wrong_is_never_timed(
-    tmp_path: Path, planted_processes: None, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """A wrong implementation is reported as wrong with its error, has no sample, and the exit status is 1."""
-    assert _sweep(tmp_path / "run", "--only", f"ff_l1_blas,{RIGHT},{WRONG}") == 1
-    run = load_run(tmp_path / "run")
-    assert _statuses(run) == {"ff_l1_blas": "ok", RIGHT: "ok", WRONG: "wrong"}
-    cell = run.cells.set_index("implementation").loc[WRONG]
+@dataclass(frozen=True, kw_only=True)
+class Swept:
+    """Hold a sweep over planted implementations: its status, what it printed, and its run."""
+
+    status: int
+    out: str
+    err: str
+    run: Run
+
+    def find_reason(self, name: str) -> str:
+        """Return why an implementation's cell is not right."""
+        return self.run.cells.set_index("implementation").loc[name, "reason"]
+
+    def count_blocks(self, name: str) -> int:
+        """Return in how many blocks an implementation was sampled."""
+        samples = self.run.samples
+        return samples.loc[samples["implementation"] == name, "block"].nunique()
+
+
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory: pytest.TempPathFactory) -> Swept:
+    """Return one sweep of six blocks in which each planted implementation fails in its own way."""
+    folder = tmp_path_factory.mktemp("planted")
+    out, err = StringIO(), StringIO()
+    words = ["--only", ",".join(["ff_l1_blas", "fff_l1_blas", RIGHT, *LOST])]
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
+        planted_worker.install(patch, folder)
+        status = _sweep(folder / "run", *words, "--no-figures", passes=6)
+    return Swept(
+        status=status, out=out.getvalue(), err=err.getvalue(), run=load_run(folder / "run")
+    )
+
+
+def test_what_fails_costs_its_own_cell_only(swept: Swept) -> None:
+    """Whatever planted implementations do, all others are sampled in every block, and the status is 1."""
+    assert swept.status == 1
+    right = {"ff_l1_blas", "fff_l1_blas", RIGHT}
+    assert _statuses(swept.run) == dict.fromkeys(right, "ok") | LOST
+    assert {name: swept.count_blocks(name) for name in right} == dict.fromkeys(right, 6)
+    assert swept.run.end is not None
+    assert swept.run.end.reason == "complete"
+
+
+def test_wrong_is_never_timed(swept: Swept) -> None:
+    """A wrong implementation is reported as wrong with its error, and has no sample."""
+    cell = swept.run.cells.set_index("implementation").loc[WRONG]
     assert "times the tolerance" in cell["reason"]
     assert cell["worst_error"] > 1
-    assert WRONG not in set(run.samples["implementation"])
-    assert RIGHT in set(run.samples["implementation"])
-    captured = capsys.readouterr()
-    assert "WRONG" in captured.out
-    assert f"WRONG: {WRONG}" in captured.err.replace("\n", " ")
+    assert swept.count_blocks(WRONG) == 0
+    assert "WRONG" in swept.out
+    assert f"WRONG: {WRONG}" in swept.err.replace("\n", " ")
 
 
-def test_what_turns_wrong_keeps_its_samples_and_no_ratio(
-    tmp_path: Path, planted_processes: None, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_what_turns_wrong_keeps_its_samples_and_no_ratio(swept: Swept) -> None:
     """A cell that is right in its gate and wrong behind its last sample is wrong: its samples stay in the
-    run, none of its ratios is printed, and the exit status is 1."""
-    assert _sweep(tmp_path / "run", "--only", f"ff_l1_blas,{RIGHT},{TURNS_WRONG}", passes=6) == 1
-    run = load_run(tmp_path / "run")
-    assert _statuses(run)[TURNS_WRONG] == "wrong"
-    cell = run.cells.set_index("implementation").loc[TURNS_WRONG]
-    assert cell["reason"].startswith("behind a sample: the largest error")
-    assert set(run.samples.loc[run.samples["implementation"] == TURNS_WRONG, "block"]) == set(
-        range(5)
-    )
-    rows = [row for row in capsys.readouterr().out.splitlines() if f"| {TURNS_WRONG}" in row]
+    run, and none of its ratios is printed."""
+    reason = swept.find_reason(TURNS_WRONG)
+    assert reason.startswith("behind a sample: the largest error")
+    assert swept.count_blocks(TURNS_WRONG) == 5
+    rows = [row for row in swept.out.splitlines() if f"| {TURNS_WRONG}" in row]
     assert rows
     assert all("WRONG" in row and "x [" not in row for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        (KILLED, "the measuring process ended with signal SIGKILL"),
+        (EXITS, "the measuring process ended with exit status 3: giving up"),
+        (RAISES, "RuntimeError: no such luck"),
+        # A line in the pipe that is no answer, or answers something else, or can't be sent.
+        (WRITES, "sent what is no answer (no message of version 1: Invalid JSON"),
+        (ANSWERS, "sent what is no answer (answers 0, asked was"),
+        (NO_INTEGER, "Expected `int`"),
+    ],
+)
+def test_a_failed_cell_says_what_is_known_of_it(swept: Swept, name: str, reason: str) -> None:
+    """An implementation that ends its process, raises or disturbs the answers fails in so many words."""
+    assert reason in swept.find_reason(name)
+    assert swept.count_blocks(name) == 0
+
+
+def test_crash_while_sampled(tmp_path: Path, planted_processes: None) -> None:
+    """An implementation that dies in a sample keeps its finished ones, and the others go on."""
+    assert _sweep(tmp_path / "run", "--only", f"ff_l1_blas,{RIGHT},{DIES_TIMED}", passes=4) == 1
+    run = load_run(tmp_path / "run")
+    assert _statuses(run) == {"ff_l1_blas": "ok", RIGHT: "ok", DIES_TIMED: "failed"}
+    sampled = run.samples.groupby("implementation")["block"].nunique()
+    assert sampled["ff_l1_blas"] == sampled[RIGHT] == 4
+    assert sampled[DIES_TIMED] < 4
 
 
 def test_each_process_draws_the_tokens_that_it_checks(
@@ -163,50 +226,6 @@ def test_each_process_draws_the_tokens_that_it_checks(
     assert len(set(seeds.values())) == len(seeds) == 2
     assert 0 not in seeds.values()
     assert all(record["check_seed"] == seeds[record["process"]] for record in records)
-
-
-def test_crashes_cost_their_cells_only(tmp_path: Path, planted_processes: None) -> None:
-    """Implementations that kill their measuring process, exit or raise fail with what is known of it;
-    all others are sampled in every block."""
-    words = f"ff_l1_blas,fff_l1_blas,{RIGHT},{KILLED},{EXITS},{RAISES}"
-    assert _sweep(tmp_path / "run", "--only", words) == 1
-    run = load_run(tmp_path / "run")
-    lost = {KILLED: "failed", EXITS: "failed", RAISES: "failed"}
-    assert _statuses(run) == {"ff_l1_blas": "ok", "fff_l1_blas": "ok", RIGHT: "ok"} | lost
-    reasons = run.cells.set_index("implementation")["reason"]
-    assert reasons[KILLED] == "the measuring process ended with signal SIGKILL"
-    assert reasons[EXITS] == "the measuring process ended with exit status 3: giving up"
-    assert reasons[RAISES] == "RuntimeError: no such luck"
-    assert run.end is not None
-    assert run.end.reason == "complete"
-    sampled = run.samples.groupby("implementation")["block"].nunique()
-    assert sampled.to_dict() == {"ff_l1_blas": 2, "fff_l1_blas": 2, RIGHT: 2}
-
-
-def test_a_foreign_line_costs_its_cell_only(tmp_path: Path, planted_processes: None) -> None:
-    """A line in the pipe that is no answer, or answers something else, and an answer that can't be sent fail
-    their cells in so many words; the process is replaced and the others are sampled in every block."""
-    words = f"ff_l1_blas,{RIGHT},{WRITES},{ANSWERS},{NO_INTEGER}"
-    assert _sweep(tmp_path / "run", "--only", words) == 1
-    run = load_run(tmp_path / "run")
-    lost = {WRITES: "failed", ANSWERS: "failed", NO_INTEGER: "failed"}
-    assert _statuses(run) == {"ff_l1_blas": "ok", RIGHT: "ok"} | lost
-    reasons = run.cells.set_index("implementation")["reason"]
-    assert "sent what is no answer (no message of version 1: Invalid JSON" in reasons[WRITES]
-    assert "sent what is no answer (answers 0, asked was" in reasons[ANSWERS]
-    assert "Expected `int`" in reasons[NO_INTEGER]
-    sampled = run.samples.groupby("implementation")["block"].nunique()
-    assert sampled.to_dict() == {"ff_l1_blas": 2, RIGHT: 2}
-
-
-def test_crash_while_sampled(tmp_path: Path, planted_processes: None) -> None:
-    """An implementation that dies in a sample keeps its finished ones, and the others go on."""
-    assert _sweep(tmp_path / "run", "--only", f"ff_l1_blas,{RIGHT},{DIES_TIMED}", passes=4) == 1
-    run = load_run(tmp_path / "run")
-    assert _statuses(run) == {"ff_l1_blas": "ok", RIGHT: "ok", DIES_TIMED: "failed"}
-    sampled = run.samples.groupby("implementation")["block"].nunique()
-    assert sampled["ff_l1_blas"] == sampled[RIGHT] == 4
-    assert sampled[DIES_TIMED] < 4
 
 
 def test_everything_fails(tmp_path: Path, planted_processes: None) -> None:
