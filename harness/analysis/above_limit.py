@@ -170,12 +170,14 @@ def judge_speedup(
     time: float,
     ratio: Ratio | None,
     limit: float,
+    resolution: float,
 ) -> tuple[str, bool]:
     """Return a remark on a speedup and whether it is impossible; ("", False) where it keeps its limit.
 
-    time: of the baseline's pass, in ns. The lower end of the interval counts. A speedup above its limit is
-    remarked on and not judged where it has no interval (one block: noise alone may have put it there) or
-    where the run measured no bandwidth.
+    time: of the baseline's pass, in ns. resolution: the |log ratio| up to which the A/A pair tells no
+    difference. The lower end of the interval counts. A speedup above its limit is remarked on and not judged
+    where it has no interval (one block: noise alone may have put it there), where the run measured no
+    bandwidth, or where one kernel under two names differs from itself by as much.
     """
     if ratio is None:
         return "", False
@@ -192,4 +194,6 @@ def judge_speedup(
     for explain in (explain_above_limit, explain_by_disturbance):
         if remark := explain(ceilings, base, cell, time, least, limit):
             return remark, False
+    if least <= SLACK * limit * math.exp(resolution):
+        return f"above the limit of {limit:.3g}x by less than the A/A pair resolves here", False
     return f"IMPOSSIBLE: above the limit of {limit:.2f}x, and not explained by locality", True

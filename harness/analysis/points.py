@@ -94,7 +94,7 @@ class _Judge:
         if base is not None:
             remark, impossible = above_limit.judge_speedup(
                 self.known, base, cell, stats.pass_ns(self.run.samples, base.cell), ratio,
-                speedup_limit(cell.model, baseline),
+                speedup_limit(cell.model, baseline), self.resolution,
             )  # fmt: skip
         return {"remark": remark, "impossible": impossible, "resolved": resolved}
 

@@ -188,7 +188,7 @@ def ceilings_figure(analysis: Analysis) -> Figure:
     right.invert_yaxis()
     right.axvline(100, color="black", lw=0.8)
     right.set_xlim(0, max([115.0, *(115 * s.of_ceiling for s in speeds)]))
-    right.set_xlabel("least time that the ceilings allow, % of the measured time")
+    right.set_xlabel("least time that the ceilings allow,\n% of the measured time")
     what = "Ceilings of this machine and the layers below them"
     set_title(figure, analysis.head, f"{what}, {format_place(point).lower()}")
     return figure

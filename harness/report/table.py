@@ -204,7 +204,8 @@ def _foot_lines(analysis: Analysis) -> list[str]:
         "computes and moves one after the other. An aim, not a bound: what computes while it loads may pass "
         "it. Cold weights count at the memory's bandwidth.",
         *_peakless_lines(analysis),
-        f"- {REMARKED} above the limit, explained by where the weights lie: see the line below the table.",
+        f"- {REMARKED} above the limit: the line below the table says what explains it, or why it is not "
+        "judged.",
         f"- paper: Table 2 of arXiv 2311.10770 (batch {PAPER_BATCH}, width {PAPER_WIDTH}, "
         f"{_PAPER_MACHINES[ledger.paper_device(analysis.head)]}); {UNCONFIRMED} in no source that could be "
         "opened.",

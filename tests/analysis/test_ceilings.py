@@ -23,8 +23,9 @@ from fabricated_ceilings import (
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.analysis import roofline, rows
+from harness.analysis import above_limit, roofline, rows
 from harness.analysis.analysis import analyse
+from harness.analysis.stats import Ratio
 from harness.problem.axes import DEFAULTS
 from harness.report import frames, table
 
@@ -309,6 +310,20 @@ def test_a_baseline_that_was_held_up_is_not_called_impossible(
     entry = next(e for e in entries if e.model == "bert-base-3072")
     assert says in entry.remark
     assert entry.impossible == (says == "IMPOSSIBLE")
+
+
+@pytest.mark.parametrize(("aa", "impossible"), [(1.0, True), (1.1, True), (1.3, False)])
+def test_what_the_twins_do_not_resolve_is_not_impossible(aa: float, impossible: bool) -> None:
+    """A speedup of 1.6 to 2 over a limit of 1.33 fails no run whose one kernel differs from itself by 1.3."""
+    base = cell_record("ff", implementation="ff_l3_blas", level=3)
+    smaller = cell_record("small", model="bert-base-3072", hidden=3072)
+    ratio = Ratio(value=1.8, low=1.6, high=2.0, blocks=4)
+    resolution = Ratio(value=1.0, low=1 / aa, high=aa, blocks=4).resolution
+    remark, found = above_limit.judge_speedup(
+        LIMITS, base, smaller, 2 * FF_FLOOR_NS, ratio, 4095 / 3072, resolution
+    )
+    assert found is impossible
+    assert ("less than the A/A pair resolves" in remark) is not impossible
 
 
 def test_a_product_gives_no_excuse(tmp_path: Path) -> None:
