@@ -205,9 +205,7 @@ def _foot_lines(analysis: Analysis) -> list[str]:
         "it. Cold weights count at the memory's bandwidth.",
         *_peakless_lines(analysis),
         f"- {REMARKED} above the limit, explained by where the weights lie: see the line below the table.",
-        f"- paper: Table 2 of arXiv 2311.10770 (batch {PAPER_BATCH}, width {PAPER_WIDTH}, "
-        f"{_PAPER_MACHINES[ledger.paper_device(analysis.head)]}); {UNCONFIRMED} in no source that could be "
-        "opened.",
+        *_paper_lines(analysis),
     ]
     if analysis.checked_tokens:
         fewest, most = analysis.checked_tokens
@@ -217,6 +215,17 @@ def _foot_lines(analysis: Analysis) -> list[str]:
             "and every output element was seen to be written."
         )
     return lines
+
+
+def _paper_lines(analysis: Analysis) -> list[str]:
+    """Return where the published figures are from, where any of them stands in a table."""
+    if not any(point.is_beside_paper for point in analysis.points):
+        return []
+    return [
+        f"- paper: Table 2 of arXiv 2311.10770 (batch {PAPER_BATCH}, width {PAPER_WIDTH}, "
+        f"{_PAPER_MACHINES[ledger.paper_device(analysis.head)]}); {UNCONFIRMED} in no source that could be "
+        "opened."
+    ]
 
 
 def _peakless_lines(analysis: Analysis) -> list[str]:
