@@ -8,9 +8,9 @@ from harness.analysis import stats
 from harness.analysis.ceilings import precision
 from harness.analysis.fastest import find_fastest
 from harness.analysis.index import RunIndex
+from harness.analysis.published import find_beside
 from harness.analysis.rows import Contest, Contests, GpuEntry, Point, Rival
-from harness.paper.published import find
-from harness.problem.axes import WAYS, without_ways
+from harness.problem.axes import WAYS, Conditions, without_ways
 from harness.records.schema import CellRecord, RunHead
 
 # The implementation behind each GPU column of the paper's table.
@@ -26,7 +26,7 @@ def is_device(head: RunHead) -> bool:
 
 
 def gpu_entries(
-    run: RunIndex, cells: Sequence[CellRecord], models: Iterable[str]
+    run: RunIndex, cells: Sequence[CellRecord], models: Iterable[str], conditions: Conditions
 ) -> list[GpuEntry]:
     """Return the paper's GPU columns of a point's cells, each against the FF of the same column."""
     by_name = {(c.model, c.implementation): c for c in cells}
@@ -45,7 +45,7 @@ def gpu_entries(
             found.append(
                 GpuEntry(
                     model=model, column=column, ratio=ratio, status=status,
-                    published=find(model, column),
+                    published=find_beside(run.head, conditions, model, column),
                 )
             )  # fmt: skip
     return found

@@ -203,7 +203,7 @@ def _passes(run: RunIndex) -> dict[str, list[int]]:
 def find_ladder(run: RunIndex) -> Ladder | None:
     """Return what a run says of the ladder, None where it did not measure it."""
     sweep = run.head.sweep
-    if not (run.of_role("ladder") and sweep.batches and sweep.blas):
+    if not (run.of_role("ladder") and sweep.blas):
         return None
     cost, batch = _erfc_cost(run)
     return Ladder(

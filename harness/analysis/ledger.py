@@ -9,6 +9,7 @@ from typing import Literal
 
 from harness.analysis import gpu as analysis_gpu
 from harness.analysis import points as analysis_points
+from harness.analysis.published import find_differences
 from harness.analysis.rows import Point
 from harness.analysis.stats import Ratio
 from harness.paper.published import FASTEST_FF, PAPER_BATCH, PAPER_WIDTH, PublishedCell, table2
@@ -78,18 +79,7 @@ def _why_run_unfit(head: RunHead) -> str:
         return f"its ratios are over {title(head.sweep.baseline)}"
     if not head.machine.processor:
         return "the record does not tell which machine this is"
-    sweep = head.sweep
-    differs = [
-        text
-        for text, is_so in (
-            (f"{sweep.threads} threads, the paper's figures are of one", sweep.threads != 1),
-            (f"its samples were taken in {sweep.order} order", sweep.order != "interleaved"),
-            (f"its own kernels were held to {sweep.isa}", bool(sweep.isa)),
-            ("variables that change a BLAS library reached it", sweep.keep_blas_env),
-        )
-        if is_so
-    ]
-    return "; ".join(differs)
+    return "; ".join(find_differences(head))
 
 
 def _paper_point(points: Sequence[Point]) -> Point | None:

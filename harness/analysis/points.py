@@ -15,13 +15,14 @@ from harness.analysis import gpu as analysis_gpu
 from harness.analysis.ceilings import Ceilings
 from harness.analysis.fastest import find_fastest
 from harness.analysis.index import RunIndex
+from harness.analysis.published import find_beside
 from harness.analysis.reach import Reach, find_reach
 from harness.analysis.rows import Entry, Point, Speed, Versus
 from harness.analysis.stats import Ratio
-from harness.paper.published import FASTEST_FF, find
+from harness.paper.published import FASTEST_FF
 from harness.problem import axes
 from harness.problem.axes import Conditions
-from harness.problem.models import BASELINE, parse_model, speedup_limit
+from harness.problem.models import parse_model, speedup_limit
 from harness.records.schema import CellRecord
 
 # The implementation behind each column of the paper's table: the level's plain form.
@@ -55,11 +56,6 @@ def models(run: RunIndex) -> list[str]:
     return sorted(found, key=lambda model: model != run.head.sweep.baseline)
 
 
-def _is_papers(run: RunIndex) -> bool:
-    """Say whether the ratios are over the paper's own baseline, so that published ones stand beside them."""
-    return run.head.sweep.baseline == BASELINE
-
-
 def _ordered(run: RunIndex, cells: Iterable[CellRecord]) -> list[CellRecord]:
     """Return the cells by model, level, implementation and provider: the order of the tables."""
     place = {model: i for i, model in enumerate(["", *models(run)])}
@@ -82,6 +78,7 @@ class _Judge:
     """Hold what the ratios of a point are judged by: the ceilings, and what its A/A pair resolves."""
 
     run: RunIndex
+    conditions: Conditions
     known: Ceilings
     resolution: float
 
@@ -105,7 +102,7 @@ class _Judge:
 def _entry(judge: _Judge, cells: Sequence[CellRecord], model: str, level: int) -> Entry:
     """Return a cell of the paper's table, from one provider's cells at a point."""
     run, by_name = judge.run, {(c.model, c.implementation): c for c in reversed(cells)}
-    published = find(model, f"level {level}") if _is_papers(run) else None
+    published = find_beside(run.head, judge.conditions, model, f"level {level}")
     cell = by_name.get((model, f"{parse_model(model).layer}_{COLUMNS[level]}"))
     if cell is None:
         return Entry(model=model, level=level, ratio=None, status="none", published=published)
@@ -136,8 +133,10 @@ def _versus(judge: _Judge, cells: Iterable[CellRecord], fastest: CellRecord | No
             Versus(
                 cell=cell.cell, implementation=cell.implementation, model=cell.model,
                 provider=cell.provider, level=cell.level, ratio=ratio,
-                published=find(cell.model, column, baseline=FASTEST_FF)
-                if _is_papers(run) and (cell.level is not None) == on_cpu
+                published=find_beside(
+                    run.head, judge.conditions, cell.model, column, baseline=FASTEST_FF
+                )
+                if (cell.level is not None) == on_cpu
                 else None,
                 **judge.of(ratio, fastest, cell),
             )
@@ -251,7 +250,9 @@ def _point(
         fastest = _fastest_ff(run, judged_by)
         lacking = [(c.implementation, c.reason) for c in here if c.model == baseline]
     aa = _aa(run, judged_by, fastest.cell if fastest else "")
-    judge = _Judge(run=run, known=known, resolution=aa.resolution if aa else 0.0)
+    judge = _Judge(
+        run=run, conditions=conditions, known=known, resolution=aa.resolution if aa else 0.0
+    )
     providers = dict.fromkeys(c.provider for c in own if c.provider and c.status != "unavailable")
     return Point(
         batch=at[0].batch, width=at[0].d_in, baseline=baseline, conditions=conditions,
@@ -263,7 +264,9 @@ def _point(
             ]
             for provider in providers
         },
-        gpu=analysis_gpu.gpu_entries(run, own, models(run)) if analysis_gpu.is_device(run.head) else [],
+        gpu=analysis_gpu.gpu_entries(run, own, models(run), conditions)
+        if analysis_gpu.is_device(run.head)
+        else [],
         fastest=fastest.cell if fastest else "",
         stand_in=fastest is not None and judged_by is not here, lacking=lacking,
         versus=_versus(judge, own, fastest), aa=aa, speeds=_speeds(run, known, own),

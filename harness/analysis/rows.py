@@ -139,6 +139,13 @@ class Point:
     speeds: list[Speed]
     reach: Reach | None = None
 
+    @property
+    def is_beside_paper(self) -> bool:
+        """Say whether a published figure stands beside any that was measured here."""
+        published = [*(g.published for g in self.gpu), *(v.published for v in self.versus)]
+        published += [e.published for entries in self.entries.values() for e in entries]
+        return any(published)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Contests:

@@ -15,7 +15,7 @@ from pydantic import (
     model_validator,
 )
 
-from harness.problem.axes import COLUMNS, DEFAULTS, Conditions, lists
+from harness.problem.axes import AXES, COLUMNS, DEFAULTS, Conditions, lists
 from harness.records.facts import CacheWalk, DeviceFacts, Finding, MachineFacts
 from harness.records.text import printable
 
@@ -51,6 +51,14 @@ def _spread(fields: dict[str, Any], name: str, values: Mapping[str, Any]) -> dic
     for key, value in fields.items():
         spread |= values if key == name else {key: value}
     return spread
+
+
+def _known(conditions: Conditions) -> Conditions:
+    """Return conditions whose values are of their axes. Raises ValueError: of any other nothing is known."""
+    for axis, value in zip(AXES, conditions, strict=True):
+        if not axis.takes(value):
+            raise ValueError(f"{axis.name} {value!r} is none of {', '.join(axis.known)}")
+    return conditions
 
 
 class MachineRecord(_Record):
@@ -100,11 +108,11 @@ class MachineRecord(_Record):
 class SweepRecord(_Record):
     """What was asked for."""
 
-    levels: list[int]
+    levels: list[Annotated[int, Field(ge=1, le=3)]]
     device: str
     models: list[str]
-    batches: list[int]
-    widths: list[int]
+    batches: list[int] = Field(min_length=1)
+    widths: list[int] = Field(min_length=1)
     only: list[str]
     skip: list[str]
     blas: list[str]
@@ -193,7 +201,7 @@ class CellRecord(_Record):
     hidden: int
     depth: int
     trees: int
-    conditions: Conditions = Field(
+    conditions: Annotated[Conditions, AfterValidator(_known)] = Field(
         default=DEFAULTS, description="value on each axis; in the file a field for each"
     )
     seed: int

@@ -84,17 +84,21 @@ def speedup_figure(analysis: Analysis) -> Figure:
     axes.set_xlim(left=0.8, right=highest * 3)
     axes.xaxis.set_major_formatter(lambda x, _: f"{x:g}x")
     axes.set_xlabel("speedup (log)")
-    set_title(figure, analysis.head, f"Measured against published, {format_place(point).lower()}")
-    _speedup_legend(axes)
+    what = "Measured against published" if point.is_beside_paper else "Measured speedups"
+    set_title(figure, analysis.head, f"{what}, {format_place(point).lower()}")
+    _speedup_legend(axes, beside_paper=point.is_beside_paper)
     return figure
 
 
-def _speedup_legend(axes: Any) -> None:
+def _speedup_legend(axes: Any, *, beside_paper: bool) -> None:
+    papers = [
+        Patch(facecolor="white", edgecolor=_PAPER, label="published"),
+        Patch(facecolor="white", edgecolor=_PAPER, hatch="////", label="published, unconfirmed"),
+    ]
     axes.legend(
         handles=[
             Patch(color=COLOURS[0], label="measured here, 95 % interval"),
-            Patch(facecolor="white", edgecolor=_PAPER, label="published"),
-            Patch(facecolor="white", edgecolor=_PAPER, hatch="////", label="published, unconfirmed"),
+            *(papers if beside_paper else ()),
             Line2D([], [], color=COLOURS[5], lw=2, label="limit (operations)"),
         ],
         fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.12 if axes.get_ylim()[0] > 4 else -0.2),

@@ -93,7 +93,8 @@ def format_published(cell: PublishedCell | None) -> str:
 
 def format_source(implementation: str, provider: str) -> str:
     """Return whose code computes: a BLAS provider, the library in the implementation's id, or our own."""
-    return provider or _LIBRARIES.get(implementation.split("_")[1], "own code")
+    behind_layer = implementation.partition("_")[2].partition("_")[0]
+    return provider or _LIBRARIES.get(behind_layer, "own code")
 
 
 def format_limit(model: str, baseline: str = BASELINE) -> str:

@@ -47,25 +47,31 @@ def _mark(remark: str, impossible: bool) -> str:
 
 
 def paper_frame(entries: Sequence[Entry], baseline: str) -> pd.DataFrame:
-    """Return the table in the paper's form: a row a model, a measured and a published column a level."""
+    """Return the table in the paper's form: a row a model, a measured and a published column a level.
+
+    Nothing is published beside figures of other conditions than the paper's: there are no such columns.
+    """
+    beside = any(entry.published for entry in entries)
     rows: dict[str, dict[str, str]] = {}
     for entry in entries:
         limit = format_limit(entry.model, baseline)
         row = rows.setdefault(entry.model, {"model": title(entry.model), "limit": limit})
         row[f"level {entry.level}"] = format_entry(entry, baseline)
-        row[f"paper, level {entry.level}"] = format_published(entry.published)
+        if beside:
+            row[f"paper, level {entry.level}"] = format_published(entry.published)
     return pd.DataFrame(list(rows.values()))
 
 
 def versus_frame(point: Point) -> pd.DataFrame:
-    """Return each FFF against the fastest FF."""
+    """Return each FFF against the fastest FF, and the published figure where any of them has one."""
+    beside = any(v.published for v in point.versus)
     return pd.DataFrame(
         {
             "model": title(v.model),
             "FFF implementation": v.implementation,
             "provider": v.provider or NONE,
             "over the fastest FF": _format_judged(v),
-            "paper": format_published(v.published),
+            **({"paper": format_published(v.published)} if beside else {}),
             "limit": format_limit(v.model, point.baseline),
         }
         for v in point.versus

@@ -45,7 +45,8 @@ def _format(entry: GpuEntry, baseline: str) -> str:
 
 
 def gpu_frame(point: Point) -> pd.DataFrame:
-    """Return the GPU half of the paper's table: a measured and a published column each."""
+    """Return the GPU half of the paper's table: a column each, a published one where there is any."""
+    beside = any(entry.published for entry in point.gpu)
     rows: dict[str, dict[str, str]] = {}
     for entry in point.gpu:
         row = rows.setdefault(
@@ -56,7 +57,8 @@ def gpu_frame(point: Point) -> pd.DataFrame:
             },
         )
         row[entry.column] = _format(entry, point.baseline)
-        row[f"paper, {entry.column}"] = format_published(entry.published)
+        if beside:
+            row[f"paper, {entry.column}"] = format_published(entry.published)
     return pd.DataFrame(list(rows.values()))
 
 
@@ -65,10 +67,10 @@ def point_lines(point: Point) -> list[str]:
     if not point.gpu:
         return []
     columns = ", ".join(f"{name} ({suffix})" for name, suffix in COLUMNS.items())
+    papers = "; the paper's on an RTX A6000" if any(e.published for e in point.gpu) else ""
     return [
         "",
-        f"Speedup over {title(point.baseline)} in the same column ({columns}); the paper's on an "
-        "RTX A6000:",
+        f"Speedup over {title(point.baseline)} in the same column ({columns}){papers}:",
         "",
         format_markdown_table(gpu_frame(point)),
     ]  # fmt: skip

@@ -91,7 +91,7 @@ def format_variables(analysis: Analysis) -> list[str]:
 def _format_isa(head: RunHead) -> str:
     """Return the instruction set of our own kernels, and that it was forced where it was."""
     forced = head.sweep.isa
-    return f"{forced} (forced)" if forced else head.machine.build["isa"]
+    return f"{forced} (forced)" if forced else head.machine.build.get("isa", "unknown")
 
 
 def head_lines(analysis: Analysis) -> list[str]:
@@ -116,7 +116,8 @@ def head_lines(analysis: Analysis) -> list[str]:
     lines.append(
         f"- {', '.join(sweep.axes['dtype'])}, {sweep.threads} thread{'s' if sweep.threads != 1 else ''}, "
         f"seed {sweep.seed}; started {analysis.head.started_utc}; fff-harness {machine.harness_version}, "
-        f"{machine.commit}; {_format_isa(analysis.head)} kernels, {machine.build['compiler']}"
+        f"{machine.commit}; {_format_isa(analysis.head)} kernels, "
+        f"{machine.build.get('compiler', 'unknown compiler')}"
     )
     if sweep.order == "blocked":
         lines.append(

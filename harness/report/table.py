@@ -206,9 +206,7 @@ def _foot_lines(analysis: Analysis) -> list[str]:
         *_peakless_lines(analysis),
         f"- {REMARKED} above the limit: the line below the table says what explains it, or why it is not "
         "judged.",
-        f"- paper: Table 2 of arXiv 2311.10770 (batch {PAPER_BATCH}, width {PAPER_WIDTH}, "
-        f"{_PAPER_MACHINES[ledger.paper_device(analysis.head)]}); {UNCONFIRMED} in no source that could be "
-        "opened.",
+        *_paper_lines(analysis),
     ]
     if analysis.checked_tokens:
         fewest, most = analysis.checked_tokens
@@ -218,6 +216,17 @@ def _foot_lines(analysis: Analysis) -> list[str]:
             "and every output element was seen to be written."
         )
     return lines
+
+
+def _paper_lines(analysis: Analysis) -> list[str]:
+    """Return where the published figures are from, where any of them stands in a table."""
+    if not any(point.is_beside_paper for point in analysis.points):
+        return []
+    return [
+        f"- paper: Table 2 of arXiv 2311.10770 (batch {PAPER_BATCH}, width {PAPER_WIDTH}, "
+        f"{_PAPER_MACHINES[ledger.paper_device(analysis.head)]}); {UNCONFIRMED} in no source that could be "
+        "opened."
+    ]
 
 
 def _peakless_lines(analysis: Analysis) -> list[str]:

@@ -8,16 +8,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from harness.analysis.analysis import analyse
 from harness.errors import UsageError
 from harness.records.files import write_whole
 from harness.records.reader import load_run
 from harness.records.schema import HEAD, LINES, SampleRecord
 from harness.records.text import MOST, printable
 from harness.records.writer import Writer
+from harness.report.formats import format_source
+from harness.report.table import format_markdown
 
 STEERING = (
     "\x1b]0;owned\x07",
@@ -144,50 +147,39 @@ def test_records_without_a_head_are_not_added_to(golden_run: Path) -> None:
         Writer(golden_run, head)
 
 
-VALUES = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
-    max_leaves=6,
-)  # fmt: skip
-
-
-def mutate(data: Any, path: list[int], value: Any) -> Any:
-    """Return JSON with the value that a path of numbers leads to replaced; each number picks a child."""
-    if not path or not isinstance(data, dict | list) or not data:
-        return value
-    if isinstance(data, dict):
-        name = list(data)[path[0] % len(data)]
-        return {**data, name: mutate(data[name], path[1:], value)}
-    at = path[0] % len(data)
-    return [*data[:at], mutate(data[at], path[1:], value), *data[at + 1 :]]
-
-
-@pytest.fixture(scope="module")
-def pristine(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, list[Any], Path]:
-    """Return the head and the lines of a run, and a folder for its mutations."""
-    source = Path(__file__).parents[1] / "data" / "run-v1"
-    lines = (source / LINES).read_text(encoding="utf-8").splitlines()
-    head = json.loads((source / HEAD).read_text(encoding="utf-8"))
-    return head, [json.loads(line) for line in lines], tmp_path_factory.mktemp("mutated")
-
-
-@given(st.data())
-@settings(max_examples=int(os.environ.get("HARNESS_FUZZ_EXAMPLES", "60")), deadline=None)
-def test_mutated_run_is_read_or_refused(
-    pristine: tuple[Any, list[Any], Path], data: st.DataObject
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [("batches", []), ("widths", []), ("levels", [0]), ("levels", [1, 4])],
+    ids=str,
+)
+def test_head_that_asked_for_nothing_known_is_refused(
+    golden_run: Path, name: str, values: list[int]
 ) -> None:
-    """A run with any value replaced by any other is read, or refused with one line: never a traceback."""
-    head, lines, folder = pristine
-    steps = st.lists(st.integers(0, 50), min_size=1, max_size=4)
-    if data.draw(st.booleans()):
-        head = mutate(head, data.draw(steps), data.draw(VALUES))
-    else:
-        lines = mutate(lines, data.draw(steps), data.draw(VALUES))
-    (folder / HEAD).write_text(json.dumps(head))
-    (folder / LINES).write_text("".join(json.dumps(line) + "\n" for line in lines))
-    try:
-        run = load_run(folder)
-    except UsageError as refused:
-        assert str(refused).isprintable()  # noqa: PT017
-        return
-    assert (run.samples["elapsed_ns"] > 0).all()
+    """A run was asked for some batch and width, and for the paper's levels alone; no other head is one."""
+    head = json.loads((golden_run / HEAD).read_text(encoding="utf-8"))
+    _edit(golden_run / HEAD, sweep=head["sweep"] | {name: values})
+    with pytest.raises(UsageError, match=rf"sweep\.{name}"):
+        load_run(golden_run)
+
+
+def test_value_that_is_none_of_its_axis_is_a_damaged_line(golden_run: Path) -> None:
+    """A cell under a condition that no axis has is left out, and the line says which are known."""
+    lines = [json.loads(line) for line in (golden_run / LINES).read_text().splitlines()]
+    at = next(i for i, line in enumerate(lines) if line["kind"] == "cell")
+    lines[at]["routing"] = "sideways"
+    (golden_run / LINES).write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert any(
+        "routing 'sideways' is none of uniform" in text for text in load_run(golden_run).warnings
+    )
+
+
+def test_build_that_tells_nothing_is_shown(golden_run: Path) -> None:
+    """A record that does not tell what our own kernels were built with is shown as one that does not."""
+    head = json.loads((golden_run / HEAD).read_text(encoding="utf-8"))
+    _edit(golden_run / HEAD, machine=head["machine"] | {"build": {}})
+    assert "unknown kernels, unknown compiler" in format_markdown(analyse(load_run(golden_run)))
+
+
+def test_implementation_of_one_word_has_a_source() -> None:
+    """An id that is one word, which none of ours is, has no library in it: it is our own code's."""
+    assert format_source("peak", "") == "own code"
