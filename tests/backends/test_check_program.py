@@ -34,11 +34,11 @@ class Target:
 
 
 CC = tuple(shlex.split(os.environ.get("CC") or "cc"))
-# A processor of neither family has the generic code alone: a fraction of what is compiled for this one.
+# A processor of neither family has the generic code alone.
 UNKNOWN = Target(machine="unknown", isas=["generic"], compiler=CC)
 HERE = Target(machine=platform.machine(), isas=native.isas(), compiler=CC)
 TARGETS = [
-    pytest.param(UNKNOWN, id=UNKNOWN.machine),
+    pytest.param(UNKNOWN, id=UNKNOWN.machine, marks=pytest.mark.slow),
     pytest.param(HERE, id=HERE.machine, marks=pytest.mark.slow),
 ]
 # No test is skipped where the tools are missing: the ledger of skipped tests would call that a fault.

@@ -190,7 +190,17 @@ def _any_problem(draw: st.DrawFn, layer: str) -> Problem:
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("case", [c for c in CASES if not c.implementation.costly_prepare], ids=str)
+# Blocks of eight warps are emulated on threads: a hundred times as slow as kernels that need none.
+_IN_TURN = [
+    pytest.param(
+        case, id=str(case), marks=[pytest.mark.slow] * case.implementation.id.endswith("_team8")
+    )
+    for case in CASES
+    if not case.implementation.costly_prepare
+]
+
+
+@pytest.mark.parametrize("case", _IN_TURN)
 @settings(
     max_examples=15, deadline=None, derandomize=True, database=None,
     suppress_health_check=[HealthCheck.too_slow],

@@ -466,6 +466,7 @@ def test_tables_of_a_ladder_show_its_strict_part(climbed: Run) -> None:
     assert figures.speedup_figure(analyse(climbed)).axes[0].patches
 
 
+@pytest.mark.slow
 def test_explain_end_to_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
