@@ -192,6 +192,28 @@ def test_what_a_sample_leaves_is_judged_where_asked(
     assert judged.verdict.reason.startswith("behind a sample: the largest error")
 
 
+def test_what_stops_behind_its_gate_is_wrong(
+    worker: Worker, known: Callable[[Implementation], Implementation]
+) -> None:
+    """A kernel that returns at once when it was right leaves its old output, which a sample poisons before."""
+    state = {"stops": False}
+
+    def call(right: Callable[[], None], _o: Operands, _w: Array, _k: object) -> None:
+        if not state["stops"]:
+            right()
+
+    made = known(plant(call, "fff"))
+    answer = ask(worker, made.id, FFF)
+    assert isinstance(answer, GateAnswer)
+    assert answer.verdict.ok, answer.verdict.reason
+    asked = SampleRequest(cell="c", loops=1, turn=0, expected_ns=1e3, check=True)
+    assert isinstance(worker.answer(asked), SampleAnswer)
+    state["stops"] = True
+    judged = worker.answer(asked)
+    assert isinstance(judged, WrongOutput)
+    assert "output elements were not written" in judged.verdict.reason
+
+
 def test_operands_that_another_cell_spoils_show(
     worker: Worker, known: Callable[[Implementation], Implementation]
 ) -> None:
