@@ -195,7 +195,7 @@ def test_what_a_sample_leaves_is_judged_where_asked(
 def test_what_stops_behind_its_gate_is_wrong(
     worker: Worker, known: Callable[[Implementation], Implementation]
 ) -> None:
-    """A kernel that returns at once when it was right leaves its old output, which a sample poisons before."""
+    """A kernel that returns at once after it was right leaves an output that a sample poisons before."""
     state = {"stops": False}
 
     def call(right: Callable[[], None], _o: Operands, _w: Array, _k: object) -> None:
