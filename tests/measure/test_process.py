@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
@@ -224,6 +226,19 @@ def test_silence_ends(start: Start) -> None:
     with pytest.raises(ProcessDiedError, match=r"no answer within 0\.1 s"):
         process.ask(MemoryRequest(), 0.1)
     assert not process.alive()
+
+
+def test_time_that_the_sweep_was_stopped_for_is_no_silence(
+    start: Start, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A sweep that is taken up after minutes gives the process the patience that it had left."""
+    answer = protocol.encode_answer(1, MemoryAnswer(peak_resident_bytes=5))
+    (tmp_path / "late").write_bytes(answer)
+    process = start((0, HELLO), then=f"sleep 1.5; cat '{tmp_path}/late'; cat >/dev/null")
+    stops = itertools.count(step=100)
+    stopped = SimpleNamespace(monotonic=lambda: time.monotonic() + next(stops), sleep=time.sleep)
+    monkeypatch.setattr("harness.measure.process.time", stopped)
+    assert process.ask(MemoryRequest(), 60.0) == MemoryAnswer(peak_resident_bytes=5)
 
 
 def test_a_process_that_reads_no_end_ends_with_its_sweep() -> None:
