@@ -52,7 +52,8 @@ class Change:
 class Comparison:
     """Hold the comparison of run B with run A.
 
-    same_machine: whether the two stood on the same hardware. references: the reference cell in A and in B.
+    same_machine: whether the two stood on the same hardware. references: the reference cell in A and in B;
+    across machines that of the largest batch and width, others have their own.
     drift: how much longer the reference itself took in B. resolution: the share below which no
     difference is believed. unmatched: what only one run has, and which. lost: what A measured and B did not,
     so that nothing is known of it, each with why.
@@ -192,6 +193,27 @@ def _references(
     return found if all(found) else None
 
 
+def _own_references(
+    a: RunIndex, b: RunIndex, pairs: Iterable[tuple[str, str]]
+) -> dict[tuple[str, str], tuple[str, str]]:
+    """Return what each pair of cells is taken over across machines: the fastest FF where it was measured.
+
+    A speedup is over an FF of the same batch, width and conditions, as the tables have it. A pair is missing
+    where not both runs have one there.
+    """
+    sections: dict[tuple[object, ...], list[tuple[str, str]]] = {}
+    for pair in pairs:
+        cell = a.cells[pair[0]]
+        sections.setdefault((cell.batch, cell.d_in, cell.conditions), []).append(pair)
+    own: dict[tuple[str, str], tuple[str, str]] = {}
+    for members in sections.values():
+        usable = [(x, y) for x, y in members if _sampled(a, x) and _sampled(b, y)]
+        found = _fastest_ff(a, (x for x, _ in usable)), _fastest_ff(b, (y for _, y in usable))
+        if all(found):
+            own |= dict.fromkeys(members, found)
+    return own
+
+
 def _find_lost(
     a: RunIndex, b: RunIndex, cells_a: dict[Identity, str], cells_b: dict[Identity, str]
 ) -> list[str]:
@@ -258,7 +280,7 @@ def _judge_cell(
 
 
 def _change(a: RunIndex, b: RunIndex, name: str, pair: tuple[str, str],
-            references: tuple[str, str], moves: compare_controls.Moves) -> Change:  # fmt: skip
+            references: tuple[str, str] | None, moves: compare_controls.Moves) -> Change:  # fmt: skip
     times = stats.pass_ns(a.samples, pair[0]), stats.pass_ns(b.samples, pair[1])
     states = [a.cells[pair[0]].status, b.cells[pair[1]].status]
     verdict: Verdict = "ambiguous"
@@ -267,6 +289,8 @@ def _change(a: RunIndex, b: RunIndex, name: str, pair: tuple[str, str],
         verdict, reason = "broken", f"{states[1]} in B"
     elif states != ["ok", "ok"]:
         reason = f"{states[0]} in A, {states[1]} in B"
+    elif references is None:
+        reason = "no FF of its batch, width and conditions in both runs"
     elif pair == references:
         verdict, reason = "reference", "all others are taken over it"
     else:
@@ -294,11 +318,15 @@ def compare(a: Run, b: Run) -> Comparison:
             f"{a.folder} and {b.folder} share neither {_REFERENCE} nor a sampled {a.head.sweep.baseline}: "
             "there is nothing to take their drift out with"
         )
+    own = (
+        dict.fromkeys(both.values(), references) if same
+        else _own_references(of_a, of_b, both.values())
+    )  # fmt: skip
     moves = compare_controls.watch(of_a, of_b, references, same=same)
     return Comparison(
         a=a, b=b, same_machine=same, references=references, resolution=moves.resolution,
         drift=stats.pass_ns(of_b.samples, references[1]) / stats.pass_ns(of_a.samples, references[0]),
-        changes=[_change(of_a, of_b, _name(identity), pair, references, moves)
+        changes=[_change(of_a, of_b, _name(identity), pair, own.get(pair), moves)
                  for identity, pair in both.items() if _either_ok(of_a, of_b, pair)],
         unmatched=[*(f"only in A: {_describe(k)}" for k in cells_a if k not in cells_b),
                    *(f"only in B: {_describe(k)}" for k in cells_b if k not in cells_a)],

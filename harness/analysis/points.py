@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypedDict
 
@@ -75,7 +75,10 @@ class _Judgement(TypedDict):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Judge:
-    """Hold what the ratios of a point are judged by: the ceilings, and what its A/A pair resolves."""
+    """Hold what the ratios of a point are judged by: the ceilings, and what its A/A pairs resolve.
+
+    resolution: that of the pair that resolves the least.
+    """
 
     run: RunIndex
     conditions: Conditions
@@ -197,20 +200,25 @@ def _speeds(run: RunIndex, known: Ceilings, cells: Iterable[CellRecord]) -> list
     return rows
 
 
-def _aa(run: RunIndex, cells: Iterable[CellRecord], fastest: str) -> Ratio | None:
-    """Return the ratio of the A/A pair among some cells, None where there is none.
-
-    Of several pairs (another FF turned out the fastest after the first was chosen) that of the fastest FF
-    counts, as soon as it has an interval.
-    """
+def _aa_pairs(run: RunIndex, cells: Iterable[CellRecord]) -> dict[str, Ratio]:
+    """Return the ratio of each A/A pair among some cells, by the cell that is repeated."""
     found: dict[str, Ratio] = {}
     for twin in (c.cell for c in cells if (c.role, c.status) == ("aa", "ok")):
         own = twin.removesuffix("/again")
         if (ratio := stats.ratio(run.samples, own, twin)) is not None:
             found[own] = ratio
-    if fastest in found and found[fastest].known:
-        return found[fastest]
-    return next(iter(found.values()), None)
+    return found
+
+
+def _aa(pairs: Mapping[str, Ratio], fastest: str) -> Ratio | None:
+    """Return the ratio of the A/A pair that is told, None where there is none.
+
+    Of several pairs (another FF turned out the fastest after the first was chosen) that of the fastest FF
+    is, as soon as it has an interval.
+    """
+    if fastest in pairs and pairs[fastest].known:
+        return pairs[fastest]
+    return next(iter(pairs.values()), None)
 
 
 def _reach(run: RunIndex, known: Ceilings, cells: Iterable[CellRecord]) -> Reach | None:
@@ -249,10 +257,12 @@ def _point(
         judged_by = _under(at, axes.in_float32(conditions))
         fastest = _fastest_ff(run, judged_by)
         lacking = [(c.implementation, c.reason) for c in here if c.model == baseline]
-    aa = _aa(run, judged_by, fastest.cell if fastest else "")
+    pairs = _aa_pairs(run, judged_by)
+    aa = _aa(pairs, fastest.cell if fastest else "")
     judge = _Judge(
-        run=run, conditions=conditions, known=known, resolution=aa.resolution if aa else 0.0
-    )
+        run=run, conditions=conditions, known=known,
+        resolution=max((pair.resolution for pair in pairs.values()), default=0.0),
+    )  # fmt: skip
     providers = dict.fromkeys(c.provider for c in own if c.provider and c.status != "unavailable")
     return Point(
         batch=at[0].batch, width=at[0].d_in, baseline=baseline, conditions=conditions,

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
-import os
-import tempfile
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any
 from harness.backends import sources
 from harness.errors import UnavailableError
 from harness.gpu.compilers import nvrtc
+from harness.records.files import write_whole
 
 OPTIONS = ("--std=c++17", "--ptxas-options=-v")
 INSTALL = "pip install 'fff-harness[cuda]'"
@@ -138,12 +138,7 @@ def cached_image(source: Source, arch: str, folder: Path) -> bytes:
     if path.is_file():
         return path.read_bytes()
     image = compile_source(source, arch).image
-    try:
+    with suppress(OSError):
         folder.mkdir(parents=True, exist_ok=True)
-        handle, scratch = tempfile.mkstemp(dir=folder)
-        with os.fdopen(handle, "wb") as file:
-            file.write(image)
-        os.replace(scratch, path)  # whole or not at all: several processes may compile at once
-    except OSError:
-        return image
+        write_whole(path, image)  # several processes may compile at once
     return image

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import os
 import platform
 import re
 import shutil
@@ -37,15 +38,36 @@ _PACKAGES = (
 )
 
 
+_UNREAD = "-commit-unread"  # behind the release of a checkout whose commit git does not tell
+
+
 def git_commit() -> tuple[str, bool]:
-    """Return the short commit of the source tree and whether it has changes; empty outside of one."""
+    """Return the short commit of the source tree and whether it has changes; empty where git tells none.
+
+    Asked is the repository of these files, whoever owns it and whatever GIT_DIR and the like say: git refuses
+    to look for one that belongs to another user, and takes that of the environment before its own. What is
+    configured there to run at each status is not.
+    """
     root = Path(__file__).resolve().parents[2]
     if not (root / ".git").exists() or shutil.which("git") is None:
         return "", False
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("GIT_")}
+    words = [
+        "git",
+        f"--git-dir={root / '.git'}",
+        f"--work-tree={root}",
+        "-c",
+        "core.fsmonitor=false",
+    ]
 
     def git(*arguments: str) -> str:
         done = subprocess.run(
-            ["git", "-C", str(root), *arguments], capture_output=True, text=True, check=False
+            [*words, *arguments],
+            cwd=root,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
         )
         return done.stdout.strip() if done.returncode == 0 else ""
 
@@ -66,10 +88,14 @@ def release() -> str:
 
 
 def commit_label() -> str:
-    """Return what names the code in a run: the commit, `-dirty` behind it, or the release."""
+    """Return what names the code in a run: the commit, `-dirty` behind it, or the release.
+
+    The release says that there was a commit which could not be read, where it stands in for one.
+    """
     commit, dirty = git_commit()
     if not commit:
-        return f"v{release()}"
+        is_checkout = (Path(__file__).resolve().parents[2] / ".git").exists()
+        return f"v{release()}" + (_UNREAD if is_checkout else "")
     return commit + ("-dirty" if dirty else "")
 
 

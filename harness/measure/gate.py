@@ -92,7 +92,7 @@ class Gate:
             return answer, ReadyCell(pieces=pieces, proved=[False] * request.slices)
         if request.weights == "flushed":
             flushed, found = self.timing.flushed(
-                piece.prepared, request.min_sample_ns, request.caches
+                piece.prepared, request.min_sample_ns, request.caches, request.threads
             )
             piece = replace(piece, prepared=flushed)
             pieces = [piece]

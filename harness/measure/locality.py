@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -114,18 +115,31 @@ def clock_ns() -> int:
 
 @dataclass(frozen=True, slots=True)
 class Flusher:
-    """Hold a buffer of twice the last-level cache; a walk over it evicts what was cached before."""
+    """Hold a buffer of twice the last-level cache; a walk over it evicts what was cached before.
 
-    buffer: np.ndarray[tuple[int, ...], np.dtype[np.uint8]]
+    The walk reads and writes nothing: lines that it had changed would be written back to memory while the
+    pass is timed that comes after it, and the more of them the more that pass reads. Each thread of a pass
+    leaves weights in the caches of its own core, so as many threads walk as a pass has, each over all of the
+    buffer. Nothing holds them to the cores of those threads, where there are more cores than threads.
+    """
+
+    buffer: np.ndarray[tuple[int, ...], np.dtype[np.uint64]]
+    helpers: tuple[ThreadPoolExecutor, ...]
 
     @classmethod
-    def make(cls, last_level_bytes: int) -> Flusher:
-        """Return a flusher for a cache of this size; 0 where it is unknown."""
-        return cls(make_aligned((eviction_bytes(last_level_bytes),), np.uint8))
+    def make(cls, last_level_bytes: int, threads: int = 1) -> Flusher:
+        """Return a flusher for a cache of this size; 0 where it is unknown. threads: of a pass."""
+        buffer = make_aligned((eviction_bytes(last_level_bytes) // 8,), np.uint64)
+        buffer.fill(1)
+        return cls(buffer, tuple(ThreadPoolExecutor(1) for _ in range(threads - 1)))
 
-    def flush(self) -> None:
-        """Read and write every byte of the buffer."""
-        np.add(self.buffer, 1, out=self.buffer)
+    def _walk(self) -> int:
+        return int(np.add.reduce(self.buffer))
+
+    def flush(self) -> list[int]:
+        """Read every byte of the buffer in each thread; return the sum of its words that each has found."""
+        others = [helper.submit(self._walk) for helper in self.helpers]
+        return [self._walk(), *(other.result() for other in others)]
 
     def singles(self, passes: TimePasses) -> TimePasses:
         """Return a clock that times each pass alone, the caches flushed before it, and sums the times."""

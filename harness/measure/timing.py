@@ -27,11 +27,11 @@ class Timing(Protocol):
         """Return the loops that make a sample long enough; this is the warm-up too."""
 
     def flushed(
-        self, prepared: Prepared, min_sample_ns: int, caches: Mapping[str, int]
+        self, prepared: Prepared, min_sample_ns: int, caches: Mapping[str, int], threads: int
     ) -> tuple[Prepared, Calibration]:
         """Return the preparation with every pass timed alone from flushed caches, and its loops.
 
-        caches: bytes of those of the host's cores, empty where the system does not tell.
+        caches: bytes of those of the host's cores, empty where the system does not tell. threads: of a pass.
         """
 
     def captured(self, prepared: Prepared, *, flushed: bool) -> Prepared:
@@ -58,11 +58,11 @@ class HostTiming:
         return clock.calibrate(prepared.time, min_sample_ns)
 
     def flushed(
-        self, prepared: Prepared, min_sample_ns: int, caches: Mapping[str, int]
+        self, prepared: Prepared, min_sample_ns: int, caches: Mapping[str, int], threads: int
     ) -> tuple[Prepared, Calibration]:
         """Return the preparation with every pass timed alone from flushed caches, and its loops."""
         if self._flusher is None:
-            self._flusher = locality.Flusher.make(max(caches.values(), default=0))
+            self._flusher = locality.Flusher.make(max(caches.values(), default=0), threads)
         time = self._flusher.singles(prepared.time)
         pass_ns = max(1.0, time(2) / 2)
         notes = {**prepared.notes, "weights": self._flusher.note(pass_ns)}
@@ -104,7 +104,7 @@ class DeviceTiming:
         return Calibration(loops=loops, pass_ns=found.pass_ns / timer.each)
 
     def flushed(
-        self, prepared: Prepared, min_sample_ns: int, caches: Mapping[str, int]
+        self, prepared: Prepared, min_sample_ns: int, caches: Mapping[str, int], threads: int
     ) -> tuple[Prepared, Calibration]:
         """Return the preparation with every pass timed alone from a flushed L2, and its loops."""
         timer = replace(self._timer(prepared), flushed=True)

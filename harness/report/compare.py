@@ -87,8 +87,9 @@ def _reference_line(comparison: Comparison) -> str:
             f"{comparison.drift:.3g} times as long in B."
         )
     return (
-        "- **Two machines: ratios are compared, not times.** Each is over the fastest FF of its own run "
-        f"({which}): slower means that the speedup over it is smaller in B."
+        "- **Two machines: ratios are compared, not times.** Each is over the fastest FF of its own run at "
+        f"the same batch, width and conditions ({which} at the largest): slower means that the speedup over "
+        "it is smaller in B."
     )
 
 

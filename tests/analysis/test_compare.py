@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -15,6 +16,7 @@ from harness.analysis import compare, compare_interval
 from harness.analysis.compare import Comparison, judge
 from harness.analysis.stats import Ratio
 from harness.errors import UsageError
+from harness.problem.axes import DEFAULTS
 from harness.records.reader import load_run
 from harness.records.schema import LINES
 from harness.report import compare as report_compare
@@ -99,6 +101,44 @@ def test_across_machines_ratios_are_compared():
     assert not comparison.same_machine
     assert set(verdicts(comparison).values()) <= {"same", "ambiguous", "reference"}
     assert "ratios are compared, not times" in report_compare.format_comparison(comparison)
+
+
+def test_across_machines_each_batch_has_its_own_reference():
+    """A change of one batch's FF moves the speedups of that batch, and those of no other."""
+    made = partial(Fake, more_batches=(16,), noise=0.001, process_noise=0.0003)
+    slow = {"ff_l3_blas/bert-base-4095/b16/": 2.0}
+    b = made(seed=2, machine={"processor": "Example 9001"}, factors=slow)
+    comparison = compare_fakes(made(seed=1), b)
+    small, large = (found(comparison, f"fff_l1_blas/ultrafastbert-1x11/b{b}/") for b in (16, 64))
+    assert (small.verdict, large.verdict) == ("faster", "same")
+    assert small.change.value == pytest.approx(0.5, rel=0.03)
+
+
+def test_across_machines_each_condition_has_its_own_reference():
+    """So does a change of the FF from cold caches: it is none of the speedups from hot ones."""
+    both = (DEFAULTS, DEFAULTS._replace(weights="flushed"))
+    made = partial(Fake, conditions=both, noise=0.001, process_noise=0.0003)
+    slow = {"ff_l3_blas/bert-base-4095/b64/w32/scipy/flushed": 2.0}
+    comparison = compare_fakes(
+        made(), made(seed=2, machine={"processor": "Example 9001"}, factors=slow)
+    )
+    tree = {c.cell: c.verdict for c in comparison.changes if c.cell.startswith("fff_l1_blas")}
+    assert {"flushed" in cell: said for cell, said in tree.items()} == {
+        False: "same",
+        True: "faster",
+    }
+
+
+def test_across_machines_nothing_is_said_without_an_ff_of_the_section():
+    """Where the runs share no FF at a batch there is no speedup there, and the cell says so."""
+    a = Fake(seed=1, more_batches=(16,)).run()
+    b = Fake(seed=2, more_batches=(16,), machine={"processor": "Example 9001"}).run()
+    lost = (b.cells["layer"] == "ff") & (b.cells["batch"] == 16)
+    cells = b.cells.assign(status=np.where(lost, "unavailable", b.cells["status"]))
+    comparison = compare.compare(a, b._replace(cells=cells))
+    change = found(comparison, "fff_l1_blas/ultrafastbert-1x11/b16/")
+    assert (change.verdict, change.change) == ("ambiguous", None)
+    assert "no FF of its batch" in change.reason
 
 
 def test_host_name_alone_is_the_same_machine():

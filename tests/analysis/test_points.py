@@ -34,3 +34,18 @@ def test_the_pair_of_another_ff_stands_in_until_that_of_the_fastest_has_an_inter
     (point,) = analyse(run).points
     assert point.aa is not None
     assert point.aa.value == pytest.approx(1 / 1.3, rel=0.01)
+
+
+@pytest.mark.parametrize("more", [(), (SLOWER,)], ids=["one pair", "two pairs"])
+def test_a_difference_is_resolved_by_the_pair_that_resolves_the_least(
+    more: tuple[str, ...],
+) -> None:
+    """A speedup of 1.2 is one beside a pair that agrees, and none where another pair misses 1 by 30 %."""
+    fake = Fake(twin_of=TWIN_OF, more_twins_of=more, noise=1e-4, process_noise=1e-4)
+    fake.factors["fff_l1_blas"] = 1e8 / 1.2 / 4e6
+    fake.factors[f"{SLOWER}/b64/w32/scipy/again"] = 1.3
+    (point,) = analyse(fake.run()).points
+    (found,) = [v for v in point.versus if v.implementation == "fff_l1_blas"]
+    assert found.ratio is not None
+    assert found.ratio.value == pytest.approx(1.2, rel=0.01)
+    assert found.resolved == (not more)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import subprocess
 import sys
@@ -179,6 +180,20 @@ def test_folder_that_cannot_be_written(counted: list[str], tmp_path: Path) -> No
     occupied = tmp_path / "file"
     occupied.touch()
     assert cuda_compile.cached_image(_SOURCE, "sm_80", occupied) == b"k sm_80"
+
+
+def test_nothing_is_left_of_a_cubin_that_could_not_be_kept(
+    counted: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A full disk costs a compilation a process, and no file of which nobody knows what it is."""
+
+    def fail(*_: object, **__: object) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "replace", fail)
+    monkeypatch.setattr("os.replace", fail)
+    assert cuda_compile.cached_image(_SOURCE, "sm_80", tmp_path) == b"k sm_80"
+    assert list(tmp_path.iterdir()) == []
 
 
 # ---- what is missing ----------------------------------------------------------------------------

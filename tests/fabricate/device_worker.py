@@ -36,10 +36,13 @@ UNCAPTURABLE, OFF_STREAM, WRONG_ON_DEVICE, OWN_CLOCK = (
 THROTTLING = "throttling"
 # The passes of one of this name take 3 % longer in each measuring process than in the one before.
 DRIFTING = "drifting"
+# The first launch in each measuring process of one of this name loads and compiles for so long.
+LOADING, LOADING_NS = "loading", 300e6
 HOT = DeviceState(sm_clock_mhz=900, power_w=300.0, throttle=("power cap",))
 
 
 slowdown = 1.0  # of all passes in this process
+loading_ns = 0.0  # of the next launch in this process
 
 
 def _host(operands: Operands) -> Operands:
@@ -51,6 +54,13 @@ def _device_of(context: Context) -> FakeDevice:
     (device,) = [c.cell_contents for c in context.timer.__closure__ or ()]
     assert isinstance(device, FakeDevice)
     return device
+
+
+def _load() -> float:
+    """Return how long the launch that comes now loads before it runs: the first of all, and no other."""
+    global loading_ns
+    taken, loading_ns = loading_ns, 0.0
+    return taken
 
 
 def _prepare(name: str, problem: Problem, operands: Operands, context: Context) -> Prepared:
@@ -71,7 +81,8 @@ def _prepare(name: str, problem: Problem, operands: Operands, context: Context) 
                 with device.stream("side"):
                     device.launch(name, 1e6, 1e6, right.forward)
             else:
-                device.launch(name, hot_ns, COLD * hot_ns, right.forward)
+                loading = _load()
+                device.launch(name, hot_ns + loading, COLD * hot_ns + loading, right.forward)
 
         return forward
 
@@ -144,7 +155,7 @@ def _drift(folder: Path) -> float:
 def stand_in(folder: Path, kind: str = "") -> Path:
     """Write an executable that starts processes of a machine with the device.
 
-    kind: THROTTLING, DRIFTING, or empty.
+    kind: THROTTLING, DRIFTING, LOADING, or empty.
     """
     paths = (Path(__file__).parent, Path(harness.__file__).parent.parent)
     script = folder / "python"
@@ -172,7 +183,7 @@ def _be_parent(folder: Path, words: list[str]) -> None:
 
 def main() -> None:
     """Serve as `harness.measure.worker` or `harness.gpu.probe` does."""
-    global slowdown
+    global slowdown, loading_ns
     kind, folder, words = sys.argv[1], Path(sys.argv[2]), sys.argv[3:]
     if words == package.command(probe.__name__)[1:]:
         print(probe.format_answer(probe.Found(facts=_open(kind).facts)))
@@ -184,6 +195,8 @@ def main() -> None:
         sys.exit(f"not how a measuring process is started: {words}")
     if kind == DRIFTING:
         slowdown = _drift(folder)
+    if kind == LOADING:
+        loading_ns = LOADING_NS
     registry._known = known()
     worker.open_device = lambda name: _open(kind) if name == "cuda" else None  # type: ignore[assignment]
     worker.main(*words[len(began) :])

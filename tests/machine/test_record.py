@@ -155,6 +155,53 @@ def test_commit_label(source_tree: Path) -> None:
     assert machine_record.commit_label() == f"{commit}-dirty"
 
 
+def _commit(folder: Path) -> str:
+    """Make a repository of a folder and return its commit."""
+    _git(folder, "init", "-q")
+    _git(folder, "add", "-A")
+    _git(folder, "commit", "-q", "--allow-empty", "-m", "first")
+    return machine_record.git_commit()[0]
+
+
+@pytest.mark.parametrize("name", ["GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE"])
+def test_the_commit_is_of_these_files(
+    source_tree: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path_factory: pytest.TempPathFactory,
+    name: str,
+) -> None:
+    """Whatever repository the caller's variables name, the commit is that of the harness's own."""
+    own = _commit(source_tree)
+    other = tmp_path_factory.mktemp("other")
+    (other / "theirs").touch()
+    _commit(other)
+    monkeypatch.setenv(name, str(other / ".git" if name == "GIT_DIR" else other))
+    assert machine_record.commit_label() == own
+
+
+def test_a_checkout_of_another_user_has_its_commit(
+    source_tree: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Git's doubt of who owns a checkout, which a container always raises, costs no commit."""
+    own = _commit(source_tree)
+    monkeypatch.setenv("GIT_TEST_ASSUME_DIFFERENT_OWNER", "1")
+    assert machine_record.commit_label() == own
+
+
+def test_a_linked_checkout_has_its_own_commit(source_tree: Path, tmp_path: Path) -> None:
+    """In a linked working tree, where .git is a file, the commit is that tree's."""
+    first = _commit(source_tree)
+    (source_tree / ".git").rename(tmp_path / "kept")
+    (source_tree / ".git").write_text(f"gitdir: {tmp_path / 'kept'}\n", encoding="utf-8")
+    assert machine_record.git_commit()[0] == first
+
+
+def test_a_commit_that_can_not_be_read_is_named_as_that(source_tree: Path) -> None:
+    """Where git tells nothing of a checkout, the label says that the release stands in for its commit."""
+    (source_tree / ".git").mkdir()
+    assert machine_record.commit_label() == f"v{machine_record.release()}-commit-unread"
+
+
 def test_host_is_safe_for_a_folder(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever the host is called, its name can stand in a folder's."""
     for name, safe in (("a.b.c", "a"), ("x/y z", "x_y_z"), ("", "host"), ("n-1", "n_1")):

@@ -14,6 +14,7 @@ from harness.measure import locality
 from harness.measure.buffers import Placed, Store
 from harness.measure.gate import CannotRotateError, Gate
 from harness.measure.protocol import GateRequest
+from harness.measure.timing import HostTiming
 from harness.problem.check import Verdict, check
 from harness.problem.operands import Operands, make_operands, make_weights
 from harness.problem.problem import Problem
@@ -190,17 +191,38 @@ def test_loops_are_whole_rounds() -> None:
 
 def test_every_flushed_pass_is_walked_before_and_timed_alone() -> None:
     """n passes are n calls of one pass, each after a walk over the whole buffer; the sum is returned."""
-    flusher = locality.Flusher.make(MIB)
-    assert flusher.buffer.nbytes == 2 * MIB
-    seen: list[tuple[int, int]] = []
+    seen: list[str] = []
+
+    class Watched(locality.Flusher):
+        def flush(self) -> list[int]:
+            seen.append("walk")
+            return super().flush()
 
     def passes(loops: int) -> int:
-        assert (flusher.buffer == flusher.buffer[0]).all()
-        seen.append((loops, int(flusher.buffer[0])))
+        seen.append(f"{loops} pass")
         return 10 * len(seen)
 
-    assert flusher.singles(passes)(3) == 10 + 20 + 30
-    assert seen == [(1, 1), (1, 2), (1, 3)]
+    assert Watched.make(MIB).singles(passes)(3) == 20 + 40 + 60
+    assert seen == ["walk", "1 pass"] * 3
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_a_walk_reads_all_of_the_buffer_and_writes_none(threads: int) -> None:
+    """As many threads as a pass has read every word, and none leaves a line that must be written back."""
+    flusher = locality.Flusher.make(MIB, threads)
+    assert flusher.buffer.nbytes == 2 * MIB
+    flusher.buffer[:] = np.arange(flusher.buffer.size)
+    flusher.buffer.flags.writeable = False
+    assert flusher.flush() == [sum(range(flusher.buffer.size))] * threads
+
+
+def test_a_flush_is_of_the_threads_that_are_asked_for() -> None:
+    """The flusher of a sweep with several threads walks in as many."""
+    timing = HostTiming()
+    prepared = Prepared(forward=lambda: None, time=lambda loops: 10**6 * loops)
+    timing.flushed(prepared, 10**7, {"L2": MIB}, 2)
+    assert timing._flusher is not None
+    assert len(timing._flusher.flush()) == 2
 
 
 def test_flushed_samples_are_few_passes() -> None:

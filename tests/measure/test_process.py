@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import re
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
@@ -226,3 +229,44 @@ def test_silence_ends(start: Start) -> None:
     with pytest.raises(ProcessDiedError, match=r"no answer within 0\.1 s"):
         process.ask(MemoryRequest(), 0.1)
     assert not process.alive()
+
+
+def test_time_that_the_sweep_was_stopped_for_is_no_silence(
+    start: Start, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A sweep that is taken up after minutes gives the process the patience that it had left."""
+    answer = protocol.encode_answer(1, MemoryAnswer(peak_resident_bytes=5))
+    (tmp_path / "late").write_bytes(answer)
+    process = start((0, HELLO), then=f"sleep 1.5; cat '{tmp_path}/late'; cat >/dev/null")
+    stops = itertools.count(step=100)
+    stopped = SimpleNamespace(monotonic=lambda: time.monotonic() + next(stops), sleep=time.sleep)
+    monkeypatch.setattr("harness.measure.process.time", stopped)
+    assert process.ask(MemoryRequest(), 60.0) == MemoryAnswer(peak_resident_bytes=5)
+
+
+def test_a_process_that_reads_no_end_ends_with_its_sweep() -> None:
+    """Where the sweep's process is killed its measuring process ends too, also one that waits for no input's
+    end: as it hangs in a pass, or, here, as another process holds its input open."""
+    script = (
+        "import os, time\n"
+        "from harness.measure.process import MeasuringProcess\n"
+        "from harness.measure.process_key import ProcessKey\n"
+        "process = MeasuringProcess(ProcessKey(), threads=1, keep_blas_env=False)\n"
+        "holder = os.fork()\n"
+        "if holder:\n"
+        "    print(process._process.pid, holder, flush=True)\n"
+        "time.sleep(600)\n"
+    )
+    sweep = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
+    assert sweep.stdout is not None
+    measuring, holder = map(psutil.Process, map(int, sweep.stdout.readline().split()))
+    try:
+        sweep.kill()
+        sweep.wait()
+        psutil.wait_procs([measuring], timeout=20)
+        assert not measuring.is_running() or measuring.status() == psutil.STATUS_ZOMBIE
+    finally:
+        for process in (measuring, holder):
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+        sweep.stdout.close()

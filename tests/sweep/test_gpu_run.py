@@ -14,6 +14,8 @@ from device_worker import (
     DRIFTING,
     FASTER,
     HOT,
+    LOADING,
+    LOADING_NS,
     OFF_STREAM,
     OWN_CLOCK,
     PASS_NS,
@@ -215,6 +217,22 @@ def test_graphs_of_another_length_sample_on(
     assert len(loops) == 4
     assert loops.nunique() > 1
     assert loops.max() < 1.1 * loops.min()
+
+
+def test_a_first_launch_that_loads_decides_nothing(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Where the first cell's first pass holds what torch does once a process, its samples are as long as
+    those of any other, and none of them holds it."""
+    words = ("--only", "ff_torch_native,fff_torch_bmm", "--dtype", "float32", "--math", "ieee",
+             "--weights", "hot", "--skip", "ceiling*", "--passes", "4", "--processes", "2")  # fmt: skip
+    _install(monkeypatch, tmp_path, LOADING)
+    run = _run(tmp_path / "run", *words)
+    assert run.cells["gate_ns"].max() > LOADING_NS
+    own = run.samples[run.samples["role"] == "layer"]
+    assert (own["elapsed_ns"] > 10_000_000).all()
+    assert own["pass_ns"].max() < 2 * PASS_NS
+    assert own.groupby("cell")["loops"].min().min() > 100
 
 
 def test_what_does_not_fit_is_refused_with_the_figure(
