@@ -37,6 +37,11 @@ def find_cpp_compiler() -> str:
     return _find_command(os.environ.get("CXX") or "g++")
 
 
+def git_environment() -> dict[str, str]:
+    """Return this process's environment without what leads git to another repository than it is asked of."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+
+
 def relevant_variables(environment: Mapping[str, str] | None = None) -> dict[str, str]:
     """Return the variables that can change a library that is measured."""
     here = os.environ if environment is None else environment

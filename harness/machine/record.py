@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import os
 import platform
 import re
 import shutil
@@ -51,7 +50,7 @@ def git_commit() -> tuple[str, bool]:
     root = Path(__file__).resolve().parents[2]
     if not (root / ".git").exists() or shutil.which("git") is None:
         return "", False
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("GIT_")}
+    environment = machine_environment.git_environment()
     words = [
         "git",
         f"--git-dir={root / '.git'}",
