@@ -170,7 +170,7 @@ def test_work_on_another_stream_is_refused(flushed: bool, hot_ns: int) -> None:
 
     def begin() -> None:
         if flushed:
-            timing.flushed(prepared, 20_000_000, {})
+            timing.flushed(prepared, 20_000_000, {}, 1)
         else:
             timing.calibrate(prepared, 20_000_000)
 
