@@ -1,0 +1,122 @@
+"""The worked additions: each patch applies to this tree, touches what docs/adding.md says, and works."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+FOLDER = ROOT / "examples" / "additions"
+PATCHES = sorted(path.stem for path in FOLDER.glob("*.patch"))
+# The most files that an addition of a kind may touch; pages that list what there is are not counted.
+MOST = {
+    "axis": 4, "c-kernel": 2, "ceiling": 3, "command": 2, "cuda-kernel": 2, "derived-figure": 2,
+    "torch-layer": 1,
+}  # fmt: skip
+RENEW = """\
+{name}.patch no longer applies. With nothing else changed in the checkout:
+    git apply --3way examples/additions/{name}.patch     and mend what conflicts, then `git add` it
+    git diff --cached -U1 --output=examples/additions/{name}.patch
+    git restore --staged --worktree harness native docs
+{why}"""
+
+Tree = Callable[..., Path]
+
+
+def run(tree: Path, *words: str | Path, check: bool = True) -> subprocess.CompletedProcess[str]:
+    """Run a command in a copy of the tree; its output is in the failure where it must end well."""
+    # What git finds above the copy is none of it: it would take the patch for one of that repository.
+    own = {"GIT_CEILING_DIRECTORIES": str(tree.parent)}
+    done = subprocess.run(
+        list(map(str, words)), cwd=tree, env=dict(os.environ, **own), capture_output=True, text=True
+    )
+    assert not check or done.returncode == 0, done.stdout + done.stderr
+    return done
+
+
+def apply(tree: Path, name: str) -> None:
+    """Apply a patch to a copy of the tree."""
+    done = run(tree, "git", "apply", FOLDER / f"{name}.patch", check=False)
+    assert done.returncode == 0, RENEW.format(name=name, why=done.stderr)
+
+
+@pytest.fixture
+def patched(tmp_path: Path) -> Tree:
+    """Return what copies the tree, with further parts of it, and applies patches to the copy."""
+    if shutil.which("git") is None:
+        pytest.skip("there is no git to apply patches with")
+
+    def copy(*names: str, further: tuple[str, ...] = ()) -> Path:
+        ignore = shutil.ignore_patterns("*.so", "__pycache__", "build")
+        tree = tmp_path / "tree"
+        for folder in ("harness", "native", "docs", *further):
+            shutil.copytree(ROOT / folder, tree / folder, ignore=ignore)
+        for file in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
+            shutil.copy(ROOT / file, tree)
+        for name in names:
+            apply(tree, name)
+        return tree
+
+    return copy
+
+
+def read_table() -> dict[str, tuple[list[str], list[str]]]:
+    """Return what docs/adding.md says that each patch touches: files that count, pages with a line."""
+    text = (ROOT / "docs" / "adding.md").read_text(encoding="utf-8")
+    rows = re.findall(
+        r"^\|[^|]+\|([^|]+)\|([^|]+)\| \[\S+\]\(\.\./examples/additions/([\w-]+)\.patch\) \|$",
+        text,
+        flags=re.M,
+    )
+    return {
+        name: (re.findall(r"`([^`]+)`", files), re.findall(r"`([^`]+)`", pages))
+        for files, pages, name in rows
+    }
+
+
+def test_the_page_names_every_patch() -> None:
+    """docs/adding.md has one row for each patch."""
+    assert sorted(read_table()) == PATCHES
+
+
+@pytest.mark.parametrize("name", PATCHES)
+def test_applies(patched: Tree, name: str) -> None:
+    """The patch applies to the tree as it stands."""
+    patched(name)
+
+
+@pytest.mark.parametrize("name", PATCHES)
+def test_touches_what_the_page_says(name: str) -> None:
+    """The patch touches the files that its row names and no others, and no more than its kind may."""
+    text = (FOLDER / f"{name}.patch").read_text(encoding="utf-8")
+    touched = re.findall(r"^diff --git a/\S+ b/(\S+)$", text, flags=re.M)
+    files, pages = read_table()[name]
+    assert sorted(touched) == sorted([*files, *pages])
+    # The page that explains the values of an axis is part of the addition; elsewhere pages list it.
+    counted = files + [page for page in pages if name == "axis"]
+    assert len(counted) <= MOST[name]
+    assert all(page.startswith("docs/") for page in pages)
+    assert not any(file.startswith(("docs/", "tests/")) for file in files)
+
+
+# ---- what they add --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "source"),
+    [("c-kernel", "native/ff/ff_l3_neurons.c")],
+)
+def test_the_kernel_is_sound_c(patched: Tree, name: str, source: str) -> None:
+    """A C compiler takes the new kernel without a warning, and the list of kernels names it."""
+    compiler = shutil.which("cc") or pytest.skip("there is no C compiler")
+    tree = patched(name)
+    strict = ["-std=c11", "-Wall", "-Wextra", "-Werror", "-Inative", "-Inative/include"]
+    run(tree, compiler, "-fsyntax-only", *strict, source)
+    listed = (tree / "native" / "kernels.inc").read_text(encoding="ascii")
+    assert f"FFK_KERNEL({Path(source).stem})\n" in listed
