@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -40,6 +42,11 @@ def run(tree: Path, *words: str | Path, check: bool = True) -> subprocess.Comple
     return done
 
 
+def run_python(tree: Path, *words: str | Path) -> str:
+    """Run Python in a copy of the tree, and return what it printed."""
+    return run(tree, sys.executable, *words).stdout
+
+
 def apply(tree: Path, name: str) -> None:
     """Apply a patch to a copy of the tree."""
     done = run(tree, "git", "apply", FOLDER / f"{name}.patch", check=False)
@@ -64,6 +71,14 @@ def patched(tmp_path: Path) -> Tree:
         return tree
 
     return copy
+
+
+def lend_extension(tree: Path) -> None:
+    """Give a copy whose native sources are this tree's the extension that was built from them."""
+    spec = importlib.util.find_spec("harness._native")
+    assert spec is not None
+    assert spec.origin is not None
+    shutil.copy(spec.origin, tree / "harness")
 
 
 def read_table() -> dict[str, tuple[list[str], list[str]]]:
@@ -120,3 +135,38 @@ def test_the_kernel_is_sound_c(patched: Tree, name: str, source: str) -> None:
     run(tree, compiler, "-fsyntax-only", *strict, source)
     listed = (tree / "native" / "kernels.inc").read_text(encoding="ascii")
     assert f"FFK_KERNEL({Path(source).stem})\n" in listed
+
+
+def test_the_cuda_kernel_is_launched(patched: Tree) -> None:
+    """The registry lists the new CUDA kernel, and its launch has a block for each token."""
+    tree = patched("cuda-kernel")
+    found = run_python(
+        tree, "-c",
+        "from harness.backends import cuda_compile, cuda_launch\n"
+        "from harness.problem.problem import Problem\n"
+        "problem = Problem(layer='ff', batch=5, d_in=3, d_out=4, hidden=300)\n"
+        "kernel = cuda_launch.KERNELS['ff_cuda_neurons']\n"
+        "launch = kernel.plan(problem, False, 1)\n"
+        "assert launch.entry in kernel.entries\n"
+        "assert launch.entry in cuda_compile.read_source(kernel.id).text\n"
+        "print(*launch.grid, *launch.extents)",
+    )  # fmt: skip
+    assert found.split() == ["5", "1", "5", "3", "4", "300"]
+
+
+# ---- through the gate -----------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_the_cuda_kernel_passes_the_suite(patched: Tree) -> None:
+    """The suites find the new CUDA kernel by themselves: on the CPU behind the shim it is right."""
+    shim = pytest.importorskip("shim")
+    if reason := shim.unavailable():
+        pytest.skip(reason)
+    tree = patched("cuda-kernel", further=("tests", "benchmarks"))
+    lend_extension(tree)
+    files = [f"tests/backends/test_{part}.py" for part in ("kernels", "cuda_shim", "cuda_compile")]
+    text = run_python(
+        tree, "-m", "pytest", "-p", "no:cacheprovider", *files, "-k", "ff_cuda_neurons"
+    )
+    assert re.search(r"\d+ passed", text)
