@@ -154,7 +154,29 @@ def test_the_cuda_kernel_is_launched(patched: Tree) -> None:
     assert found.split() == ["5", "1", "5", "3", "4", "300"]
 
 
+def test_the_torch_layer_is_listed(patched: Tree) -> None:
+    """The registry lists the new layer, whether torch is here or not."""
+    tree = patched("torch-layer")
+    lend_extension(tree)
+    found = run_python(
+        tree, "-c",
+        "from harness.backends import registry; print(registry.get('fff_torch_dense').summary)",
+    )  # fmt: skip
+    assert found == "torch: the whole tree by one product, then the paths\n"
+
+
 # ---- through the gate -----------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_the_torch_layer_passes_the_gate(patched: Tree) -> None:
+    """The new layer agrees with the oracle, in both dtypes."""
+    pytest.importorskip("torch")
+    tree = patched("torch-layer")
+    lend_extension(tree)
+    only = ["--only", "fff_torch_dense", "--models", "3x4", "--width", "24", "--batch", "5"]
+    text = run_python(tree, "-m", "harness", "check", *only, "--dtype", "float32,bfloat16")
+    assert "2 cells: 2 ok." in text
 
 
 @pytest.mark.slow
