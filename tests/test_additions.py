@@ -125,7 +125,7 @@ def test_touches_what_the_page_says(name: str) -> None:
 
 @pytest.mark.parametrize(
     ("name", "source"),
-    [("c-kernel", "native/ff/ff_l3_neurons.c")],
+    [("c-kernel", "native/ff/ff_l3_neurons.c"), ("ceiling", "native/ceilings/ceiling_dot.c")],
 )
 def test_the_kernel_is_sound_c(patched: Tree, name: str, source: str) -> None:
     """A C compiler takes the new kernel without a warning, and the list of kernels names it."""
@@ -135,6 +135,24 @@ def test_the_kernel_is_sound_c(patched: Tree, name: str, source: str) -> None:
     run(tree, compiler, "-fsyntax-only", *strict, source)
     listed = (tree / "native" / "kernels.inc").read_text(encoding="ascii")
     assert f"FFK_KERNEL({Path(source).stem})\n" in listed
+
+
+def test_the_ceiling_is_defined(patched: Tree) -> None:
+    """The new ceiling has its truth, the bytes that it moves, and a set in every place of the memory."""
+    found = run_python(
+        patched("ceiling"), "-c",
+        "import numpy as np\n"
+        "from harness.problem.ceilings import CEILINGS, count_work, find_truth\n"
+        "from harness.problem.operands import make_operands\n"
+        "from harness.problem.problem import Problem\n"
+        "problem = Problem(layer='ceiling', batch=6, d_in=8, d_out=1, hidden=2)\n"
+        "operands, tokens = make_operands(problem), np.arange(6)\n"
+        "y = find_truth('ceiling_dot', problem, operands, tokens).y[:, 0]\n"
+        "x = operands.x.astype(np.float64)\n"
+        "assert np.allclose(y, (x * np.roll(x, -3, axis=0)).sum(1))\n"
+        "print(CEILINGS['ceiling_dot'].places, *count_work('ceiling_dot', problem))",
+    )  # fmt: skip
+    assert found.split() == ["every", "0", str(8 * 2 * 6 * 8)]
 
 
 def test_the_cuda_kernel_is_launched(patched: Tree) -> None:
