@@ -183,6 +183,23 @@ def test_the_torch_layer_is_listed(patched: Tree) -> None:
     assert found == "torch: the whole tree by one product, then the paths\n"
 
 
+def test_the_axis_acts(patched: Tree) -> None:
+    """The new axis is an option, has a place in ids, and makes x eight times as large."""
+    found = run_python(
+        patched("axis"), "-c",
+        "from dataclasses import replace\n"
+        "from harness.problem import axes\n"
+        "from harness.problem.operands import make_x\n"
+        "from harness.problem.problem import Problem\n"
+        "unit = Problem(layer='fff', batch=5, d_in=24, d_out=4, depth=3, trees=1, routing='zipf')\n"
+        "wide = replace(unit, spread='wide')\n"
+        "assert (make_x(wide) == 8 * make_x(unit)).all()\n"
+        "assert wide.input_key() != unit.input_key()\n"
+        "print(*axes.suffix(wide.conditions()))",
+    )  # fmt: skip
+    assert found == "wide zipf\n"
+
+
 # ---- through the gate -----------------------------------------------------------------------------
 
 
