@@ -200,6 +200,16 @@ def test_the_axis_acts(patched: Tree) -> None:
     assert found == "wide zipf\n"
 
 
+def test_the_figure_is_printed(patched: Tree, golden_run: Path) -> None:
+    """The table of a run has the new column: a token that takes 314 us at 76 % of its ceiling, 238 us."""
+    text = run_python(patched("derived-figure"), "-m", "harness", "table", golden_run)
+    rows = [[part.strip() for part in line.split("|")] for line in text.splitlines()]
+    head = next(row for row in rows if "at its ceiling" in row)
+    row = next(row for row in rows if row[1:2] == ["ff_l3_blas"] and len(row) == len(head))
+    shown = dict(zip(head, row, strict=True))
+    assert (shown["a token"], shown["at its ceiling"]) == ("314 us", "238 us")
+
+
 # ---- through the gate -----------------------------------------------------------------------------
 
 
