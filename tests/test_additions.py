@@ -96,8 +96,8 @@ def read_table() -> dict[str, tuple[list[str], list[str]]]:
 
 
 def test_the_page_names_every_patch() -> None:
-    """docs/adding.md has one row for each patch."""
-    assert sorted(read_table()) == PATCHES
+    """docs/adding.md has one row for each patch, and there is one of every kind of addition."""
+    assert sorted(read_table()) == PATCHES == sorted(MOST)
 
 
 @pytest.mark.parametrize("name", PATCHES)
@@ -210,6 +210,16 @@ def test_the_figure_is_printed(patched: Tree, golden_run: Path) -> None:
     assert (shown["a token"], shown["at its ceiling"]) == ("314 us", "238 us")
 
 
+def test_the_command_runs(patched: Tree, golden_run: Path) -> None:
+    """The new command is in the list of all and says what a run was measured on, without the extension."""
+    tree = patched("command")
+    assert "  cite  " in run_python(tree, "-m", "harness", "--help")
+    assert run_python(tree, "-m", "harness", "cite", golden_run) == (
+        "Measured 2025-01-02 on Example CPU @ 2 GHz (1 of 2 processors) with scipy OpenBLAS 0.3.30; "
+        "fff-harness 0.1.0, commit 0123456789, seed 0; 32 samples in 4 blocks.\n"
+    )
+
+
 # ---- through the gate -----------------------------------------------------------------------------
 
 
@@ -237,3 +247,20 @@ def test_the_cuda_kernel_passes_the_suite(patched: Tree) -> None:
         tree, "-m", "pytest", "-p", "no:cacheprovider", *files, "-k", "ff_cuda_neurons"
     )
     assert re.search(r"\d+ passed", text)
+
+
+@pytest.mark.slow
+def test_all_together_pass_the_gate(patched: Tree) -> None:
+    """All patches in one tree: it builds, its kernel and ceiling are right, the suites find them."""
+    pytest.importorskip("setuptools", "77", reason="the build's own requirement")
+    tree = patched(*PATCHES, further=("tests", "benchmarks"))
+    run(tree, sys.executable, "setup.py", "-q", "build_ext", "--inplace")
+    only = ["--only", "ff_l3_neurons,ceiling_dot", "--models", "ff-600", "--width", "24"]
+    more = ["--baseline", "ff-600", "--batch", "5", "--spread", "unit,wide"]
+    text = run_python(tree, "-m", "harness", "check", *only, *more)
+    assert "ok ff_l3_neurons/ff-600/b5/w24/scipy/wide: 5 tokens compared" in text
+    assert "ok ceiling_dot/L1/" in text
+    files = [f"tests/{name}.py" for name in ("test_architecture", "backends/test_kernels",
+                                             "backends/test_ceilings", "sweep/test_axes")]  # fmt: skip
+    chosen = "ff_l3_neurons or ceiling_dot or spread or page_names"
+    run_python(tree, "-m", "pytest", "-p", "no:cacheprovider", *files, "-k", chosen)
