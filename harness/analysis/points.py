@@ -22,6 +22,7 @@ from harness.analysis.stats import Ratio
 from harness.paper.published import FASTEST_FF
 from harness.problem import axes
 from harness.problem.axes import Conditions
+from harness.problem.ceilings import ORDER
 from harness.problem.models import parse_model, speedup_limit
 from harness.records.schema import CellRecord
 
@@ -29,25 +30,6 @@ from harness.records.schema import CellRecord
 COLUMNS = {1: "l1_blas", 2: "l2_blas", 3: "l3_blas"}
 # What the paper's column over the fastest FF is called, of what is not built on BLAS.
 _PUBLISHED_AS = {"fff_torch_bmm": "pytorch bmm"}
-_CEILING_ORDER = {
-    f"ceiling_{name}": i
-    for i, name in enumerate(
-        (
-            "sgemm",
-            "torch_matmul",
-            "cuda_matmul",
-            "fma",
-            "bfdot",
-            "amx",
-            "read",
-            "write",
-            "copy",
-            "stream",
-            "cuda_copy",
-            "gather",
-        )
-    )
-}
 
 
 def models(run: RunIndex) -> list[str]:
@@ -316,7 +298,7 @@ def ceilings(run: RunIndex, known: Ceilings) -> list[Speed]:
     made = [finished(cell) for cell in _ordered(run, run.of_role("ceiling"))]
     return sorted(
         made,
-        key=lambda s: (s.gbs > 0, _CEILING_ORDER.get(s.implementation, 9), places.get(s.place, 9)),
+        key=lambda s: (s.gbs > 0, ORDER.get(s.implementation, len(ORDER)), places.get(s.place, 9)),
     )
 
 

@@ -146,10 +146,10 @@ class GateRequest(Request[GateAnswer | Unavailable]):
 
     cell: the name by which it is sampled afterwards. loops, slices: of a sample, 0 to find them. head_only:
     check the first tokens alone, and each slice of the output behind its first sample. check_seed: draws the
-    tokens that are compared with the oracle. weights, sets, launch:
-    as the cell has them (sweep/cell.py). isa: of our own code, empty for the fastest. caches: of the machine,
-    by which kernels cut their work, and which are flushed. tile: as the run's first process chose
-    it (registry.Context).
+    tokens that are compared with the oracle. weights, launch: the cell's value on each axis of the protocol
+    (problem/axes.py), a field of its name. sets: as the cell has them (sweep/cell.py). isa: of our own code,
+    empty for the fastest. caches: of the machine, by which kernels cut their work, and which are flushed.
+    tile: as the run's first process chose it (registry.Context).
     """
 
     answers: ClassVar = (GateAnswer, Unavailable)

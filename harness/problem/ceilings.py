@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
@@ -82,33 +84,57 @@ def _repeated(problem: Problem, operands: Operands, tokens: Array) -> Truth:
     return _truth(n * (x @ w), n * n * (np.abs(x) @ np.abs(w)), problem.d_out)
 
 
-_TRUTHS: Mapping[str, Callable[[Problem, Operands, Array], Truth]] = {
-    "ceiling_fma": _fma, "ceiling_read": _read, "ceiling_write": _write, "ceiling_copy": _copy,
-    "ceiling_stream": _copy, "ceiling_gather": _gather, "ceiling_sgemm": _sgemm,
-    "ceiling_bfdot": _repeated, "ceiling_amx": _repeated, "ceiling_torch_matmul": _sgemm,
-    "ceiling_cuda_copy": _copy, "ceiling_cuda_matmul": _sgemm,
-}  # fmt: skip
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ceiling:
+    """Define one ceiling.
+
+    truth: returns the answer for some tokens. reads, writes: how often one walk reads each element of x and
+    writes each of y, where the rate is of bytes; both 0 where it is of flops. places: which sets its streams
+    walk over: one in every place of the processor's memory, the largest alone, or none, where the plan has
+    a rule of its own for it.
+    """
+
+    id: str
+    truth: Callable[[Problem, Operands, Array], Truth]
+    reads: int = 0
+    writes: int = 0
+    places: Literal["", "every", "memory"] = ""
+
+
+# The one list of the ceilings, in the order of the tables.
+CEILINGS: Mapping[str, Ceiling] = {
+    ceiling.id: ceiling
+    for ceiling in (
+        Ceiling(id="ceiling_sgemm", truth=_sgemm),
+        Ceiling(id="ceiling_torch_matmul", truth=_sgemm),
+        Ceiling(id="ceiling_cuda_matmul", truth=_sgemm),
+        Ceiling(id="ceiling_fma", truth=_fma),
+        Ceiling(id="ceiling_bfdot", truth=_repeated),
+        Ceiling(id="ceiling_amx", truth=_repeated),
+        Ceiling(id="ceiling_read", truth=_read, reads=1, places="every"),
+        Ceiling(id="ceiling_write", truth=_write, writes=1, places="every"),
+        Ceiling(id="ceiling_copy", truth=_copy, reads=1, writes=1, places="every"),
+        # Its stores leave every cache: the set of a cache would not be in one.
+        Ceiling(id="ceiling_stream", truth=_copy, reads=1, writes=1, places="memory"),
+        Ceiling(id="ceiling_cuda_copy", truth=_copy, reads=1, writes=1),
+        Ceiling(id="ceiling_gather", truth=_gather, reads=1),
+    )
+}
+ORDER: Mapping[str, int] = {name: i for i, name in enumerate(CEILINGS)}
 
 
 def find_truth(implementation: str, problem: Problem, operands: Operands, tokens: Array) -> Truth:
     """Return a ceiling's answer for the chosen tokens in float64. Raises KeyError for an unknown one."""
-    return _TRUTHS[implementation](problem, operands, tokens)
+    return CEILINGS[implementation].truth(problem, operands, tokens)
 
 
 def count_work(implementation: str, problem: Problem) -> tuple[int, int]:
     """Return the flops and bytes of one pass; no flops where the ceiling's rate is of bytes."""
-    p = problem
-    bytes_moved = {
-        "ceiling_read": 4 * p.hidden * p.batch * p.d_in,
-        "ceiling_write": 4 * p.hidden * p.batch * p.d_out,
-        "ceiling_copy": 8 * p.hidden * p.batch * p.d_in,
-        "ceiling_stream": 8 * p.hidden * p.batch * p.d_in,
-        "ceiling_cuda_copy": 8 * p.hidden * p.batch * p.d_in,
-        "ceiling_gather": 4 * p.hidden * p.batch * p.d_in,
-    }
-    if implementation in bytes_moved:
-        return 0, bytes_moved[implementation]
-    if _TRUTHS.get(implementation) is _repeated:
+    p, ceiling = problem, CEILINGS.get(implementation)
+    if ceiling is not None and (ceiling.reads or ceiling.writes):
+        moved = ceiling.reads * p.d_in + ceiling.writes * p.d_out
+        return 0, 4 * p.hidden * p.batch * moved
+    if ceiling is not None and ceiling.truth is _repeated:
         return p.d_in * p.flops(), p.bytes_moved()
     return p.flops(), p.bytes_moved()
 

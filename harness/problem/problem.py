@@ -123,8 +123,11 @@ class Problem:
         router = self.router()
         shape = (router.trees, router.depth) if router is not None else ()
         repeats = self.layer == "ceiling"  # a stretch of it
-        what = (self.dtype, self.data, self.rows, self.routing)
-        return (repeats, self.d_in, *what, *shape, self.seed)
+        # On every axis of the problem, but for how products of what was drawn are computed.
+        recipe = (
+            value for name, value in self.conditions().of("problem").items() if name != "math"
+        )
+        return (repeats, self.d_in, *recipe, *shape, self.seed)
 
     @property
     def stored(self) -> np.dtype[Any]:

@@ -10,7 +10,7 @@ import numpy as np
 from harness.backends.registry import Implementation
 from harness.machine.facts import Machine
 from harness.problem import ceilings
-from harness.problem.ceilings import MEMORY
+from harness.problem.ceilings import CEILINGS, MEMORY, Ceiling
 from harness.problem.problem import Problem
 from harness.sweep.cell import Cell, make_cell
 from harness.sweep.spec import SweepSpec
@@ -72,14 +72,14 @@ def _walks(set_bytes: int) -> int:
     return int(np.clip(_MIN_TRAFFIC_BYTES // set_bytes, 1, _MAX_WALKS))
 
 
-def stream(name: str, place: str, size: int, row: int, seed: int) -> Extent:
+def stream(ceiling: Ceiling, place: str, size: int, row: int, seed: int) -> Extent:
     """Place a stream of `size` bytes in rows of `row` elements."""
-    d_in, d_out = {"read": (row, 1), "write": (1, row)}.get(name, (row, row))
+    d_in, d_out = row if ceiling.reads else 1, row if ceiling.writes else 1
     rows = max(1, size // (4 * row * (2 if d_in == d_out else 1)))
     problem = Problem(
         layer="ceiling", batch=rows, d_in=d_in, d_out=d_out, hidden=_walks(size), seed=seed
     )
-    return Extent(implementation=f"ceiling_{name}", place=place, problem=problem)
+    return Extent(implementation=ceiling.id, place=place, problem=problem)
 
 
 def _gathers(sets: Mapping[str, int], width: int, seed: int) -> list[Extent]:
@@ -115,10 +115,13 @@ def place_all(sets: Mapping[str, int], widths: list[int], seed: int) -> list[Ext
         return found
     ordered = dict(sorted(sets.items(), key=lambda item: -item[1]))
     row = max(_ROW_LANES, min(ordered.values()) // 8 // _ROW_LANES * _ROW_LANES)
-    for name in ("read", "write", "copy"):
-        found += [stream(name, place, size, row, seed) for place, size in ordered.items()]
-    if MEMORY in ordered:  # its stores leave every cache: the set of a cache would not be in one
-        found.append(stream("stream", MEMORY, ordered[MEMORY], row, seed))
+    for ceiling in CEILINGS.values():
+        places = {"every": set(ordered), "memory": {MEMORY}, "": set[str]()}[ceiling.places]
+        found += [
+            stream(ceiling, place, size, row, seed)
+            for place, size in ordered.items()
+            if place in places
+        ]
     for width in widths:
         found += _gathers(ordered, width, seed)
     return found

@@ -21,10 +21,10 @@ def prepare(state: CellState, journal: Journal, processes: Processes) -> None:
     request = GateRequest(
         cell=cell.id, implementation=cell.implementation, problem=cell.problem,
         loops=state.loops, slices=state.slices, count_nodes=not state.gated,
-        head_only=state.gated and is_by_head(state), weights=cell.weights, sets=cell.sets,
+        head_only=state.gated and is_by_head(state), sets=cell.sets,
         min_sample_ns=_QUICK_MIN_SAMPLE_NS if spec.quick else clock.MIN_SAMPLE_NS, isa=spec.isa,
-        threads=spec.threads, launch=cell.launch, tile=state.tile, check_seed=journal.check_seed,
-        caches=dict(processes.machine.caches),
+        threads=spec.threads, tile=state.tile, check_seed=journal.check_seed,
+        caches=dict(processes.machine.caches), **cell.conditions.of("protocol"),
     )  # fmt: skip
     try:
         process = processes.serving(cell.runs_in)

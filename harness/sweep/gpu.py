@@ -77,9 +77,10 @@ def ceiling_cells(
     if copy := known.get("ceiling_cuda_copy"):
         caches = {"L2": facts.l2_bytes} if facts.l2_bytes else {}
         sets, notices = sweep_ceilings.choose_sets(caches, facts.free_bytes)
+        ceiling = ceilings.CEILINGS[copy.id]
         for place, size in sets.items():
             if place in ("L2", ceilings.MEMORY):
-                extent = sweep_ceilings.stream("copy", place, size, _COPY_ROW, spec.seed)
+                extent = sweep_ceilings.stream(ceiling, place, size, _COPY_ROW, spec.seed)
                 cells.append(make_cell(copy, extent.problem, "", "", place=place, launch="graph"))
     return cells, notices
 

@@ -10,15 +10,16 @@ import pytest
 from harness import native
 from harness.backends import registry
 from harness.backends.registry import Context
+from harness.problem.ceilings import CEILINGS
 from harness.problem.check import check, poison
 from harness.problem.operands import Operands, make_operands
 from harness.problem.problem import Problem
 
-OWN = ("ceiling_fma", "ceiling_read", "ceiling_write", "ceiling_copy", "ceiling_stream",
-       "ceiling_gather")  # fmt: skip
-
-
-SQUARE = ("ceiling_fma", "ceiling_copy", "ceiling_stream")  # d_in = d_out
+OWN = [
+    "ceiling_fma", "ceiling_gather", *(c.id for c in CEILINGS.values() if c.places)
+]  # fmt: skip
+# d_in = d_out
+SQUARE = ["ceiling_fma", *(c.id for c in CEILINGS.values() if c.reads and c.writes)]
 
 
 def run_kernel(

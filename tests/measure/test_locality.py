@@ -15,6 +15,7 @@ from harness.measure.buffers import Placed, Store
 from harness.measure.gate import CannotRotateError, Gate
 from harness.measure.protocol import GateRequest
 from harness.measure.timing import HostTiming
+from harness.problem.axes import AXES, Axis
 from harness.problem.check import Verdict, check
 from harness.problem.operands import Operands, make_operands, make_weights
 from harness.problem.problem import Problem
@@ -253,3 +254,15 @@ def test_shared_sets_are_held_once() -> None:
     }
     assert locality.weight_bytes(problems) == sum(held.values())
     assert len(held) == 1 + 4 + 3 + 1
+
+
+@pytest.mark.parametrize("axis", [a for a in AXES if a.of == "problem"], ids=lambda axis: axis.name)
+@pytest.mark.parametrize("turn", [0, 1])
+def test_one_weight_key_is_one_set(axis: Axis, turn: int) -> None:
+    """Problems that differ in an axis alone and have one key of a set of weights have one such set too."""
+    plain = make_weights(FFF, turn)
+    for value in axis.values:
+        problem = replace(FFF, **{axis.name: value})  # type: ignore[arg-type]
+        if locality.weight_key(problem, turn) == locality.weight_key(FFF, turn):
+            for own, other in zip(make_weights(problem, turn), plain, strict=True):
+                assert own.tobytes() == other.tobytes()

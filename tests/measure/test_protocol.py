@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import fields
 
 import pytest
 
@@ -27,6 +28,7 @@ from harness.measure.protocol import (
     WrongOutput,
 )
 from harness.package import Identity
+from harness.problem.axes import DEFAULTS
 from harness.problem.check import Verdict
 from harness.problem.problem import Problem
 from harness.problem.working_set import Touched
@@ -132,3 +134,10 @@ def test_a_value_of_another_type_is_not_sent() -> None:
     answer = MemoryAnswer(peak_resident_bytes=1.5)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="Expected `int`"):
         protocol.encode_answer(1, answer)
+
+
+def test_a_gate_request_has_each_axis_of_the_protocol() -> None:
+    """What a measuring process is asked has a field for each axis of the protocol, with its default."""
+    asked = {field.name: field.default for field in fields(GateRequest)}
+    for name, default in DEFAULTS.of("protocol").items():
+        assert asked[name] == default

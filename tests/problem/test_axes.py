@@ -10,6 +10,7 @@ import pytest
 from harness.errors import UnknownNameError
 from harness.problem import axes
 from harness.problem.axes import AXES, DEFAULTS, DEVICES, Axis, Conditions
+from harness.problem.operands import make_x
 from harness.problem.problem import DTYPES, Problem
 
 FFF = Problem(layer="fff", batch=4, d_in=16, d_out=8, depth=3, trees=1)
@@ -42,6 +43,16 @@ def test_a_problem_has_each_of_its_axes(axis: Axis) -> None:
         assert problem.conditions() == DEFAULTS._replace(**{axis.name: value})
     with pytest.raises(ValueError, match=f"{axis.name} must be one of .*, got 'other'"):
         replace(FFF, **{axis.name: "other"})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("axis", OF_PROBLEM, ids=lambda axis: axis.name)
+def test_one_input_key_is_one_input(axis: Axis) -> None:
+    """Problems that differ in an axis alone and have one key of the input have one input too."""
+    plain = make_x(FFF)
+    for value in axis.values:
+        problem = replace(FFF, **{axis.name: value})  # type: ignore[arg-type]
+        if problem.input_key() == FFF.input_key():
+            assert make_x(problem).tobytes() == plain.tobytes()
 
 
 def test_every_dtype_can_be_stored() -> None:

@@ -37,8 +37,9 @@ def test_the_scattered_order_visits_each_row_once(bits: int) -> None:
     np.testing.assert_array_equal(np.sort(order), np.arange(rows))
 
 
-OWN = ("ceiling_fma", "ceiling_read", "ceiling_write", "ceiling_copy", "ceiling_stream",
-       "ceiling_gather")  # fmt: skip
+# The loops of our own in float32, and those of them that are streams through every place.
+OWN = {"ceiling_fma", "ceiling_gather"} | {c.id for c in ceilings.CEILINGS.values() if c.places}
+EVERYWHERE = {c.id for c in ceilings.CEILINGS.values() if c.places == "every"}
 
 
 def test_the_scattered_order_has_no_stride() -> None:
@@ -91,9 +92,8 @@ def test_extents_stay_within_their_sets(width: int) -> None:
     found = sweep_ceilings.place_all(sets, [width], seed=3)
     for extent in found:
         p = extent.problem
-        size = 4 * p.batch * (p.d_out if extent.implementation == "ceiling_write" else p.d_in)
-        if extent.implementation in ("ceiling_copy", "ceiling_stream"):
-            size *= 2
+        ceiling = ceilings.CEILINGS[extent.implementation]
+        size = 4 * p.batch * (bool(ceiling.reads) * p.d_in + bool(ceiling.writes) * p.d_out)
         if extent.place == ceilings.MEMORY:
             assert sets["memory"] / 2 <= size <= sweep_ceilings.MAX_SET_BYTES
         elif extent.place:
@@ -178,7 +178,7 @@ def test_the_plan_holds_each_ceiling_once_by_place(machine: Machine, together: b
     assert all(c.place in c.id.split("/") for c in own if c.place)
     measured = any(c.id.startswith("ceiling_read/memory/") for c in own)
     assert measured != any(n.startswith("no ceiling of the memory: ") for n in made.notices)
-    assert {c.implementation for c in own} == {*OWN} - (set() if measured else {"ceiling_stream"})
+    assert {c.implementation for c in own} == OWN - (set() if measured else {"ceiling_stream"})
     told = {name.removesuffix("d") for name in machine.caches} or {"L1", "L2", "L3"}
     reads = {c.place for c in own if c.implementation == "ceiling_read"}
     if measured:
@@ -234,9 +234,7 @@ def test_a_sweep_measures_and_prints_the_ceilings(
     run = reader.load_run(outcome.folder)
     own = run.cells[(run.cells["role"] == "ceiling") & (run.cells["provider"] == "")]
     places = {(c.implementation, analysis_ceilings.place_name(c)) for c in own.itertuples()}
-    streams = {
-        (f"ceiling_{n}", p) for n in ("read", "write", "copy") for p in ("L1", "L2", "memory")
-    }
+    streams = {(name, place) for name in EVERYWHERE for place in ("L1", "L2", "memory")}
     streams.add(("ceiling_stream", "memory"))
     gathers = {("ceiling_gather", "L2"), ("ceiling_gather", "memory")}
     assert places == streams | gathers | {("ceiling_fma", "")}
