@@ -220,7 +220,7 @@ def test_the_passes_before_the_first_sample_are_known(weights: str, launch: str)
         device.log.append("pass")  # torch runs what it is to capture once
         prepared.time(prepared.sets)
     if flushed:
-        timing.flushed(prepared, 20_000_000, {})
+        timing.flushed(prepared, 20_000_000, {}, 1)
     else:
         timing.calibrate(prepared, 20_000_000)
     ran = sum(device.log.count(name) for name in ("pass", "replay"))
