@@ -99,6 +99,7 @@ def test_backend_that_is_not_installed(golden_run: Path) -> None:
     assert {path.name for path in golden_run.iterdir()} >= PICTURES
 
 
+@pytest.mark.slow
 def test_settings_of_the_current_folder_draw_nothing(golden_run: Path) -> None:
     """A matplotlibrc that lies in a run's folder hands no text to TeX."""
     (golden_run / "matplotlibrc").write_text("text.usetex: True\nfont.family: monospace\n")

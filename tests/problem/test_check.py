@@ -266,6 +266,7 @@ def test_rows_copied_beyond_the_drawn_tokens(large: tuple[Problem, Operands]) ->
 # ---- large shapes ---------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_products_of_rounded_factors_are_no_float32() -> None:
     """At 4096 x 16384, where the sum of magnitudes is thousands of times y, TF32 still does not pass as
     float32, and a plain float32 product does."""

@@ -122,6 +122,7 @@ def test_a_figure_replaces_a_link(golden_run: Path, tmp_path: Path) -> None:
     assert not (golden_run / "speedup.svg").is_symlink()
 
 
+@pytest.mark.slow
 def test_settings_of_a_user_change_no_figure(
     golden_run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -204,6 +204,7 @@ def test_throttled_samples_are_marked_and_kept(
     assert "(power cap)" in text
 
 
+@pytest.mark.slow
 def test_graphs_of_another_length_sample_on(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -219,6 +220,7 @@ def test_graphs_of_another_length_sample_on(
     assert loops.max() < 1.1 * loops.min()
 
 
+@pytest.mark.slow
 def test_a_first_launch_that_loads_decides_nothing(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
