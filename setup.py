@@ -8,6 +8,7 @@ import shlex
 import shutil
 import sys
 import sysconfig
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +64,10 @@ class BuildKernels(build_ext):
             )
 
     def build_extensions(self) -> None:
-        """Hand every source its own flags; setuptools itself knows flags per extension only."""
+        """Hand every source its own flags, and compile on all processors.
+
+        setuptools itself knows flags per extension only, and compiles one source after the other.
+        """
         _require_toolchain()
         self._leave_out_foreign()
         for extension in self.extensions:
@@ -73,13 +77,22 @@ class BuildKernels(build_ext):
                 isa_flags=ISA_FLAGS,
             )
             extension.define_macros.append(("FFK_BUILD_RECORD", record))
-        compile_one = self.compiler._compile
+        compile_one, compile_all = self.compiler._compile, self.compiler.compile
+        begun: list[Future[None]] = []
 
-        def compile_with_flags(obj: str, src: str, ext: str, cc: Any, post: Any, pp: Any) -> Any:
-            return compile_one(obj, src, ext, cc, [*(post or []), *flags_for(src)], pp)
+        def begin(obj: str, src: str, ext: str, cc: Any, post: Any, pp: Any) -> None:
+            flags = [*(post or []), *flags_for(src)]
+            begun.append(pool.submit(compile_one, obj, src, ext, cc, flags, pp))
 
-        self.compiler._compile = compile_with_flags
-        super().build_extensions()
+        def compile_and_wait(*words: Any, **named: Any) -> Any:
+            objects = compile_all(*words, **named)
+            for one in begun:
+                one.result()  # raises what the compiler raised
+            return objects
+
+        self.compiler._compile, self.compiler.compile = begin, compile_and_wait
+        with ThreadPoolExecutor(max_workers=len(os.sched_getaffinity(0))) as pool:
+            super().build_extensions()
 
 
 class BuildPackage(build_py):
