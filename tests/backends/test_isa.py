@@ -37,6 +37,7 @@ def test_forced_isa_is_used_and_recorded(
     assert (f"; {used} kernels, " in table.format_markdown(analyse(run))) is not bool(isa)
 
 
+@pytest.mark.slow
 def test_resumed_run_keeps_its_isa(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A run that is taken up again is of one instruction set: another one is refused."""
     folder = tmp_path / "run"

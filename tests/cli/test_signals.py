@@ -115,6 +115,7 @@ def check_ended_in_order(folder: Path, children: list[psutil.Process]) -> None:
 
 
 # SIGHUP comes as the closed terminal below sends it.
+@pytest.mark.slow
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_sweep_ends_in_order(tmp_path: Path, number: int, status: int) -> None:
     """A real sweep that gets a signal writes its end and its tables, and can be taken up again."""

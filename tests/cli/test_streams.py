@@ -50,9 +50,14 @@ def _shell(script: str, run: Path, **environment: str) -> subprocess.CompletedPr
         ("harness table $RUN | true", 141, ""),
         ("harness table $RUN >/dev/full", 1, "the output can't be written: No space left"),
         ("harness table $RUN >&-", 1, "standard output is closed"),
-        ("harness table $RUN >&- 2>&-", 1, ""),
-        ("harness table $RUN 2>&- >/dev/null", 0, ""),
-        ("harness table $RUN <&- >/dev/null", 0, ""),
+        *(
+            pytest.param(*case, marks=pytest.mark.slow)
+            for case in (
+                ("harness table $RUN >&- 2>&-", 1, ""),
+                ("harness table $RUN 2>&- >/dev/null", 0, ""),
+                ("harness table $RUN <&- >/dev/null", 0, ""),
+            )
+        ),
     ],
 )
 def test_files_are_there_whatever_becomes_of_the_output(
@@ -67,7 +72,13 @@ def test_files_are_there_whatever_becomes_of_the_output(
 
 
 @pytest.mark.parametrize(
-    "script", ["list | true", "doctor | true", "list >&-", "doctor >/dev/full"]
+    "script",
+    [
+        "list | true",
+        "doctor >/dev/full",
+        pytest.param("doctor | true", marks=pytest.mark.slow),
+        pytest.param("list >&-", marks=pytest.mark.slow),
+    ],
 )
 def test_commands_on_this_machine_end_without_a_traceback(golden_run: Path, script: str) -> None:
     """What prints tables for a terminal ends as the others do."""
@@ -77,7 +88,9 @@ def test_commands_on_this_machine_end_without_a_traceback(golden_run: Path, scri
     assert done.stderr.count("\n") <= 1
 
 
-@pytest.mark.parametrize("encoding", ["latin-1", "ascii", "cp437"])
+@pytest.mark.parametrize(
+    "encoding", ["ascii", *(pytest.param(e, marks=pytest.mark.slow) for e in ("latin-1", "cp437"))]
+)
 def test_output_of_any_encoding(golden_run: Path, encoding: str) -> None:
     """A character that the stream can't take is replaced, and all the rest is there."""
     run = str(golden_run)
@@ -92,6 +105,7 @@ def test_output_of_any_encoding(golden_run: Path, encoding: str) -> None:
     assert "–" in (golden_run / "table.md").read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_backend_that_is_not_installed(golden_run: Path) -> None:
     """The backend that a notebook's kernel names is not asked for."""
     done = _shell("harness plot $RUN", golden_run, MPLBACKEND="module://no_such_module.backend")

@@ -112,6 +112,7 @@ def test_a_figure_that_fails_costs_no_other(
     assert found == set(FIGURES) - {"speedup"}
 
 
+@pytest.mark.slow
 def test_a_figure_replaces_a_link(golden_run: Path, tmp_path: Path) -> None:
     """A link that lies in a stranger's folder under a figure's name is replaced, never followed."""
     victim = tmp_path / "victim"

@@ -12,6 +12,7 @@ ROOT = Path(__file__).parents[2]
 
 
 # The kernel's own libraries warn about event loops and paths that are not ours to mend.
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_notebook_shows_the_shipped_run() -> None:
     """notebooks/tables.ipynb executes and shows the tables and two figures of a run in results/."""

@@ -87,6 +87,7 @@ def test_ledger_takes_no_ratio_over_another_baseline(golden_run: Path) -> None:
             assert entry.reason == "its ratios are over BERT-base-3072"
 
 
+@pytest.mark.slow
 def test_runs_over_different_baselines_do_not_mix(
     run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -270,6 +270,7 @@ def test_flushed_cells_say_how(folder: Path) -> None:
         assert weights == "hot" or notes["weights"].startswith("2 MiB walked")
 
 
+@pytest.mark.slow
 def test_rotated_sweep(tmp_path: Path) -> None:
     """A sweep over rotated weights is right, its samples are whole rounds, and the record says so."""
     models = parse_models("bert-base-4095,1x3")

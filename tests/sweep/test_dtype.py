@@ -245,6 +245,7 @@ def plugin_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_ff_of_float32_stands_in(
     plugin_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

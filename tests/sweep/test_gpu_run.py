@@ -114,6 +114,7 @@ def test_the_whole_half(
         assert words in text, words
 
 
+@pytest.mark.slow
 def test_times_are_the_devices(machine_with_device: None, tmp_path: Path) -> None:
     """Each figure is the device's own: hot, cold behind a flush, halved by TF32; a wall time is no less."""
     words = ("--only", "ff_torch_native,fff_torch_bmm", "--dtype", "float32", "--skip", "ceiling*")

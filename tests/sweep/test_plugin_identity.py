@@ -109,6 +109,7 @@ def test_the_digest_is_part_of_the_run(swept: Path, file: Path) -> None:
     assert len(head.sweep.plugin_digests[str(file)]) == 12
 
 
+@pytest.mark.slow
 def test_a_change_between_processes_fails_the_cell(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -130,6 +130,7 @@ def test_resume_of_another_machine_writes_nothing(whole, tmp_path):
     assert (folder / "records.jsonl").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_full_disk_ends_the_sweep_and_keeps_what_is_finished(whole, tmp_path, monkeypatch):
     """When the disk is full, half a line is taken back, the reason is said, and resume goes on from there."""
     folder = tmp_path / "run"
