@@ -43,6 +43,16 @@ def pytest_xdist_auto_num_workers() -> int | None:
     return min(len(os.sched_getaffinity(0)), _MOST_WORKERS)
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config: pytest.Config) -> None:
+    """Let workers that are through take tests of the others: a few take as long as hundreds.
+
+    Not as an option in pyproject.toml: pytest-benchmark measures nothing where it finds one of xdist's.
+    """
+    if getattr(config.option, "numprocesses", None) and config.option.dist == "no":
+        config.option.dist = "worksteal"
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Name the tests that need a real GPU in the report, for the ledger of skipped tests."""
     for item in items:
