@@ -47,6 +47,7 @@ def pytest_xdist_auto_num_workers() -> int | None:
 def pytest_cmdline_main(config: pytest.Config) -> None:
     """Let workers that are through take tests of the others: a few take as long as hundreds.
 
+    They take what follows on each other in a file together, so what its tests share is made about once.
     Not as an option in pyproject.toml: pytest-benchmark measures nothing where it finds one of xdist's.
     """
     if getattr(config.option, "numprocesses", None) and config.option.dist == "no":

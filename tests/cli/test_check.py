@@ -71,16 +71,8 @@ def test_a_wrong_record_of_a_sweep_names_the_command(
     out = tmp_path / "run"
     only = ["--only", f"ff_l1_blas,{WRONG},{TURNS_WRONG}"]
     words = [
-        *TINY,
-        *only,
-        "--skip",
-        "ceiling*",
-        "--passes",
-        "6",
-        "--processes",
-        "1",
-        "--no-figures",
-    ]
+        *TINY, *only, "--skip", "ceiling*", "--passes", "6", "--processes", "1", "--no-figures",
+    ]  # fmt: skip
     assert cli.run(["sweep", *words, "--out", str(out)]) == 1
     told = repeated(capsys.readouterr().err)
     cells = load_run(out).cells.set_index("implementation")
