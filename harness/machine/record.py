@@ -9,13 +9,12 @@ import shutil
 import socket
 import subprocess
 import tomllib
-from pathlib import Path
 from typing import Any
 
 import archspec.cpu
 import psutil
 
-from harness import native
+from harness import native, package
 from harness.machine import environment as machine_environment
 from harness.machine import linux, processor
 from harness.machine.facts import Machine
@@ -47,27 +46,19 @@ def git_commit() -> tuple[str, bool]:
     to look for one that belongs to another user, and takes that of the environment before its own. What is
     configured there to run at each status is not.
     """
-    root = Path(__file__).resolve().parents[2]
+    root = package.FOLDER.parent
     if not (root / ".git").exists() or shutil.which("git") is None:
         return "", False
     environment = machine_environment.git_environment()
     words = [
-        "git",
-        f"--git-dir={root / '.git'}",
-        f"--work-tree={root}",
-        "-c",
-        "core.fsmonitor=false",
-    ]
+        "git", f"--git-dir={root / '.git'}", f"--work-tree={root}", "-c", "core.fsmonitor=false",
+    ]  # fmt: skip
 
     def git(*arguments: str) -> str:
         done = subprocess.run(
-            [*words, *arguments],
-            cwd=root,
-            env=environment,
-            capture_output=True,
-            text=True,
+            [*words, *arguments], cwd=root, env=environment, capture_output=True, text=True,
             check=False,
-        )
+        )  # fmt: skip
         return done.stdout.strip() if done.returncode == 0 else ""
 
     # A run's own folder must not make the tree that it measures look changed.
@@ -80,7 +71,7 @@ def release() -> str:
     try:
         return importlib.metadata.version("fff-harness")
     except importlib.metadata.PackageNotFoundError:
-        project = Path(__file__).resolve().parents[2] / "pyproject.toml"
+        project = package.FOLDER.parent / "pyproject.toml"
         if not project.is_file():
             return ""
         return str(tomllib.loads(project.read_text(encoding="utf-8"))["project"]["version"])
@@ -93,7 +84,7 @@ def commit_label() -> str:
     """
     commit, dirty = git_commit()
     if not commit:
-        is_checkout = (Path(__file__).resolve().parents[2] / ".git").exists()
+        is_checkout = (package.FOLDER.parent / ".git").exists()
         return f"v{release()}" + (_UNREAD if is_checkout else "")
     return commit + ("-dirty" if dirty else "")
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from made_machines import SMALL
 
+from harness import package
 from harness.machine import disturbance
 from harness.machine import environment as machine_environment
 from harness.machine import record as machine_record
@@ -128,12 +129,10 @@ def _git(folder: Path, *words: str) -> None:
 
 @pytest.fixture
 def source_tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Return a source tree whose harness/machine.py is where the module believes itself to be."""
+    """Return a source tree that this package believes to stand in."""
     (tmp_path / "harness").mkdir()
     (tmp_path / "harness" / "machine.py").write_text("", encoding="utf-8")
-    monkeypatch.setattr(
-        machine_record, "__file__", str(tmp_path / "harness" / "machine" / "record.py")
-    )
+    monkeypatch.setattr(package, "FOLDER", tmp_path / "harness")
     return tmp_path
 
 
