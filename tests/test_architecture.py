@@ -16,8 +16,8 @@ import harness
 
 PACKAGE = Path(harness.__file__).parent
 ROOT = PACKAGE.parent
-ROOMS = ("analysis", "backends", "cli", "gpu", "machine", "measure", "paper", "problem", "records",
-         "report", "sweep")  # fmt: skip
+ROOMS = ("analysis", "backends", "cli", "gpu", "machine", "measure", "nn", "paper", "problem",
+         "records", "report", "sweep")  # fmt: skip
 
 # Where the big or optional packages may be imported.
 RESERVED = {
@@ -26,7 +26,7 @@ RESERVED = {
         "backends.cuda_kernels",
         "backends.triton_",
         "gpu.torch_cuda",
-        "nn",
+        "nn.",
     ),
     "triton": ("backends.triton_",),
     "pandas": ("analysis.", "report.", "records.reader"),
