@@ -18,7 +18,7 @@ def autocast_dtype(device: str) -> Any:
     return None
 
 
-def _without_autocast(device: str) -> AbstractContextManager[Any]:
+def without_autocast(device: str) -> AbstractContextManager[Any]:
     """Return a context in which torch lowers no operation: autocast would, also within an operator."""
     switched: AbstractContextManager[Any] = nullcontext()
     if autocast_dtype(device) is not None:
@@ -26,7 +26,7 @@ def _without_autocast(device: str) -> AbstractContextManager[Any]:
     return switched
 
 
-def _wide(tensor: torch.Tensor) -> torch.Tensor:
+def wide(tensor: torch.Tensor) -> torch.Tensor:
     """Return a tensor in the precision of accumulation: float32 at least."""
     return tensor if tensor.dtype == torch.float64 else tensor.float()
 
@@ -38,7 +38,7 @@ def _descend(x: torch.Tensor, w_in: torch.Tensor) -> tuple[list[torch.Tensor], l
     node = torch.zeros(x.shape[0], trees, dtype=torch.int64, device=x.device)
     nodes, scores = [], []
     for _ in range((n_nodes + 1).bit_length() - 1):
-        z = (_wide(x)[:, None] * _wide(w_in[which, node])).sum(2)
+        z = (wide(x)[:, None] * wide(w_in[which, node])).sum(2)
         nodes.append(node)
         scores.append(z)
         node = 2 * node + 1 + (z >= 0)
@@ -48,13 +48,13 @@ def _descend(x: torch.Tensor, w_in: torch.Tensor) -> tuple[list[torch.Tensor], l
 def forward(x: torch.Tensor, w_in: torch.Tensor, w_out: torch.Tensor) -> torch.Tensor:
     """Return the layer's output by plain operations of torch, in any dtype and on any device."""
     gelu = torch.nn.functional.gelu
-    with _without_autocast(x.device.type):
+    with without_autocast(x.device.type):
         if w_in.ndim == 2:
-            return (gelu(_wide(x) @ _wide(w_in).T) @ _wide(w_out)).to(x.dtype)
+            return (gelu(wide(x) @ wide(w_in).T) @ wide(w_out)).to(x.dtype)
         which = torch.arange(w_in.shape[0], device=x.device)
-        y = _wide(x).new_zeros(x.shape[0], w_out.shape[2])
+        y = wide(x).new_zeros(x.shape[0], w_out.shape[2])
         for node, z in zip(*_descend(x, w_in), strict=True):
-            y = y + (gelu(z)[:, :, None] * _wide(w_out[which, node])).sum(1)
+            y = y + (gelu(z)[:, :, None] * wide(w_out[which, node])).sum(1)
         return y.to(x.dtype)
 
 
@@ -66,8 +66,8 @@ def backward(
 ) -> tuple[torch.Tensor, ...]:
     """Return the gradients of x, w_in and w_out, each in its dtype, from that of the output."""
     parts = _backward_ff if w_in.ndim == 2 else _backward_fff
-    with _without_autocast(x.device.type):
-        found = parts(*map(_wide, (x, w_in, w_out, grad)))
+    with without_autocast(x.device.type):
+        found = parts(*map(wide, (x, w_in, w_out, grad)))
     return tuple(g.to(t.dtype) for g, t in zip(found, (x, w_in, w_out), strict=True))
 
 
