@@ -28,6 +28,7 @@ RESERVED = {
         "gpu.torch_cuda",
         "nn.",
     ),
+    "safetensors": ("nn.published",),
     "triton": ("backends.triton_",),
     "pandas": ("analysis.", "report.", "records.reader"),
     "matplotlib": ("report.",),
