@@ -75,6 +75,16 @@ class Kernel:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Backward:
+    """Describe one entry of the table of backward passes."""
+
+    id: str
+    layer: str
+    dtypes: tuple[str, ...]
+    handle: Any
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Interface:
     """Say what an object was compiled against: the version of ffk.h and the bytes of its structures."""
 
@@ -124,6 +134,12 @@ def _read_kernels(count: Callable[[], int], at: Callable[[int], Any]) -> dict[st
 KERNELS: Mapping[str, Kernel] = _read_kernels(_lib.ffk_kernel_count, _lib.ffk_kernel_at)
 # Faulty on purpose: they model the published benchmark and are never registered.
 LADDER: Mapping[str, Kernel] = _read_kernels(_lib.ffk_ladder_count, _lib.ffk_ladder_at)
+BACKWARD: Mapping[str, Backward] = {
+    _text(entry.id): Backward(
+        id=_text(entry.id), layer=_text(entry.layer), dtypes=_dtype_names(entry.dtypes), handle=entry
+    )
+    for entry in map(_lib.ffk_backward_at, range(_lib.ffk_backward_count()))
+}  # fmt: skip
 _NO_WORKSPACE = _ffi.addressof(_lib, "ffk_no_workspace")
 _ISAS = {_text(_lib.ffk_isa_at(i).name): _lib.ffk_isa_at(i) for i in range(_lib.ffk_isa_count())}
 
@@ -290,10 +306,10 @@ def choice(kernel_id: str, problem: Problem, around: Surroundings) -> str:
     return _text(choose(_shape(problem), context).id)
 
 
-def _raise_for(status: int, kernel: Kernel, problem: Problem) -> None:
+def _raise_for(status: int, entry: Kernel | Backward, problem: Problem) -> None:
     if status != _lib.FFK_OK:
         reason = _STATUS.get(status, f"status {status}")
-        raise NativeError(f"{kernel.id}: {reason} for {problem}")
+        raise NativeError(f"{entry.id}: {reason} for {problem}")
 
 
 def workspace_bytes(kernel_id: str, problem: Problem) -> int:
@@ -350,7 +366,7 @@ def bind_shape(
     """Return ``forward(x, w_in, w_out, y)`` of a kernel over arrays that come with each call.
 
     It takes the addresses of C-contiguous arrays of the problem's shapes and dtype; whoever calls sees to
-    that, and to one call at a time: the arguments, the workspace and the team are the pass's own.
+    that, and to one call at a time: the workspace and the team are the pass's own.
     Raises NativeError where the kernel refuses.
     """
     kernel, shape = _kernel(kernel_id), _shape(problem)
@@ -358,14 +374,42 @@ def bind_shape(
     arguments = _ffi.new("ffk_operands *")
     arguments.workspace = _ffi.cast("void *", workspace.ctypes.data)
     arguments.workspace_bytes = workspace.nbytes
-    run, cast, floats = _lib.ffk_kernel_run, _ffi.cast, _ffi.typeof("float *")
+    run, handle = _lib.ffk_kernel_run_at, kernel.handle
 
     def forward(
         x: int, w_in: int, w_out: int, y: int, _alive: Any = (workspace, around, team)
     ) -> None:
-        arguments.x, arguments.w_in = cast(floats, x), cast(floats, w_in)
-        arguments.w_out, arguments.y = cast(floats, w_out), cast(floats, y)
-        if status := run(kernel.handle, shape, arguments, context):
+        if status := run(handle, shape, arguments, context, x, w_in, w_out, y):
             _raise_for(status, kernel, problem)
 
     return forward
+
+
+# ---- backward passes ----------------------------------------------------------------------------
+
+
+def backward_workspace_bytes(backward_id: str, problem: Problem) -> int:
+    """Return the bytes of workspace that a backward pass needs for a problem."""
+    return int(_lib.ffk_backward_workspace(BACKWARD[backward_id].handle, _shape(problem)))
+
+
+def bind_backward(
+    backward_id: str, problem: Problem, around: Surroundings, workspace: Array
+) -> Callable[[int, int, int, int, int, int, int], None]:
+    """Return ``backward(x, w_in, w_out, dy, dx, dw_in, dw_out)`` over arrays that come with each call.
+
+    Addresses as for `bind_shape`; 0 for a gradient that is not wanted. dy is of y's shape, each gradient of
+    the shape of what it is taken by. Raises NativeError where the pass refuses.
+    """
+    backward, shape = BACKWARD[backward_id], _shape(problem)
+    context, team = _make_context(around)
+    arguments = _ffi.new("ffk_gradients *")
+    arguments.workspace = _ffi.cast("void *", workspace.ctypes.data)
+    arguments.workspace_bytes = workspace.nbytes
+    run, handle = _lib.ffk_backward_run_at, backward.handle
+
+    def fill(*addresses: int, _alive: Any = (workspace, around, team)) -> None:
+        if status := run(handle, shape, arguments, context, *addresses):
+            _raise_for(status, backward, problem)
+
+    return fill

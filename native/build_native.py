@@ -76,6 +76,7 @@ def make_ffi() -> FFI:
         "harness._native",
         '#include "ffk.h"\n'
         '#include "isa/ieee.h"\n'
+        '#include "table/addresses.h"\n'
         '#include "threads/pool.h"\n'
         "#ifdef __clang__\n"
         "#define FFK_COMPILER __VERSION__\n"

@@ -68,10 +68,18 @@ def gelu(z: Array) -> Array:
     return np.asarray(z * 0.5 * (1.0 + _erf(z / np.sqrt(2.0))))
 
 
-def _slope(z: Array) -> Array:
-    """Return the derivative of the GELU."""
-    bell = np.exp(-z * z / 2.0) / np.sqrt(2.0 * np.pi)
-    return np.asarray(0.5 * (1.0 + _erf(z / np.sqrt(2.0))) + z * bell)
+def _bell(z: Array) -> Array:
+    return np.asarray(np.exp(-z * z / 2.0) / np.sqrt(2.0 * np.pi))
+
+
+def gelu_slope(z: Array) -> Array:
+    """Return the derivative of the GELU, ``Phi(z) + z phi(z)``, in z's precision."""
+    return np.asarray(0.5 * (1.0 + _erf(z / np.sqrt(2.0))) + z * _bell(z))
+
+
+def gelu_curve(z: Array) -> Array:
+    """Return the second derivative of the GELU, ``(2 - z^2) phi(z)``, in z's precision."""
+    return np.asarray((2.0 - z * z) * _bell(z))
 
 
 def ff_oracle(x: Array, w_in: Array, w_out: Array) -> Truth:
@@ -87,7 +95,7 @@ def ff_oracle(x: Array, w_in: Array, w_out: Array) -> Truth:
         rows_in = w_in[first : first + step].astype(np.float64)
         rows_out = w_out[first : first + step].astype(np.float64)
         z = x @ rows_in.T
-        a, slope = gelu(z), np.abs(_slope(z))
+        a, slope = gelu(z), np.abs(gelu_slope(z))
         y += a @ rows_out
         squares += (np.abs(slope * z) + np.abs(a)) ** 2 @ rows_out**2
         typical = np.sqrt(x**2 @ (rows_in**2).T)
@@ -127,7 +135,7 @@ def fff_oracle(x: Array, w_in: Array, w_out: Array, depth: int) -> Truth:
                 rows_out = w_out[k, node].astype(np.float64)
                 z = np.einsum("bi,bi->b", xs, rows_in)
                 size = np.einsum("bi,bi->b", np.abs(xs), np.abs(rows_in))
-                a, slope = gelu(z), np.abs(_slope(z))
+                a, slope = gelu(z), np.abs(gelu_slope(z))
                 y[tokens] += a[:, None] * rows_out
                 scale[tokens] += (size + np.abs(a))[:, None] * np.abs(rows_out)
                 squares[tokens] += ((np.abs(slope * z) + np.abs(a))[:, None] * rows_out) ** 2
@@ -196,7 +204,7 @@ def _walk(
     rows_in, rows_out = w_in[path].astype(np.float64), w_out[path].astype(np.float64)
     terms = x * rows_in
     z, size = terms.sum(1), np.abs(terms).sum(1)
-    a, slope = gelu(z), np.abs(_slope(z))
+    a, slope = gelu(z), np.abs(gelu_slope(z))
     typical = np.sqrt((terms**2).sum(1))
     return (
         a @ rows_out,

@@ -31,22 +31,32 @@ static inline void ffk_upper_levels(void *state, int64_t i) {
     ffk_descend(s->tree, token, count, 0, 0, s->split - 1, s->far ? coming : 0);
 }
 
-/* Sort the tokens by subtree and cut each subtree's into pieces. */
-static inline void ffk_sort_by_subtree(ffk_subtrees *s) {
+/* Sort the tokens by subtree: those of subtree k stand in `order` up to end[k], behind those of the
+ * one before. */
+static inline void ffk_sort_by_subtree(const ffk_subtrees *s, int32_t *end) {
     const int64_t subtrees = (int64_t)1 << s->split, first_node = subtrees - 1;
-    int32_t start[(1 << FFK_MOST_SPLIT) + 1];
-    memset(start, 0, (size_t)(subtrees + 1) * sizeof *start);
+    memset(end, 0, (size_t)subtrees * sizeof *end);
     for (int64_t b = 0; b < s->batch; ++b)
-        ++start[s->tree->node[b] - first_node + 1];
-    for (int64_t k = 0; k < subtrees; ++k)
-        start[k + 1] += start[k];
+        ++end[s->tree->node[b] - first_node];
+    for (int32_t k = 0, first = 0; k < subtrees; ++k) {
+        const int32_t count = end[k];
+        end[k] = first;
+        first += count;
+    }
+    for (int64_t b = 0; b < s->batch; ++b)
+        s->order[end[s->tree->node[b] - first_node]++] = (int32_t)b;
+}
+
+/* Cut each subtree's tokens into pieces. */
+static inline void ffk_cut_pieces(ffk_subtrees *s) {
+    int32_t end[1 << FFK_MOST_SPLIT];
+    ffk_sort_by_subtree(s, end);
     s->pieces = 0;
-    for (int64_t k = 0; k < subtrees; ++k)
-        for (int64_t at = start[k]; at < start[k + 1]; at += s->tile)
+    int64_t at = 0;
+    for (int64_t k = 0; k < (int64_t)1 << s->split; ++k)
+        for (; at < end[k]; at = ffk_min(at + s->tile, end[k]))
             s->piece[s->pieces++] = (int32_t)at;
     s->piece[s->pieces] = (int32_t)s->batch;
-    for (int64_t b = 0; b < s->batch; ++b)
-        s->order[start[s->tree->node[b] - first_node]++] = (int32_t)b;
 }
 
 /* A piece's outputs are written while x of piece `next` is fetched. */
@@ -73,7 +83,7 @@ static inline void ffk_run_of_pieces(void *state, int64_t i) {
 static inline void ffk_through_subtrees(ffk_subtrees *s, const ffk_team *team) {
     s->threads = team != NULL ? team->threads : 1;
     ffk_parallel_for(team, ffk_ceil_div(s->batch, s->tile), ffk_upper_levels, s);
-    ffk_sort_by_subtree(s);
+    ffk_cut_pieces(s);
     ffk_parallel_for(team, ffk_ceil_div(s->pieces, s->run), ffk_run_of_pieces, s);
 }
 

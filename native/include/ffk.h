@@ -23,7 +23,7 @@ extern "C" {
  * raises that one too; so does growth of ffk_products, two of which stand in an ffk_isa, and of
  * ffk_feed, which a plugin makes. Version 1 had no ffk_plugin_api (at the end of this file): a
  * library without it counts as version 1. */
-#define FFK_API_VERSION 2
+#define FFK_API_VERSION 3
 #define FFK_API_OLDEST 1
 
 typedef enum {
@@ -133,6 +133,7 @@ typedef struct {
     ffk_products products[2]; /* by dtype */
     void (*settle)(void);     /* order what was stored past the caches before what follows */
     void (*stream)(int64_t n, float factor, const float *x, float *y);
+    void (*gelu_slope)(int64_t n, float *z); /* the derivative of the GELU, in place */
 } ffk_isa;
 
 /* The caller's threads. share() runs unit(job, i) for all i below `units`, in any order, on any of
@@ -198,6 +199,37 @@ ffk_status ffk_kernel_run(const ffk_kernel *kernel, const ffk_shape *shape,
 ffk_status ffk_kernel_time(const ffk_kernel *kernel, const ffk_shape *shape,
                            const ffk_operands *operands, int64_t n_operands,
                            const ffk_context *context, int64_t loops, int64_t *elapsed_ns);
+
+/* ---- gradients ---- */
+
+/* What a backward pass is given and fills: x and the weights as the forward pass had them, and dy,
+ * the gradient of a loss by its output; dx as x, dw_in and dw_out as the weights. A pass fills
+ * those gradients that are not NULL. */
+typedef struct {
+    const float *x, *w_in, *w_out, *dy;
+    float *dx, *dw_in, *dw_out; /* overwritten, never read */
+    void *workspace;            /* as that of ffk_operands */
+    size_t workspace_bytes;
+} ffk_gradients;
+
+typedef ffk_status (*ffk_backward_run_fn)(const ffk_shape *, const ffk_gradients *,
+                                          const ffk_context *);
+
+/* A backward pass stands in a table of its own: it is given other arrays than a forward pass, and
+ * serves whatever computed that. Needs no BLAS. */
+typedef struct {
+    const char *id, *layer; /* layer: "ff" or "fff" */
+    uint32_t dtypes;        /* FFK_TAKES_* */
+    ffk_kernel_workspace_fn workspace_bytes;
+    ffk_backward_run_fn run;
+} ffk_backward;
+
+size_t ffk_backward_count(void);
+const ffk_backward *ffk_backward_at(size_t i);
+/* As ffk_kernel_workspace and ffk_kernel_run. */
+size_t ffk_backward_workspace(const ffk_backward *backward, const ffk_shape *shape);
+ffk_status ffk_backward_run(const ffk_backward *backward, const ffk_shape *shape,
+                            const ffk_gradients *gradients, const ffk_context *context);
 
 /* ---- the calling thread's floating-point environment ---- */
 #define FFK_FLUSHES_RESULTS 1  /* subnormal results become zero (FTZ) */

@@ -6,10 +6,10 @@
 /* An extent in elements below 2^40, so that a product of an extent and a row stays in int64_t. */
 static int extent_ok(int64_t n) { return n > 0 && n < ((int64_t)1 << 40); }
 
-static ffk_status check_extents(const ffk_kernel *kernel, const ffk_shape *s) {
+static ffk_status check_extents(const char *layer, const ffk_shape *s) {
     if (!extent_ok(s->batch) || !extent_ok(s->d_in) || !extent_ok(s->d_out))
         return FFK_BAD_SHAPE;
-    if (strcmp(kernel->layer, "fff") == 0) {
+    if (strcmp(layer, "fff") == 0) {
         if (s->hidden != 0 || s->depth < 0 || s->depth > 20 || s->trees < 1 ||
             s->trees > ((int64_t)1 << 20))
             return FFK_BAD_SHAPE;
@@ -19,8 +19,8 @@ static ffk_status check_extents(const ffk_kernel *kernel, const ffk_shape *s) {
     return FFK_OK;
 }
 
-static ffk_status check_dtype(const ffk_kernel *kernel, const ffk_shape *s) {
-    const uint32_t takes = kernel->dtypes != 0 ? kernel->dtypes : FFK_TAKES_FLOAT32;
+static ffk_status check_dtype(uint32_t dtypes, const ffk_shape *s) {
+    const uint32_t takes = dtypes != 0 ? dtypes : FFK_TAKES_FLOAT32;
     if (s->dtype != FFK_FLOAT32 && s->dtype != FFK_BFLOAT16)
         return FFK_UNSUPPORTED_DTYPE;
     return takes & (1u << s->dtype) ? FFK_OK : FFK_UNSUPPORTED_DTYPE;
@@ -45,9 +45,19 @@ static ffk_status check_blas(const ffk_kernel *kernel, const ffk_shape *s, const
     return FFK_OK;
 }
 
-ffk_status ffk_check_shape(const ffk_kernel *kernel, const ffk_shape *shape) {
-    const ffk_status status = check_extents(kernel, shape);
-    return status == FFK_OK ? check_dtype(kernel, shape) : status;
+static ffk_status check_workspace(size_t needed, const void *workspace, size_t bytes) {
+    if (needed == 0)
+        return FFK_OK;
+    if (workspace == NULL)
+        return FFK_NULL_POINTER;
+    if (bytes < needed)
+        return FFK_WORKSPACE_TOO_SMALL;
+    return (uintptr_t)workspace % FFK_ALIGNMENT == 0 ? FFK_OK : FFK_WORKSPACE_MISALIGNED;
+}
+
+ffk_status ffk_check_shape(const char *layer, uint32_t dtypes, const ffk_shape *shape) {
+    const ffk_status status = check_extents(layer, shape);
+    return status == FFK_OK ? check_dtype(dtypes, shape) : status;
 }
 
 ffk_status ffk_check_arguments(const ffk_kernel *kernel, const ffk_shape *shape,
@@ -57,21 +67,29 @@ ffk_status ffk_check_arguments(const ffk_kernel *kernel, const ffk_shape *shape,
     if (operands->x == NULL || operands->w_in == NULL || operands->w_out == NULL ||
         operands->y == NULL || context->isa == NULL)
         return FFK_NULL_POINTER;
-    ffk_status status = ffk_check_shape(kernel, shape);
+    ffk_status status = ffk_check_shape(kernel->layer, kernel->dtypes, shape);
     if (status == FFK_OK)
         status = check_blas(kernel, shape, context->blas);
     if (status != FFK_OK)
         return status;
     if (!context->isa->supported())
         return FFK_UNSUPPORTED_ISA;
-    const size_t needed = kernel->workspace_bytes(shape);
-    if (needed == 0)
-        return FFK_OK;
-    if (operands->workspace == NULL)
+    return check_workspace(kernel->workspace_bytes(shape), operands->workspace,
+                           operands->workspace_bytes);
+}
+
+ffk_status ffk_check_gradients(const ffk_backward *backward, const ffk_shape *shape,
+                               const ffk_gradients *gradients, const ffk_context *context) {
+    if (backward == NULL || shape == NULL || gradients == NULL || context == NULL)
         return FFK_NULL_POINTER;
-    if (operands->workspace_bytes < needed)
-        return FFK_WORKSPACE_TOO_SMALL;
-    if ((uintptr_t)operands->workspace % FFK_ALIGNMENT != 0)
-        return FFK_WORKSPACE_MISALIGNED;
-    return FFK_OK;
+    if (gradients->x == NULL || gradients->w_in == NULL || gradients->w_out == NULL ||
+        gradients->dy == NULL || context->isa == NULL)
+        return FFK_NULL_POINTER;
+    const ffk_status status = ffk_check_shape(backward->layer, backward->dtypes, shape);
+    if (status != FFK_OK)
+        return status;
+    if (!context->isa->supported())
+        return FFK_UNSUPPORTED_ISA;
+    return check_workspace(backward->workspace_bytes(shape), gradients->workspace,
+                           gradients->workspace_bytes);
 }

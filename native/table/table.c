@@ -51,7 +51,8 @@ size_t ffk_no_workspace(const ffk_shape *shape) {
 }
 
 size_t ffk_kernel_workspace(const ffk_kernel *kernel, const ffk_shape *shape) {
-    if (kernel == NULL || shape == NULL || ffk_check_shape(kernel, shape) != FFK_OK)
+    if (kernel == NULL || shape == NULL ||
+        ffk_check_shape(kernel->layer, kernel->dtypes, shape) != FFK_OK)
         return 0;
     return kernel->workspace_bytes(shape);
 }

@@ -92,11 +92,10 @@ def cuda_cases() -> list[Case]:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Guarded:
-    """Hold operands and a workspace that lie in one aligned allocation with canaries around each."""
+class Fence:
+    """Hold arrays that lie in one aligned allocation with canaries around each."""
 
-    operands: Operands
-    workspace: Array
+    arrays: dict[str, Array]
     memory: Array
     outside: Array  # which bytes of `memory` belong to no array
     canaries: Array  # what those bytes held
@@ -106,24 +105,39 @@ class Guarded:
         return bool((self.memory[self.outside] == self.canaries).all())
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Guarded:
+    """Hold operands and a workspace between canaries."""
+
+    operands: Operands
+    workspace: Array
+    fence: Fence
+
+    @property
+    def memory(self) -> Array:
+        """Return the memory that the operands and the canaries lie in."""
+        return self.fence.memory
+
+    def intact(self) -> bool:
+        """Say whether every canary survived, to the byte."""
+        return self.fence.intact()
+
+
 def _padded(size: int) -> int:
     """Return a number of bytes rounded up to whole cache lines."""
     return -(-size // ALIGNMENT) * ALIGNMENT
 
 
-def guard(operands: Operands, workspace_bytes: int = 0) -> Guarded:
-    """Copy operands between rows of canaries; x and the workspace begin at multiples of 64 bytes.
+def fence(arrays: dict[str, Array], workspace_bytes: int = 0) -> Fence:
+    """Copy arrays between rows of canaries, and put a `workspace` beside them.
 
-    Two rows of the widest operand stand before and behind each array, directly behind its last element.
+    Each begins at a multiple of 64 bytes. Two rows of the widest one stand before and behind each array,
+    directly behind its last element.
     """
-    arrays = {name: getattr(operands, name) for name in ("x", "w_in", "w_out", "y")}
     gap = _padded(2 * max(a.shape[-1] * a.itemsize for a in arrays.values()))
     spans: dict[str, slice] = {}
     cursor = gap
-    for name, size in [
-        *((n, a.nbytes) for n, a in arrays.items()),
-        ("workspace", workspace_bytes),
-    ]:
+    for name, size in [*((n, a.nbytes) for n, a in arrays.items()), ("workspace", workspace_bytes)]:
         spans[name] = slice(cursor, cursor + size)
         cursor += _padded(size) + gap
     memory = make_aligned((cursor,), np.uint8)
@@ -139,9 +153,17 @@ def guard(operands: Operands, workspace_bytes: int = 0) -> Guarded:
     }
     for name, a in arrays.items():
         placed[name][...] = a
+    placed["workspace"] = memory[spans["workspace"]]
+    return Fence(arrays=placed, memory=memory, outside=outside, canaries=canaries)
+
+
+def guard(operands: Operands, workspace_bytes: int = 0) -> Guarded:
+    """Copy operands between rows of canaries, with a workspace beside them."""
+    names = ("x", "w_in", "w_out", "y")
+    made = fence({name: getattr(operands, name) for name in names}, workspace_bytes)
     return Guarded(
-        operands=Operands(**placed),
-        workspace=memory[spans["workspace"]], memory=memory, outside=outside, canaries=canaries,
+        operands=Operands(**{name: made.arrays[name] for name in names}),
+        workspace=made.arrays["workspace"], fence=made,
     )  # fmt: skip
 
 
