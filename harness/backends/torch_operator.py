@@ -1,16 +1,23 @@
-"""Own the layers as one operator of torch: any implementation behind it, gradients through the chosen path.
+"""Own the layers as operators of torch: any implementation behind them, gradients along the chosen path.
 
 torch is imported here as this module is: only `harness.nn` imports it.
 """
 
 from __future__ import annotations
 
-from functools import cache
+from collections.abc import Sequence
+from functools import cache, partial
 from typing import Any
 
 import torch
 
-from harness.backends import registry, torch_operands, torch_passes, torch_reference
+from harness.backends import (
+    registry,
+    torch_operands,
+    torch_outputs,
+    torch_passes,
+    torch_reference,
+)
 
 REFERENCE = "reference"
 FEW = 128  # tokens: below, packing the weights for a product is much of what a BLAS does
@@ -51,7 +58,7 @@ def _resolve(implementation: str, ndim: int, device: str, dtype: torch.dtype, fe
     return implementation or choose(layer, device, torch_operands.name_dtype(dtype), few=few)
 
 
-# ---- the operator -------------------------------------------------------------------------------
+# ---- the operators ------------------------------------------------------------------------------
 
 # Defined without `torch.library.custom_op` and `register_autograd`: what these wrap around a call in Python
 # takes several times as long as a pass over one token.
@@ -60,23 +67,34 @@ _library.define(
     "layer(Tensor x, Tensor w_in, Tensor w_out, str implementation) -> Tensor",
     tags=(torch.Tag.pt2_compliant_tag,),
 )
+_library.define(
+    "layer_backward(Tensor x, Tensor w_in, Tensor w_out, Tensor dy, bool[] wanted, str implementation)"
+    " -> Tensor[]",
+    tags=(torch.Tag.pt2_compliant_tag,),
+)
 # ``layer(x, w_in, w_out, implementation) -> y (batch, d_out)`` of an FF (w_in of 2 dimensions) or an FFF
 # (of 3). implementation: an id of the registry, `reference`, or empty for the fastest that is here.
 # Raises ValueError for operands of several dtypes or devices, and for shapes that are no layer's.
 layer = torch.ops.harness.layer.default
+# ``layer_backward(x, w_in, w_out, dy, wanted, implementation)`` returns those of the gradients of x, w_in and
+# w_out that are wanted (three bools), from dy, that of y.
+layer_backward = torch.ops.harness.layer_backward.default
 
 
 def _compute(
     x: torch.Tensor, w_in: torch.Tensor, w_out: torch.Tensor, implementation: str
 ) -> torch.Tensor:
-    torch_operands.check_kinds(x, w_in, w_out)
-    batch = x.shape[0] if x.ndim else 0
-    name = _resolve(implementation, w_in.ndim, x.device.type, x.dtype, batch < FEW)
-    if name == REFERENCE or not batch:
-        torch_operands.check_shapes(x, w_in, w_out)
-        return torch_reference.forward(x, w_in, w_out)
-    y = x.new_empty(batch, w_out.shape[-1])
-    torch_passes.run(name, x, w_in, w_out, y)
+    run = torch_passes.find(implementation, x, w_in, w_out)
+    if run is None:
+        torch_operands.check_kinds(x, w_in, w_out)
+        batch = x.shape[0] if x.ndim else 0
+        name = _resolve(implementation, w_in.ndim, x.device.type, x.dtype, batch < FEW)
+        if name == REFERENCE or not batch:
+            torch_operands.check_shapes(x, w_in, w_out)
+            return torch_reference.forward(x, w_in, w_out)
+        run = torch_passes.bind(implementation, name, x, w_in, w_out)
+    y = torch_outputs.make(x, x.shape[0], w_out.shape[-1])
+    run(x.contiguous(), w_in.contiguous(), w_out.contiguous(), y)
     return y
 
 
@@ -89,37 +107,120 @@ def _shape(
     return x.new_empty(x.shape[0], w_out.shape[-1])
 
 
-def _below_autograd(*arguments: Any) -> torch.Tensor:
-    """Call the operator as what comes behind autograd sees it."""
+def _refer_backward(
+    x: torch.Tensor, w_in: torch.Tensor, w_out: torch.Tensor, dy: torch.Tensor, wanted: Sequence[bool],
+    implementation: str,
+) -> list[torch.Tensor]:  # fmt: skip
+    found = torch_reference.backward(x, w_in, w_out, dy)
+    return [gradient for gradient, want in zip(found, wanted, strict=True) if want]
+
+
+def _compute_backward(
+    x: torch.Tensor, w_in: torch.Tensor, w_out: torch.Tensor, dy: torch.Tensor, wanted: Sequence[bool],
+    implementation: str,
+) -> list[torch.Tensor]:  # fmt: skip
+    if implementation != REFERENCE and x.shape[0] and torch_passes.takes_backward(x, w_in):
+        return torch_passes.run_backward(x, w_in, w_out, dy, wanted)
+    return _refer_backward(x, w_in, w_out, dy, wanted, implementation)
+
+
+def _shape_backward(
+    x: torch.Tensor, w_in: torch.Tensor, w_out: torch.Tensor, dy: torch.Tensor, wanted: Sequence[bool],
+    implementation: str,
+) -> list[torch.Tensor]:  # fmt: skip
+    return [t.new_empty(t.shape) for t, want in zip((x, w_in, w_out), wanted, strict=True) if want]
+
+
+# ---- autograd -----------------------------------------------------------------------------------
+
+
+def _below_autograd(operator: Any, *arguments: Any) -> Any:
+    """Call an operator as what comes behind autograd sees it."""
     with torch._C._AutoDispatchBelowAutograd():
-        return layer(*arguments)
+        return operator(*arguments)
 
 
 class _Gradients(torch.autograd.Function):
     """Remember the operands of a pass for its gradients."""
 
     @staticmethod
-    def forward(ctx: Any, *arguments: Any) -> torch.Tensor:
-        """Return the pass's output."""
+    def forward(ctx: Any, run: Any, *arguments: Any) -> torch.Tensor:
+        """Return the output of a pass by `run`."""
         ctx.save_for_backward(*arguments[:3])
-        return _below_autograd(*arguments)
+        ctx.implementation = arguments[3]
+        return run(*arguments)
 
     @staticmethod
-    def backward(ctx: Any, grad: torch.Tensor) -> tuple[Any, ...]:
-        """Return the gradients of x, w_in and w_out; the implementation's name has none."""
-        x, w_in, w_out = ctx.saved_tensors
-        return (*torch_reference.backward(x, w_in, w_out, grad), None)
+    def backward(ctx: Any, dy: torch.Tensor) -> tuple[Any, ...]:
+        """Return the gradients of x, w_in and w_out; how the pass was run has none."""
+        wanted = list(ctx.needs_input_grad[1:4])
+        found = iter(layer_backward(*ctx.saved_tensors, dy, wanted, ctx.implementation))
+        return (None, *(next(found) if want else None for want in wanted), None)
+
+
+def _needs_gradients(*tensors: torch.Tensor) -> bool:
+    return torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
 
 
 def _differentiate(
     x: torch.Tensor, w_in: torch.Tensor, w_out: torch.Tensor, implementation: str
 ) -> torch.Tensor:
-    run = _below_autograd
-    if torch.is_grad_enabled() and (x.requires_grad or w_in.requires_grad or w_out.requires_grad):
-        run = _Gradients.apply
+    run = partial(_below_autograd, layer)
+    if _needs_gradients(x, w_in, w_out):
+        return _Gradients.apply(run, x, w_in, w_out, implementation)
     return run(x, w_in, w_out, implementation)
+
+
+def _differentiate_backward(
+    x: torch.Tensor, w_in: torch.Tensor, w_out: torch.Tensor, dy: torch.Tensor, wanted: Sequence[bool],
+    implementation: str,
+) -> list[torch.Tensor]:  # fmt: skip
+    # Gradients that are to have some themselves are made of torch's own operations, which do.
+    if _needs_gradients(x, w_in, w_out, dy):
+        return _refer_backward(x, w_in, w_out, dy, wanted, implementation)
+    below: list[torch.Tensor] = _below_autograd(
+        layer_backward, x, w_in, w_out, dy, wanted, implementation
+    )
+    return below
 
 
 _library.impl("layer", _compute, "CompositeExplicitAutograd")
 _library.impl("layer", _differentiate, "Autograd")
+_library.impl("layer_backward", _compute_backward, "CompositeExplicitAutograd")
+_library.impl("layer_backward", _differentiate_backward, "Autograd")
 torch.library.register_fake("harness::layer", _shape, lib=_library)
+torch.library.register_fake("harness::layer_backward", _shape_backward, lib=_library)
+
+
+# ---- past the dispatcher ------------------------------------------------------------------------
+
+_PLAIN = (torch.Tensor, torch.nn.Parameter)
+# Without what `apply` of a Function looks for first, transforms that are active: `_watched` has asked.
+_apply_gradients = super(torch.autograd.Function, _Gradients).apply
+
+
+def _watched() -> bool:
+    """Say whether something is to see the operators that are called: a compiler, a mode, a transform."""
+    return bool(
+        torch.compiler.is_compiling()
+        or torch._C._len_torch_dispatch_stack()
+        or torch._C._len_torch_function_stack()
+        or torch._C._functorch.peek_interpreter_stack() is not None
+        or torch._C._get_tracing_state() is not None
+        or torch.autograd._profiler_enabled()
+    )
+
+
+def apply(
+    x: torch.Tensor, w_in: torch.Tensor, w_out: torch.Tensor, implementation: str
+) -> torch.Tensor:
+    """Return what `layer` returns, past torch's dispatcher where nothing watches it.
+
+    The way through it and back into Python takes several times as long as a pass over one token.
+    """
+    plain = type(x) in _PLAIN and type(w_in) in _PLAIN and type(w_out) in _PLAIN
+    if not plain or _watched():
+        return layer(x, w_in, w_out, implementation)
+    if _needs_gradients(x, w_in, w_out):
+        return _apply_gradients(_compute, x, w_in, w_out, implementation)
+    return _compute(x, w_in, w_out, implementation)

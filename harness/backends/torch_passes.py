@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Sequence
 from functools import cache, partial
 from typing import Any
 
@@ -15,7 +16,7 @@ import numpy as np
 import torch
 
 from harness import native
-from harness.backends import blas, registry, torch_operands
+from harness.backends import blas, registry, torch_operands, torch_outputs
 from harness.backends.registry import Context, Implementation, TensorPass
 from harness.errors import UnavailableError
 from harness.machine import resources
@@ -35,7 +36,7 @@ class _Kept(threading.local):
 
     def forget(self) -> None:
         """Drop everything; threads of a team that nothing else holds end."""
-        self.passes: dict[tuple[Any, ...], TensorPass] = {}
+        self.passes: dict[tuple[Any, ...], Any] = {}
         self.team: Any = None
         self.team_threads = 0
         self.workspace: Array | None = None
@@ -129,32 +130,96 @@ def _bind(
     return found.tensor_pass(problem, context), keeps
 
 
-def _get(name: str, x: torch.Tensor, w_in: torch.Tensor, w_out: torch.Tensor) -> TensorPass:
-    """Return the thread's pass for these shapes, bound now where it is the first time."""
-    threads = _count_threads(x, w_in)
-    key = (name, x.shape, w_in.shape, w_out.shape, x.dtype, x.device, threads)
-    found = _kept.passes.get(key)
-    if found is None:
-        found, keep = _bind(name, x, w_in, w_out, threads)
-        if keep:
-            if len(_kept.passes) >= MOST_PASSES:
-                _kept.passes.clear()
-            _kept.passes[key] = found
-    return found
+def _on_current(run: TensorPass) -> TensorPass:
+    """Return a pass that makes its tensors' device the current one while it runs."""
+
+    def on_device(x: torch.Tensor, *others: torch.Tensor) -> None:
+        with torch.cuda.device(x.device):
+            run(x, *others)
+
+    return on_device
 
 
-def run(
-    name: str, x: torch.Tensor, w_in: torch.Tensor, w_out: torch.Tensor, y: torch.Tensor
-) -> None:
-    """Fill y (batch, d_out) by an implementation of the registry; all are of one dtype, on one device.
+def _key(
+    asked: str, x: torch.Tensor, w_in: torch.Tensor, w_out: torch.Tensor
+) -> tuple[Any, ...]:  # fmt: skip
+    """Return all that a pass and the checks of its operands depend on."""
+    return (
+        asked, torch.get_num_threads(), x.shape, w_in.shape, w_out.shape,
+        x.dtype, w_in.dtype, w_out.dtype, x.device, w_in.device, w_out.device,
+    )  # fmt: skip
+
+
+def find(
+    asked: str, x: torch.Tensor, w_in: torch.Tensor, w_out: torch.Tensor
+) -> TensorPass | None:  # fmt: skip
+    """Return the pass that the thread keeps for what was asked and such operands, which were checked then."""
+    return _kept.passes.get(_key(asked, x, w_in, w_out))
+
+
+def _keep(key: tuple[Any, ...], found: Any) -> None:
+    if len(_kept.passes) >= MOST_PASSES:
+        _kept.passes.clear()
+    _kept.passes[key] = found
+
+
+def bind(
+    asked: str, name: str, x: torch.Tensor, w_in: torch.Tensor, w_out: torch.Tensor
+) -> TensorPass:  # fmt: skip
+    """Return a pass of an implementation of the registry, kept for the next call that asks for the same.
+
+    It fills y (batch, d_out) from contiguous operands, all of one dtype and on one device.
 
     Raises UnavailableError where it can't run here, ValueError where it does not take the dtype, the device
     or the shapes.
     """
-    x, w_in, w_out = x.contiguous(), w_in.contiguous(), w_out.contiguous()
+    threads = _count_threads(x, w_in)
     if x.is_cuda:
         # Modules are loaded and kernels launched on the device that is current, which torch leaves alone.
         with torch.cuda.device(x.device):
-            _get(name, x, w_in, w_out)(x, w_in, w_out, y)
+            found, keep = _bind(name, x, w_in, w_out, threads)
+        found = _on_current(found)
     else:
-        _get(name, x, w_in, w_out)(x, w_in, w_out, y)
+        found, keep = _bind(name, x, w_in, w_out, threads)
+    if keep:
+        _keep(_key(asked, x, w_in, w_out), found)
+    return found
+
+
+# ---- backward passes ----------------------------------------------------------------------------
+
+BACKWARD = "fff_cpu_backward"
+
+
+def takes_backward(x: torch.Tensor, w_in: torch.Tensor) -> bool:
+    """Say whether the backward pass in C takes such operands: trees of several nodes, on a CPU."""
+    known = native.BACKWARD[BACKWARD].dtypes
+    trees = w_in.ndim == 3 and w_in.shape[1] > 1
+    return trees and x.is_cpu and torch_operands.name_dtype(x.dtype) in known
+
+
+def run_backward(
+    x: torch.Tensor, w_in: torch.Tensor, w_out: torch.Tensor, dy: torch.Tensor,
+    wanted: Sequence[bool],
+) -> list[torch.Tensor]:  # fmt: skip
+    """Return those of the gradients of x, w_in and w_out that are wanted, from that of the output."""
+    key = _key(BACKWARD, x, w_in, w_out)
+    run: Any = _kept.passes.get(key)
+    if run is None:
+        problem = torch_operands.make_problem(x, w_in, w_out)
+        size, threads = native.backward_workspace_bytes(BACKWARD, problem), torch.get_num_threads()
+        around = native.Surroundings(
+            threads=threads,
+            caches=_caches(),
+            team=_kept.take_team(threads) if threads > 1 else None,
+        )
+        run = native.bind_backward(BACKWARD, problem, around, _kept.take_workspace(size))
+        if size <= KEPT_BYTES:
+            _keep(key, run)
+    operands = (x.contiguous(), w_in.contiguous(), w_out.contiguous(), dy.contiguous())
+    made = [
+        torch_outputs.make(of, *of.shape) if want else None
+        for of, want in zip((x, w_in, w_out), wanted, strict=True)
+    ]
+    run(*(t.data_ptr() for t in operands), *(0 if t is None else t.data_ptr() for t in made))
+    return [t for t in made if t is not None]

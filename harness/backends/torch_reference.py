@@ -10,10 +10,14 @@ from typing import Any
 
 import torch
 
+# Types of device that every torch has an autocast for: asking takes as long as a pass over one token.
+_LOWERED = ("cpu", "cuda")
+
 
 def autocast_dtype(device: str) -> Any:
     """Return the dtype that torch.autocast lowers to on a type of device, None where it is not on."""
-    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
+    available = device in _LOWERED or torch.amp.is_autocast_available(device)
+    if available and torch.is_autocast_enabled(device):
         return torch.get_autocast_dtype(device)
     return None
 
@@ -65,10 +69,15 @@ def backward(
     x: torch.Tensor, w_in: torch.Tensor, w_out: torch.Tensor, grad: torch.Tensor
 ) -> tuple[torch.Tensor, ...]:
     """Return the gradients of x, w_in and w_out, each in its dtype, from that of the output."""
-    parts = _backward_ff if w_in.ndim == 2 else _backward_fff
+    operands = tuple(map(wide, (x, w_in, w_out, grad)))
     with without_autocast(x.device.type):
-        found = parts(*map(wide, (x, w_in, w_out, grad)))
-    return tuple(g.to(t.dtype) for g, t in zip(found, (x, w_in, w_out), strict=True))
+        if w_in.ndim == 3 and w_in.shape[1] > 1:
+            found = _backward_fff(*operands)
+        else:  # trees of one node are the neurons of a plain layer
+            own, into, out, dy = operands
+            found = _backward_ff(own, into.flatten(0, -2), out.flatten(0, -2), dy)
+    pairs = zip(found, (x, w_in, w_out), strict=True)
+    return tuple(g.reshape(t.shape).to(t.dtype) for g, t in pairs)
 
 
 def _backward_ff(

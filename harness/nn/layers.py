@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import torch
 
@@ -43,14 +43,15 @@ def lower(x: torch.Tensor, *weights: torch.Tensor | None) -> tuple[Any, ...]:
     float64 and integers stay, as in torch's own layers.
     """
     dtype = torch_reference.autocast_dtype(x.device.type)
+    if dtype is None:
+        return (x, *weights)
 
     def lowered(tensor: torch.Tensor | None) -> torch.Tensor | None:
         if tensor is None or not tensor.is_floating_point() or tensor.dtype == torch.float64:
             return tensor
         return tensor.to(dtype)
 
-    given = (x, *weights)
-    return given if dtype is None else tuple(map(lowered, given))
+    return tuple(map(lowered, (x, *weights)))
 
 
 class _Layer(torch.nn.Module):
@@ -105,9 +106,8 @@ class FF(_Layer):
 
         Raises ValueError for another width, and where x and the weights differ in dtype or device.
         """
-        y = torch_operator.layer(
-            *lower(self._flatten(x), self.w_in, self.w_out), self.implementation
-        )
+        flat, w_in, w_out = lower(self._flatten(x), self.w_in, self.w_out)
+        y = torch_operator.apply(flat, w_in, w_out, self.implementation)
         return y if x.ndim == 2 else y.reshape(*x.shape[:-1], self.d_out)
 
     def extra_repr(self) -> str:
@@ -287,7 +287,7 @@ class FFF(_Layer):
             y = self._compute_tree(flat, routing, drawn)
         else:
             x_low, w_in, w_out = lower(flat, self.w_in, self.w_out)
-            y = torch_operator.layer(_extend(x_low, self.bias), w_in, w_out, self.implementation)
+            y = torch_operator.apply(_extend(x_low, self.bias), w_in, w_out, self.implementation)
         if self.always_on:
             y = y + self._compute_always(flat)
         return y if x.ndim == 2 else y.reshape(*x.shape[:-1], self.d_out)
@@ -313,7 +313,7 @@ class FFF(_Layer):
         x, w_in, w_out = lower(x, self.always_in, self.always_out)
         x = _extend(x, self.bias)
         if self.activation == "gelu":
-            return cast(torch.Tensor, torch_operator.layer(x, w_in, w_out, ""))
+            return torch_operator.apply(x, w_in, w_out, "")
         wide = torch_reference.wide
         with torch_reference.without_autocast(x.device.type):
             a = ACTIVATIONS[self.activation](wide(x) @ wide(w_in).T)

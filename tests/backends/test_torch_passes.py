@@ -252,7 +252,9 @@ def test_a_pass_runs_where_its_tensors_are(monkeypatch: pytest.MonkeyPatch, kept
     with FakeTensorMode():
         for index in (1, 0, 1):
             shapes = ((2, D_IN), (1, 7, D_IN), (1, 7, D_OUT), (2, D_OUT))
-            torch_passes.run(here.id, *(torch.empty(s, device=f"cuda:{index}") for s in shapes))
+            tensors = [torch.empty(s, device=f"cuda:{index}") for s in shapes]
+            found = torch_passes.find(here.id, *tensors[:3])
+            (found or torch_passes.bind(here.id, here.id, *tensors[:3]))(*tensors)
     assert bound == ([1, 0] if kept else [1, 0, 1])
     assert ran == [1, 0, 1]
     assert current == [0]
