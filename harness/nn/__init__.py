@@ -5,6 +5,16 @@ from __future__ import annotations
 from harness.nn.aux_losses import aux_losses
 from harness.nn.layers import FF, FFF
 from harness.nn.published import load_published, load_published_layers
+from harness.nn.swap import Dense, swap_ffn
 from harness.nn.usage import Usage
 
-__all__ = ["FF", "FFF", "Usage", "aux_losses", "load_published", "load_published_layers"]
+__all__ = [
+    "FF",
+    "FFF",
+    "Dense",
+    "Usage",
+    "aux_losses",
+    "load_published",
+    "load_published_layers",
+    "swap_ffn",
+]
