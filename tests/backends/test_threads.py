@@ -25,6 +25,8 @@ LARGE = Problem(layer="fff", batch=1537, d_in=33, d_out=17, depth=9, trees=1, se
 SMALL_CACHES = {"L2": 1 << 14, "L3": 1 << 16}  # many small units, and stores past the caches
 PROBLEMS = {
     "one tree": LARGE,
+    "two tokens": replace(LARGE, batch=2),
+    "more tokens than units": replace(LARGE, batch=37, depth=3, trees=2),
     "aligned rows": replace(LARGE, d_in=64, d_out=64),
     "several trees": replace(LARGE, batch=700, depth=3, trees=5),
     "bfloat16": replace(LARGE, dtype="bfloat16"),
@@ -115,13 +117,10 @@ def test_same_activations_whatever_the_threads(kernel: str, problem: Problem, is
     assert verdict.ok, verdict.reason
 
 
-@pytest.mark.parametrize(
-    ("kernel", "units"), [("ff_l2_blas", [4, 2]), ("ff_l3_blas", [6]), ("ff_l3_tiled", [6])]
-)
-def test_activations_are_shared(kernel: str, units: list[int]) -> None:
-    """The plain layer on BLAS hands its activations to the caller's threads, in units that depend on none
-    of each other.
-    """
+def _share_backwards(
+    kernel: str, problem: Problem, table: object = None
+) -> tuple[Operands, list[int]]:
+    """Return operands after a pass whose units run from the last to the first, and each round's number."""
     shared: list[int] = []
 
     @_SHARE
@@ -130,16 +129,57 @@ def test_activations_are_shared(kernel: str, units: list[int]) -> None:
         for i in reversed(range(count)):
             unit(job, i)
 
-    problem = replace(ACTIVATED, batch=96, hidden=4093)
-    operands, table = make_operands(problem), blas.load(blas.DEFAULT).table
-    made = _Team(threads=2, share=share)
+    operands, made = make_operands(problem), _Team(threads=2, share=share)
     team = ffi.cast("ffk_team *", ctypes.addressof(made))
     around = native.Surroundings(blas=table, threads=2, team=team)
     workspace = make_aligned((native.workspace_bytes(kernel, problem),), np.uint8)
-    forward, _ = native.bind(kernel, problem, operands, around, workspace)
-    forward()
+    poison(operands.y)
+    native.bind(kernel, problem, operands, around, workspace)[0]()
+    return operands, shared
+
+
+@pytest.mark.parametrize(
+    ("kernel", "units"), [("ff_l2_blas", [4, 2]), ("ff_l3_blas", [6]), ("ff_l3_tiled", [6])]
+)
+def test_activations_are_shared(kernel: str, units: list[int]) -> None:
+    """The plain layer on BLAS hands its activations to the caller's threads, in units that depend on none
+    of each other.
+    """
+    problem = replace(ACTIVATED, batch=96, hidden=4093)
+    operands, shared = _share_backwards(kernel, problem, blas.load(blas.DEFAULT).table)
     assert shared == units
     assert check(problem, operands).ok
+
+
+@pytest.mark.parametrize(("batch", "units"), [(1, []), (2, [2]), (16, [16]), (37, [16])])
+def test_tokens_are_shared(batch: int, units: list[int]) -> None:
+    """From two tokens on the fused kernel hands ranges of them to the caller's threads; one is a chain."""
+    problem = replace(LARGE, batch=batch)
+    operands, shared = _share_backwards("fff_cpu_fused", problem)
+    assert shared == units
+    assert check(problem, operands).ok
+
+
+def test_rounds_follow_each_other() -> None:
+    """Many passes in a row over one team, each of few units, write what each alone writes."""
+    team, around = native.make_team(4), native.Surroundings(threads=4)
+    problems = [replace(LARGE, batch=batch, seed=batch) for batch in (2, 3, 5, 16)]
+    drawn = [make_operands(problem) for problem in problems]
+    expected = [
+        _run("fff_cpu_fused", p, o, native.Surroundings())
+        for p, o in zip(problems, drawn, strict=True)
+    ]
+    around = replace(around, team=team)
+    passes = []
+    for problem, operands in zip(problems, drawn, strict=True):
+        size = native.workspace_bytes("fff_cpu_fused", problem)
+        workspace = make_aligned((size,), np.uint8)
+        passes.append(native.bind("fff_cpu_fused", problem, operands, around, workspace)[0])
+    for _ in range(100):
+        for forward, operands, bytes_ in zip(passes, drawn, expected, strict=True):
+            poison(operands.y)
+            forward()
+            assert operands.y.tobytes() == bytes_
 
 
 @pytest.mark.parametrize("caches", [{}, {"L2": 1 << 12, "L3": 1 << 13}, {"L2": 1 << 26}])
