@@ -19,6 +19,7 @@ from harness.backends import (
 from harness.backends.torch_activations import ACTIVATIONS
 from harness.backends.torch_tree import ROUTINGS, Routing, Tree
 from harness.errors import UnknownNameError, UsageError
+from harness.nn.prune import prune_dead
 from harness.nn.usage import Usage, record_trace, watch_usage
 
 Nodes = Literal["all", "leaves"]
@@ -341,6 +342,17 @@ class FFF(_Layer):
         Nothing is collected outside of one. A compiled model is watched where it is compiled anew.
         """
         return watch_usage(self)
+
+    def prune_dead(self, seen: Usage) -> int:
+        """Cut the paths that no token took, in place; return how many nodes and leaves were dead.
+
+        Where one half of every tree is dead the other takes its place and depth falls by one (a root that
+        contributes becomes an always-on neuron); what else no token came to is set to 0. The output of tokens
+        on living paths stays. Parameters that lose rows are new ones: make the optimiser anew.
+
+        Raises UsageError where no token was seen, and for the usage of a layer of another shape.
+        """
+        return prune_dead(self, seen)
 
     def record(self, path: str | Path) -> AbstractContextManager[None]:
         """Return a context that writes its tokens' leaves, as `--routing trace:FILE` takes them.
