@@ -48,4 +48,6 @@ def make(like: torch.Tensor, *shape: int) -> torch.Tensor:
     block = _take(size)
     lease = block.view()  # held by the tensor's storage, and by nothing else
     weakref.finalize(lease, _give_back, block).atexit = False
-    return torch.frombuffer(lease, dtype=like.dtype).view(shape)
+    storage = torch.frombuffer(lease, dtype=torch.uint8).untyped_storage()
+    # Not a view of another tensor: a view that a Function returns may not be changed in place.
+    return like.new_empty(0).set_(storage, 0, shape)

@@ -107,3 +107,13 @@ def test_outputs_train_and_pickle() -> None:
         del found, y
         again = torch.autograd.grad(module(x).square().sum(), (x, module.w_in, module.w_out))
         assert all(torch.equal(a, b) for a, b in zip(kept, again, strict=True))
+
+
+def test_outputs_are_changed_in_place() -> None:
+    """What follows the layer may work in place, as on any output of torch's, with gradients to come."""
+    module, x = nn.FFF(16, 32, 4), torch.randn(8, 16, requires_grad=True)
+    y = module(x)
+    assert not y._is_view()
+    expected = torch.autograd.grad(torch.relu(module(x)).sum(), x)
+    found = torch.autograd.grad(torch.relu_(y).sum(), x)
+    assert torch.equal(found[0], expected[0])
