@@ -168,7 +168,8 @@ def test_the_page_names_every_file() -> None:
         str(path.relative_to(ROOT))
         for folder in (PACKAGE, ROOT / "native")
         for path in folder.rglob("*")
-        if path.suffix in (".py", ".csv", ".j2", ".c", ".h", ".inc", ".cu", ".cuh", ".txt")
+        if path.suffix
+        in (".py", ".csv", ".css", ".j2", ".js", ".c", ".h", ".inc", ".cu", ".cuh", ".txt")
     }
     rooms = {f"harness/{name}/__init__.py" for name in (*ROOMS, "report/templates")}
     built = {"harness/_native.c"}  # what cffi writes

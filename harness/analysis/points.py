@@ -152,13 +152,14 @@ def _speed(run: RunIndex, cell: CellRecord, sgemm: dict[str, float]) -> Speed:
     """Return the absolute figures that a layer and a ceiling both have. sgemm: rates by provider."""
     time, own = stats.pass_ns(run.samples, cell.cell), run.samples.get(cell.cell)
     rate = cell.flops / time
+    low, high = stats.pass_interval_ns(run.samples, cell.cell)
     return Speed(
         cell=cell.cell, implementation=cell.implementation, model=cell.model,
         provider=cell.provider, status=cell.status, reason=cell.reason, pass_ns=time,
         token_ns=time / cell.batch, gflops=rate,
         share=rate / sgemm.get(cell.provider, np.nan) if cell.level == 3 else np.nan,
         samples=len(own.frame) if own else 0, note=_note(cell),
-        wall_ns=stats.wall_ns(run.samples, cell.cell),
+        wall_ns=stats.wall_ns(run.samples, cell.cell), low_ns=low, high_ns=high,
         unstable=tuple(stability.reasons(run.samples, cell.cell, cell.threads)),
     )  # fmt: skip
 

@@ -63,16 +63,29 @@ def floor_ns(ceilings: Ceilings, cell: CellRecord) -> float:
     return float(np.fmax(compute, traffic)) / ceilings.grants(cell)
 
 
-def summed_floor_ns(ceilings: Ceilings, cell: CellRecord) -> float:
-    """Return the least time of a pass that does one thing at a time; NaN where no ceiling was measured.
+def floor_parts_ns(ceilings: Ceilings, cell: CellRecord) -> tuple[float, float]:
+    """Return the least time in ns of a pass's operations and that of its compulsory bytes.
 
-    flops / peak + compulsory bytes / bandwidth. A steadier aim than the larger of the two, and no bound: a
-    kernel that computes while it loads may pass it. Weights that are cold as a pass begins come from the
-    memory whatever their size, and x and y with them. NaN where the peak of the cell's precision was not
-    measured: that of another one says nothing of it.
+    Weights that are cold as a pass begins come from the memory whatever their size, and x and y with them.
+    The first is NaN where the peak of the cell's precision was not measured: that of another one says nothing
+    of it. Both are NaN where no ceiling was.
     """
     compute = cell.flops / ceilings.peak_of(cell)
     size = compulsory_bytes(cell)
     cold = cell.conditions.weights != "hot"
     traffic = size / ceilings.bandwidth_at(MEMORY) if cold else traffic_ns(ceilings, size)
-    return float(compute + traffic) / ceilings.grants(cell)
+    return float(compute) / ceilings.grants(cell), float(traffic) / ceilings.grants(cell)
+
+
+def summed_floor_ns(ceilings: Ceilings, cell: CellRecord) -> float:
+    """Return the least time of a pass that does one thing at a time; NaN where no ceiling was measured.
+
+    flops / peak + compulsory bytes / bandwidth. A steadier aim than the larger of the two, and no bound: a
+    kernel that computes while it loads may pass it.
+    """
+    return sum(floor_parts_ns(ceilings, cell))
+
+
+def intensity(cell: CellRecord) -> float:
+    """Return the operations of a layer's pass for each compulsory byte: its place on a roofline."""
+    return cell.flops / compulsory_bytes(cell)

@@ -54,7 +54,7 @@ class Speed:
     of_floor: the same of the sum of computing and moving (roofline.summed_floor_ns).
     unstable: what disturbed its samples. place, gbs, fastest_ns, width: where a ceiling's set lies, its
     rate in GB/s, its fastest sample, and the elements of a row. wall_ns: of a pass on a device, launches
-    and waits included.
+    and waits included. low_ns, high_ns: the 95 % interval of the mean time of a pass.
     """
 
     cell: str
@@ -78,6 +78,8 @@ class Speed:
     width: int = 0
     unstable: tuple[str, ...] = ()
     wall_ns: float = np.nan
+    low_ns: float = np.nan
+    high_ns: float = np.nan
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

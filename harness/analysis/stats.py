@@ -112,3 +112,16 @@ def pass_ns(samples: Samples, cell: str) -> float:
 def fastest_ns(samples: Samples, cell: str) -> float:
     """Return a cell's least time of a pass in ns, NaN where it has no sample."""
     return float(samples[cell].frame["pass_ns"].min()) if cell in samples else math.nan
+
+
+def pass_interval_ns(samples: Samples, cell: str) -> tuple[float, float]:
+    """Return the 95 % interval of a cell's mean time of a pass in ns; NaN where one block gives none.
+
+    Of the log times of its blocks, the processes as units. Unlike a ratio's it holds the machine's drift.
+    """
+    blocks = block_times(samples, cell)
+    if not blocks:
+        return math.nan, math.nan
+    times = np.log(list(blocks.values()))
+    mean, half = mean_of_units(times, np.array([process for process, _ in blocks]))
+    return math.exp(mean - half), math.exp(mean + half)

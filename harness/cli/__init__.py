@@ -28,6 +28,10 @@ COMMANDS = {
         "Print a run's tables and write table.md, table.csv, speeds.csv and table.tex from its samples.",
     ),
     "plot": ("runs", "Draw a run's figures as PNG and SVG from its samples."),
+    "report": (
+        "runs",
+        "Write one page of HTML of a run or of several, with all tables and figures; it loads nothing.",
+    ),
     "compare": (
         "runs",
         "Say of each cell whether run B is faster, slower or the same as run A, or that it can't be told.",

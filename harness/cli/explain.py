@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from harness.cli import options, signals
-from harness.cli.runs import try_to_write
+from harness.cli.runs import try_to_write, write_report_page
 from harness.cli.streams import print_error, print_notice, say
 from harness.paper import ladder as paper_ladder
 from harness.paper.published import PAPER_WIDTH
@@ -97,7 +97,8 @@ def _write_page(folder: Path) -> bool:
 
     analysis = analyse(load_run(folder))
     written = try_to_write(analysis, "of the page", report_ladder.write_page, "explain")
+    page = write_report_page(analysis)
     say(report_ladder.format_page(analysis))
-    if written is not None:
-        say(f"Written to {folder}: {', '.join(path.name for path in written)}")
-    return written is not None
+    if names := [path.name for path in (*(written or ()), *(page or ()))]:
+        say(f"Written to {folder}: {', '.join(names)}")
+    return None not in (written, page)

@@ -50,6 +50,10 @@ Figures = Annotated[
     bool,
     typer.Option("--figures/--no-figures", help="Draw the figures; `plot RUN` draws them later."),
 ]
+Page = Annotated[
+    bool,
+    typer.Option("--page/--no-page", help="Write the page; `report RUN` writes it later."),
+]
 Out = Annotated[
     Path | None,
     typer.Option(help="Folder of the run. [default: results/<UTC time>-<host>-<commit>]"),

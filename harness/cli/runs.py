@@ -1,4 +1,4 @@
-"""Own the commands that read runs: `table`, `plot`, `compare`, `merge`."""
+"""Own the commands that read runs: `table`, `plot`, `report`, `compare`, `merge`."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ if TYPE_CHECKING:
     from harness.analysis.analysis import Analysis
 
 
-def write_outputs(folder: Path, *, figures: bool = True) -> bool:
+def write_outputs(folder: Path, *, figures: bool = True, page: bool = True) -> bool:
     """Write what is derived from a run and print its table; say whether all is written and possible.
 
-    figures: whether they are drawn too; nothing else of a command takes as long but measuring.
-    Whatever becomes of the figures and of standard output, the tables lie in the folder. A figure that no
-    machine of these ceilings can reach is an error in what was measured, and is named as one.
+    figures: whether they are drawn too; nothing else of a command takes as long but measuring. page: whether
+    that is written too. Whatever becomes of them and of standard output, the tables lie in the folder. A
+    figure that no machine of these ceilings can reach is an error in what was measured, and is named as one.
     """
     from harness.analysis.analysis import analyse
     from harness.report import files, table
@@ -33,6 +33,8 @@ def write_outputs(folder: Path, *, figures: bool = True) -> bool:
         written.append(try_to_write(analysis, "figures", files.write_plots, "plot"))
     elif figures:
         print_notice(f"{folder}: nothing was sampled, so there are no figures")
+    if page:
+        written.append(write_report_page(analysis))
     say(table.format_markdown(analysis))
     if names := [path.name for found in written for path in found or []]:
         say(f"Written to {folder}: {', '.join(names)}")
@@ -40,6 +42,13 @@ def write_outputs(folder: Path, *, figures: bool = True) -> bool:
     for line in impossible:
         print_error(f"IMPOSSIBLE: {line}")
     return None not in written and not impossible
+
+
+def write_report_page(analysis: Analysis) -> list[Path] | None:
+    """Write a run's page into its folder and return the file; None where it could not be, which is said."""
+    from harness.report import page
+
+    return try_to_write(analysis, "of the page", page.write_page, "report")
 
 
 def try_to_write(
@@ -88,6 +97,37 @@ def plot_command(run: options.RunFolder) -> int:
     if not analysis.samples:
         raise UsageError(f"{run} has no samples: there is nothing to draw")
     return _name(try_to_write(analysis, "figures", files.write_plots, "plot"))
+
+
+def report_command(
+    runs: Annotated[list[Path], typer.Argument(help="Folders of runs.", metavar="RUN...")],
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="File of the page. [default: report.html in the run's folder; needed for several]",
+            metavar="page.html",
+        ),
+    ] = None,
+) -> int:
+    """Write one page of HTML of a run or of several, with all tables and figures; it loads nothing.
+
+    Of several runs a row each stands on top; no time of one machine is set over another's.
+    """
+    from harness.analysis.analysis import analyse
+    from harness.report import page
+
+    if out is None and len(runs) > 1:
+        raise UsageError("--out: the page of several runs needs a file, such as --out page.html")
+    path = out or runs[0] / page.PAGE_FILE
+    if path.is_dir():
+        raise UsageError(f"--out: need a file such as page.html, got the folder {path}")
+    analyses = [analyse(load_run(run)) for run in runs]
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        page.write_pages(analyses, path)
+    except OSError as error:
+        raise UsageError(f"--out: can't write to {path}: {error.strerror}") from None
+    return _name([path])
 
 
 def compare_command(

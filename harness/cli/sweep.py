@@ -88,7 +88,7 @@ def see_caches(
 
 # What of a sweep's options stands in the spec under another name, and those that may stand by --resume.
 _FIELDS = {"batch": "batches", "width": "widths", "blas_names": "blas", "budget": "budget_s"}
-_BESIDE_RESUME = ("resume_run", "dry_run", "out", "figures")
+_BESIDE_RESUME = ("resume_run", "dry_run", "out", "figures", "page")
 
 
 def _given_options(context: typer.Context) -> dict[str, tuple[str, object]]:
@@ -159,6 +159,7 @@ def sweep_command(
     ] = False,
     dry_run: options.DryRun = False,
     figures: options.Figures = True,
+    page: options.Page = True,
     out: options.Out = None,
     resume_run: Annotated[
         Path | None,
@@ -201,27 +202,27 @@ def sweep_command(
         return 0
     if resumed and resume.has_ended(resumed):
         print_notice(f"{resumed.folder}: nothing is missing")
-        return 0 if write_outputs(resumed.folder, figures=figures) else 1
-    return signals.end_in_order(partial(_measure, made, resumed, figures=figures))
+        return 0 if write_outputs(resumed.folder, figures=figures, page=page) else 1
+    return signals.end_in_order(partial(_measure, made, resumed, figures=figures, page=page))
 
 
-def _measure(made: Plan, resumed: Run | None, *, figures: bool) -> int | None:
+def _measure(made: Plan, resumed: Run | None, *, figures: bool, page: bool) -> int | None:
     """Carry out a plan and write what is derived; return the exit status, None where it was interrupted."""
     from harness.cli.progress import Display  # loads what analyses: a plan is printed without it
 
     with Display(made.spec.baseline) as display:
         outcome = sweep_run.run(made, display, resumed)
-    return _conclude(outcome, figures=figures)
+    return _conclude(outcome, figures=figures, page=page)
 
 
-def _conclude(outcome: sweep_run.Outcome, *, figures: bool) -> int | None:
+def _conclude(outcome: sweep_run.Outcome, *, figures: bool, page: bool) -> int | None:
     """Write what is derived from a run and say how it ended; return the status, None if interrupted."""
     if outcome.trouble:
         print_error(outcome.trouble)
     if outcome.reason == "interrupted" or outcome.trouble:
         # Before the tables: whoever can't wait for them, or has closed the output, reads it still.
         print_notice(f"`python -m harness sweep --resume {outcome.folder}` goes on from here")
-    written = write_outputs(outcome.folder, figures=figures)
+    written = write_outputs(outcome.folder, figures=figures, page=page)
     if outcome.reason == "interrupted":
         return None
     bad = outcome.wrong or outcome.failed or outcome.trouble or not written

@@ -6,8 +6,9 @@ from matplotlib.figure import Figure
 
 from harness.analysis.analysis import Analysis
 from harness.report import escape
-from harness.report.figure_style import COLOURS, new_figure, set_title
+from harness.report.figure_style import new_figure, set_title
 from harness.report.formats import format_bytes
+from harness.report.palette import COLOURS
 
 
 def is_drawable(analysis: Analysis) -> bool:

@@ -1,4 +1,4 @@
-"""Own what all figures share: the canvas, the palette and the title."""
+"""Own what all figures share: the canvas and the title."""
 
 from __future__ import annotations
 
@@ -6,10 +6,6 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from harness.records.schema import RunHead
-
-# Okabe and Ito's palette: told apart by readers of every colour vision.
-COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#000000")
-MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 
 
 def new_figure(width: float, height: float) -> Figure:

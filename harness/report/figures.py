@@ -17,11 +17,13 @@ from harness.problem.axes import Conditions
 from harness.problem.models import speedup_limit, title
 from harness.records.schema import RunHead
 from harness.report import escape
-from harness.report.figure_style import COLOURS, MARKERS, new_figure, set_title
+from harness.report.figure_style import new_figure, set_title
 from harness.report.formats import format_ratio, format_source, format_time
+from harness.report.palette import GREY, Style, find_styles, layer_colour
 from harness.report.table import format_place
 
 _PAPER = "#999999"
+_FFF = layer_colour("fff_")
 # A label may be another's too (two traces whose files have one name); with the conditions it is one cell's.
 _Series = tuple[str, Conditions]
 _LABEL = {"facecolor": "white", "edgecolor": "none", "pad": 0.6}
@@ -61,7 +63,7 @@ def speedup_figure(analysis: Analysis) -> Figure:
     axes = figure.subplots()
     highest = max([*(b[1].value for b in bars), *(b[4] for b in bars), 2.0])
     for i, (_, ratio, paper, confirmed, limit) in enumerate(bars):
-        axes.barh(i - 0.17, ratio.value, height=0.34, color=COLOURS[0], zorder=2)
+        axes.barh(i - 0.17, ratio.value, height=0.34, color=_FFF, zorder=2)
         if ratio.known:
             spread = [[ratio.value - ratio.low], [ratio.high - ratio.value]]
             axes.errorbar(ratio.value, i - 0.17, xerr=spread, color="black", capsize=3, zorder=3)
@@ -76,7 +78,7 @@ def speedup_figure(analysis: Analysis) -> Figure:
             )
             axes.text(paper * 1.06, i + 0.17, f"{paper:g}x", va="center", fontsize=8, color="#555555",
                       zorder=5, bbox=_LABEL)  # fmt: skip
-        axes.plot([limit, limit], [i - 0.42, i + 0.42], color=COLOURS[5], lw=2, zorder=4)
+        axes.plot([limit, limit], [i - 0.42, i + 0.42], color="black", ls=":", lw=2, zorder=4)
     axes.set_yticks(range(len(bars)), [bar[0] for bar in bars], fontsize=8)
     axes.invert_yaxis()
     axes.set_xscale("log")
@@ -97,9 +99,9 @@ def _speedup_legend(axes: Any, *, beside_paper: bool) -> None:
     ]
     axes.legend(
         handles=[
-            Patch(color=COLOURS[0], label="measured here, 95 % interval"),
+            Patch(color=_FFF, label="measured here, 95 % interval"),
             *(papers if beside_paper else ()),
-            Line2D([], [], color=COLOURS[5], lw=2, label="limit (operations)"),
+            Line2D([], [], color="black", ls=":", lw=2, label="limit (operations)"),
         ],
         fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.12 if axes.get_ylim()[0] > 4 else -0.2),
         ncols=4, frameon=False,
@@ -122,18 +124,20 @@ def time_figure(analysis: Analysis) -> Figure:
                 rows.setdefault((name, point.conditions), {})[point.batch] = s.token_ns
     text = f"Time per token, width {widest}"
     if len({p.batch for p in points}) > 1:
-        return _time_lines(analysis.head, rows, text)
+        return _time_lines(analysis.head, rows, find_styles(analysis), text)
     return _time_bars(analysis.head, rows, f"{text}, batch {points[0].batch}", points[0].batch)
 
 
-def _time_lines(head: RunHead, rows: dict[_Series, dict[int, float]], text: str) -> Figure:
+def _time_lines(
+    head: RunHead, rows: dict[_Series, dict[int, float]], styles: dict[str, Style], text: str
+) -> Figure:
     figure = new_figure(10.5, 6)
     axes = figure.subplots()
-    for i, ((name, _), times) in enumerate(rows.items()):
-        batches = sorted(times)
+    for (name, _), times in rows.items():
+        batches, style = sorted(times), styles[name.partition(" ")[0]]
         dashed = "--" if name.startswith("ff_") else "-"
-        axes.plot(batches, [times[b] for b in batches], dashed, color=COLOURS[i % 8],
-                  marker=MARKERS[i % 8], label=name, ms=5)  # fmt: skip
+        axes.plot(batches, [times[b] for b in batches], dashed, color=style.colour,
+                  marker=style.marker, label=name, ms=5)  # fmt: skip
     axes.set_xscale("log", base=2)
     axes.set_yscale("log")
     axes.set_xlabel("batch (tokens)")
@@ -153,7 +157,7 @@ def _time_bars(
     ordered = sorted(rows, key=lambda series: -rows[series][batch])
     for i, (name, conditions) in enumerate(ordered):
         time = rows[name, conditions][batch]
-        axes.barh(i, time, color=COLOURS[1] if name.startswith("ff_") else COLOURS[0])
+        axes.barh(i, time, color=layer_colour(name))
         axes.text(time * 1.05, i, format_time(time), va="center", fontsize=8)
     axes.set_yticks(range(len(ordered)), [name for name, _ in ordered], fontsize=8)
     axes.set_xscale("log")
@@ -179,8 +183,9 @@ def ceilings_figure(analysis: Analysis) -> Figure:
     of = "the device" if analysis.head.machine.device else of
     left.set_xlabel(f"bandwidth of {of}, GB/s (log)")
     for i, s in enumerate(speeds):
-        colour = COLOURS[5] if s.impossible else COLOURS[1 if s.implementation[:3] == "ff_" else 0]
-        right.barh(i, 100 * s.of_ceiling, color=colour)
+        # What is impossible is hatched: a colour would be another layer's.
+        right.barh(i, 100 * s.of_ceiling, color=layer_colour(s.implementation),
+                   hatch="xx" if s.impossible else "")  # fmt: skip
         right.text(
             100 * s.of_ceiling + 1.5, i, f"{100 * s.of_ceiling:.0f} %", va="center", fontsize=8
         )
@@ -199,10 +204,9 @@ def ceilings_figure(analysis: Analysis) -> Figure:
 
 
 def _rate_bars(axes: Any, streams: list[Speed]) -> None:
-    """Draw the streams' bandwidths, grouped by pattern, one colour a place."""
-    places = list(dict.fromkeys(s.place for s in streams))
+    """Draw the streams' bandwidths, grouped by pattern."""
     for i, s in enumerate(streams):
-        axes.barh(i, s.gbs, color=COLOURS[places.index(s.place) % len(COLOURS)])
+        axes.barh(i, s.gbs, color=GREY)
         axes.text(s.gbs * 1.05, i, f"{s.gbs:.3g} GB/s", va="center", fontsize=8)
     names = [f"{s.implementation.removeprefix('ceiling_')}, {s.place}" for s in streams]
     axes.set_yticks(range(len(streams)), names, fontsize=8)

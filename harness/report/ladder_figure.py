@@ -14,7 +14,7 @@ from harness.analysis.ladder import Rung
 from harness.paper import ladder as paper_ladder
 from harness.paper.ladder import LEVELS
 from harness.report import escape
-from harness.report.figure_style import COLOURS, new_figure, set_title
+from harness.report.figure_style import new_figure, set_title
 from harness.report.ladder_words import (
     NOT_MEASURED,
     TITLES,
@@ -22,8 +22,10 @@ from harness.report.ladder_words import (
     format_factor,
     format_plain,
 )
+from harness.report.palette import GREY
 
-_UP, _DOWN, _FIRST, _LAST = COLOURS[5], COLOURS[0], "#999999", COLOURS[2]
+# Steps are no layers: none has a layer's colour.
+_UP, _DOWN, _FIRST, _LAST = "#444444", "#b3b3b3", GREY, "black"
 
 
 def _draw_bars(panel: Any, rungs: Sequence[Rung], claim_x: float) -> None:

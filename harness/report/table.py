@@ -75,19 +75,19 @@ def _point_lines(analysis: Analysis, point: Point) -> list[str]:
             "",
             format_markdown_table(paper_frame(entries, point.baseline)),
         ]
-        lines += _remark_lines([(f"{title(e.model)}, level {e.level}", e) for e in entries])
+        lines += remark_lines([(f"{title(e.model)}, level {e.level}", e) for e in entries])
     lines += report_gpu.point_lines(point)
     if point.versus:
         lines += [
             "",
-            _best_line(analysis, point),
-            *_reach_lines(analysis, point),
+            best_line(analysis, point),
+            *reach_lines(analysis, point),
             "",
             format_markdown_table(versus_frame(point)),
         ]
-        lines += _remark_lines([(f"{title(v.model)}, {v.implementation}", v) for v in point.versus])
+        lines += remark_lines([(f"{title(v.model)}, {v.implementation}", v) for v in point.versus])
     if point.aa is not None:
-        lines += ["", _aa_line(point.aa)]
+        lines += ["", aa_line(point.aa)]
     lines += [
         "",
         "Absolute figures (median over all samples):",
@@ -98,7 +98,8 @@ def _point_lines(analysis: Analysis, point: Point) -> list[str]:
     return [*lines, *[f"\n{line}." for line in format_unavailable(lacking)]]
 
 
-def _aa_line(aa: Ratio) -> str:
+def aa_line(aa: Ratio) -> str:
+    """Return what the FF that was measured twice says of what this machine resolves."""
     text = f"The fastest FF against itself under a second name (A/A): {format_ratio(aa)}."
     if not aa.known:
         return f"{text} One block tells nothing of what this machine resolves."
@@ -110,14 +111,16 @@ def _aa_line(aa: Ratio) -> str:
     return f"{text} Smaller differences are not resolved here and print as `no difference`."
 
 
-def _remark_lines(found: Sequence[tuple[str, Entry | Versus]]) -> list[str]:
+def remark_lines(found: Sequence[tuple[str, Entry | Versus]]) -> list[str]:
+    """Return a list of Markdown with the remark on each figure (its name, the figure) that has one."""
     remarks = [
         f"- {name}{'' if x.impossible else REMARKED}: {x.remark}." for name, x in found if x.remark
     ]
     return ["", *remarks] if remarks else []
 
 
-def _best_line(analysis: Analysis, point: Point) -> str:
+def best_line(analysis: Analysis, point: Point) -> str:
+    """Return which FF the speedups of best against best are over."""
     speed = analysis.find_speed(point.fastest)
     if speed is None:
         return "Best against best: no FF was measured."
@@ -145,7 +148,7 @@ _TRIES: dict[Cause, str] = {
 }
 
 
-def _reach_lines(analysis: Analysis, point: Point) -> list[str]:
+def reach_lines(analysis: Analysis, point: Point) -> list[str]:
     """Return a line where the baseline's level 3 stays well below the peak, and what could be tried."""
     reach = point.reach
     if reach is None or not reach.is_low:
@@ -188,7 +191,12 @@ def _foot_lines(analysis: Analysis) -> list[str]:
         several = f", of {threads} threads together" if threads > 1 else ""
         lines += [f"The machine's own ceilings, measured in the same run{several}:", ""]
         lines += [format_markdown_table(ceiling_frame(analysis.ceiling_speeds)), ""]
-    lines += [
+    return lines + reading_lines(analysis)
+
+
+def reading_lines(analysis: Analysis) -> list[str]:
+    """Return what every figure of the report means and how it was taken, a list of Markdown."""
+    lines = [
         "- `91x [88, 94]`: geometric mean over blocks of interleaved samples and its 95 % interval "
         "(Student's, with the fresh processes as units); digits stop where the interval does. "
         "`~91x`: one block, no interval.",

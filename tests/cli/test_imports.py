@@ -35,6 +35,7 @@ def _run_without(*words: str) -> subprocess.CompletedProcess[str]:
 READING = {
     "table": (["table", "RUN"], "Speedups of conditional over dense"),
     "plot": (["plot", "RUN"], "speedup.png"),
+    "report": (["report", "RUN"], "report.html"),
     "compare": (["compare", "RUN", "RUN"], "cells: "),
     "merge": (["merge", "RUN", "--out", "RUN/merged"], "Speedups on 1 machines"),
     "explain": (["explain", "LADDER"], "Is it 78 times faster?"),
@@ -99,6 +100,7 @@ def test_what_measures_says_that_the_extension_is_missing(words: list[str]) -> N
         (["table", "--help"], {"pandas", "scipy", "matplotlib", "harness.native"}),
         (["explain", "--help"], {"pandas", "scipy", "matplotlib", "harness.native"}),
         (["table", "RUN"], {"matplotlib", "torch", "harness.native"}),
+        (["report", "RUN"], {"matplotlib", "torch", "harness.native"}),
         (["merge", "RUN", "--out", "RUN/merged"], {"matplotlib", "torch", "harness.native"}),
     ],
     # A set has no order of its own: names made of one differ between processes.

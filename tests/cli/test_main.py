@@ -158,7 +158,7 @@ def test_help(
     assert (status, err) == (0, "")
     assert "Usage: python -m harness" in out
     if not words or words == ["--help"]:
-        for command in ("sweep", "table", "plot", "list"):
+        for command in ("sweep", "table", "plot", "report", "list"):
             assert command in out
 
 

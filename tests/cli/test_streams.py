@@ -153,7 +153,7 @@ def test_a_table_that_is_not_written_is_printed(
     assert (golden_run / "ledger.json").is_file()
 
 
-@pytest.mark.parametrize("command", ["plot", "table", "explain", "merge"])
+@pytest.mark.parametrize("command", ["plot", "table", "report", "explain", "merge"])
 def test_nothing_is_written_through_links(
     golden_run: Path, data_folder: Path, tmp_path: Path, command: str
 ) -> None:
@@ -166,6 +166,7 @@ def test_nothing_is_written_through_links(
     pages = {f"explain.{kind}" for kind in ("md", "csv", "png", "svg")} | {
         "merged.md",
         "merged.csv",
+        "report.html",
     }
     for name in {*TABLE_FILES, *PICTURES, *pages}:
         (golden_run / name).symlink_to(victim)

@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 import pytest
+from hostile import AFTER_LINE, spoil
 from hypothesis import given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
@@ -17,42 +18,13 @@ from harness.records.reader import load_run
 from harness.records.schema import HEAD, LINES
 from harness.report import escape, table
 
-EVIL = (
-    "x | <script>alert(1)</script><img src=x> `code` **bold** _it_ [l](javascript:a) ![i](http://e/i) &lt; "
-    "$\\frac{$ \\input{/etc/passwd} \\immediate\\write18{touch x} % # ~ ^ {"
-)
-AFTER_LINE = f"Evil\n\\input{{x}}\n# h\n{EVIL}"
-TRACE = f"trace:/tmp/{EVIL.replace('/', '')}.npy"
 RENDER = MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethrough"])
-
-
-def _spoil(folder: Path, text: str) -> None:
-    """Put a text into every field of a run that may hold any."""
-    head = json.loads((folder / HEAD).read_text(encoding="utf-8"))
-    for name in ("host", "system", "processor", "microarchitecture", "virtual_machine", "commit"):
-        head["machine"][name] = text
-    head["machine"]["build"] = {"isa": text, "compiler": text}
-    head["machine"]["findings"] = [
-        {"id": "x", "severity": "serious", "found": text, "why": text, "remedy": text}
-    ]
-    (folder / HEAD).write_text(json.dumps(head))
-    lines = [json.loads(line) for line in (folder / LINES).read_text().splitlines()]
-    for line in lines:
-        if line["kind"] == "provider":
-            line.update(name=text, version=text, architecture=text, path=text)
-        if line["kind"] == "cell":
-            line.update(routing=TRACE, provider=text and line["provider"] and text)
-            line["notes"] = {**line["notes"], "weights": text, "launch": text}
-            if line["role"] != "ceiling" and line["implementation"].startswith("fff_l2"):
-                line.update(status="wrong", reason=text)
-    lines.append({"kind": "resume", "resumed_utc": text, "host": text, "process": 9, "block": 99})
-    (folder / LINES).write_text("".join(json.dumps(line) + "\n" for line in lines))
 
 
 @pytest.fixture
 def evil_run(golden_run: Path) -> Path:
     """Return a run every text of which is written in the language of what shows it."""
-    _spoil(golden_run, AFTER_LINE)
+    spoil(golden_run, AFTER_LINE)
     return golden_run
 
 
@@ -131,7 +103,7 @@ def test_pages_of_several_runs_and_of_the_ladder(
 
 def test_no_text_is_a_formula_of_a_spreadsheet(golden_run: Path) -> None:
     """A cell of CSV that begins as a formula does begins with an apostrophe."""
-    _spoil(golden_run, "=HYPERLINK(1)")
+    spoil(golden_run, "=HYPERLINK(1)")
     cli.run(["table", str(golden_run)])
     text = (golden_run / "table.csv").read_text(encoding="utf-8")
     assert "'=HYPERLINK(1)" in text

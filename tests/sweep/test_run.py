@@ -37,8 +37,8 @@ LOST = {
     WRITES: "failed", ANSWERS: "failed", NO_INTEGER: "failed",
 }  # fmt: skip
 FILES = {
-    "run.json", "records.jsonl", "table.md", "table.csv", "speeds.csv", "table.tex", "speedup.png",
-    "speedup.svg", "time_per_token.png", "time_per_token.svg", "ceilings.png", "ceilings.svg",
+    "run.json", "records.jsonl", "report.html", "table.md", "table.csv", "speeds.csv", "table.tex",
+    "speedup.png", "speedup.svg", "time_per_token.png", "time_per_token.svg", "ceilings.png", "ceilings.svg",
     "ledger.json",
 }  # fmt: skip
 
