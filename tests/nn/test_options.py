@@ -223,7 +223,7 @@ def test_gradients_in_float64(kind: str, routing: str) -> None:
         return torch.func.functional_call(layer, state, (x, routing))
 
     values = [parameter.detach().requires_grad_() for parameter in layer.parameters()]
-    assert torch.autograd.gradcheck(run, (x, *values))
+    assert torch.autograd.gradcheck(run, (x, *values), fast_mode=True)
 
 
 # ---- terms of the loss --------------------------------------------------------------------------
@@ -346,7 +346,13 @@ def test_autocast_is_a_layer_of_its_dtype(kind: str, routing: Any) -> None:
     assert layer.w_in.grad is not None
 
 
-@pytest.mark.parametrize("kind", ["neurons, leaves alone", "leaf networks and always-on neurons"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "neurons, leaves alone",
+        pytest.param("leaf networks and always-on neurons", marks=pytest.mark.slow),
+    ],
+)
 def test_compile_and_export_make_one_graph(kind: str) -> None:
     """A layer with options is compiled whole, forward and backward, in training and in eval, and exported."""
     layer, x = _make(**KINDS[kind], routing="soft"), _x()
