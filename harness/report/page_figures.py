@@ -254,6 +254,8 @@ def by_batch_figure(analysis: Analysis) -> Figure | None:
     batches = sorted({b for s in rows for b in s.speedups})
     limits = {s.model: speedup_limit(s.model, analysis.head.sweep.baseline) for s in rows}
     variants = list(dict.fromkeys(map(_variant, rows)))
+    if len({s.implementation for s in rows}) == len(rows):
+        variants = []  # the implementation's name tells each curve
     values = [1.0, *limits.values(), *(r.value for s in rows for r in s.speedups.values())]
     plot = Plot(x=spread(batches, margin=1.3), y=spread(values, margin=_MARGIN), height=340)
     left, right = plot.x.low, plot.x.high
@@ -271,7 +273,10 @@ def by_batch_figure(analysis: Analysis) -> Figure | None:
     by_point = {(p.batch, p.conditions): p for p in points}
     for series in rows:
         kind = _kind(styles[series.implementation])
-        found, dash = sorted(series.speedups), variants.index(_variant(series)) % _DASHES
+        found, dash = (
+            sorted(series.speedups),
+            variants.index(_variant(series)) % _DASHES if variants else 0,
+        )
         parts.append(
             plot.path([(b, series.speedups[b].value) for b in found], f"curve {kind} dash{dash}")
         )
@@ -282,7 +287,7 @@ def by_batch_figure(analysis: Analysis) -> Figure | None:
             speed = _find_speed(point, series.cells[b])
             if speed is None:
                 continue
-            also = f", {_variant(series)}" if len(variants) > 1 else ""
+            also = f", {_variant(series)}" if variants else ""
             name = f"{series.implementation}{also}, batch {b}: {format_ratio(series.speedups[b])}"
             detail = "\n".join(describe_speed(analysis, point, speed))
             parts.append(
@@ -290,7 +295,7 @@ def by_batch_figure(analysis: Analysis) -> Figure | None:
                           name=name, detail=detail)
             )  # fmt: skip
     keys = _layer_keys(styles, [s.implementation for s in rows])
-    if len(variants) > 1:
+    if variants:
         keys += [Key(drawn=_line_key(f"dash{i % _DASHES}"), says=v) for i, v in enumerate(variants)]
     return Figure(
         id="by-batch", title="Each FFF over the batch",
