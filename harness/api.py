@@ -16,9 +16,12 @@ from harness.problem.problem import DTYPES, Array, Problem
 
 
 def implementations() -> list[Implementation]:
-    """Return the implementations of FF and FFF, in the order that `python -m harness list` shows."""
+    """Return the implementations of FF and FFF, in the order that `python -m harness list` shows.
+
+    Those of a leaf FFF have more operands than `forward` takes: the list of the command line shows them too.
+    """
     plugin.load_installed()
-    return registry.layers()
+    return [i for i in registry.layers() if i.layer in ("ff", "fff")]
 
 
 @cache
@@ -101,9 +104,9 @@ def forward(
     """
     plugin.load_installed()
     found = registry.get(implementation)
-    if found.layer == "ceiling":
-        known = [i.id for i in registry.layers()]
-        raise UnknownNameError("implementation of a layer", implementation, known=known)
+    if found.layer not in ("ff", "fff"):  # a leaf FFF has more operands than these
+        known = [i.id for i in registry.layers() if i.layer in ("ff", "fff")]
+        raise UnknownNameError("implementation of an FF or FFF", implementation, known=known)
     if reason := found.unavailable():
         raise UnavailableError(f"{implementation}: {reason}")
     problem = make_problem(found.layer, x, w_in, w_out)

@@ -107,6 +107,7 @@ _STATUS = {
 }
 # The name of each dtype of ffk.h.
 _DTYPES = {"float32": _lib.FFK_FLOAT32, "bfloat16": _lib.FFK_BFLOAT16}
+_ACTIVATIONS = {"gelu": _lib.FFK_GELU, "relu": _lib.FFK_RELU}
 _ROUTINES = ("sdot", "saxpy", "sgemv", "sgemm", "sgemv_batch", "saxpy_batch")
 
 
@@ -221,7 +222,8 @@ def blas_table(addresses: Mapping[str, int], int_bits: int) -> Any:
 
 def _shape(problem: Problem) -> Any:
     extents = (problem.batch, problem.d_in, problem.d_out, problem.hidden, problem.depth)
-    return _ffi.new("ffk_shape *", (*extents, problem.trees, _DTYPES[problem.dtype]))
+    kinds = (_DTYPES[problem.dtype], _ACTIVATIONS[problem.activation])
+    return _ffi.new("ffk_shape *", (*extents, problem.trees, *kinds))
 
 
 def _pointer(
@@ -330,14 +332,13 @@ def bind(
     where the kernel refuses.
     """
     kernel = kernel_id if isinstance(kernel_id, Kernel) else _kernel(kernel_id)
-    shape_in, shape_out = problem.weight_shapes()
     shape, stored = _shape(problem), problem.stored
-    sets = ((operands.w_in, operands.w_out), *operands.rotation)
+    sets, shapes = operands.sets(), problem.weights()
     arguments = _ffi.new("ffk_operands[]", len(sets))
-    for argument, (w_in, w_out) in zip(arguments, sets, strict=True):
+    for argument, weights in zip(arguments, sets, strict=True):
         argument.x = _pointer("x", operands.x, (problem.batch, problem.d_in), stored)
-        argument.w_in = _pointer("w_in", w_in, shape_in, stored)
-        argument.w_out = _pointer("w_out", w_out, shape_out, stored)
+        for (name, of), array in zip(shapes.items(), weights, strict=True):
+            setattr(argument, name, _pointer(name, array, of, stored))
         shape_y = (problem.batch, problem.d_out)
         argument.y = _pointer("y", operands.y, shape_y, stored, writable=True)
         argument.workspace = _ffi.cast("void *", workspace.ctypes.data)

@@ -17,7 +17,9 @@ from harness.problem import oracle
 from harness.problem.problem import Array
 
 LAYERS = {
-    c.implementation.id: c.implementation for c in cases() if c.implementation.layer != "ceiling"
+    c.implementation.id: c.implementation
+    for c in cases()
+    if c.implementation.layer in ("ff", "fff")
 }
 IDS = [
     pytest.param(id, marks=pytest.mark.skipif(bool(i.unavailable()), reason=i.unavailable()))
@@ -28,6 +30,12 @@ IDS = [
 def _weights(draw: Callable[..., Array], implementation: str) -> tuple[Array, Array]:
     rows = (2, 7) if implementation.startswith("fff_") else (13,)
     return draw(*rows, 5, seed=1), draw(*rows, 4, seed=2)
+
+
+def test_forward_takes_no_leaf_fff(draw: Callable[..., Array]) -> None:
+    """A leaf FFF has more operands than these arrays: it is refused by name."""
+    with pytest.raises(UnknownNameError, match="unknown implementation of an FF or FFF 'leaf_l1_"):
+        harness.forward("leaf_l1_blas", draw(9, 5), draw(13, 5), draw(13, 4))
 
 
 @pytest.mark.parametrize("implementation", IDS)
@@ -132,7 +140,7 @@ def test_a_library_that_is_not_there(draw: Callable[..., Array]) -> None:
 def test_a_ceiling_is_no_layer(draw: Callable[..., Array]) -> None:
     """A ceiling can't be called as a layer; the error is the caller's, not a crash."""
     with pytest.raises(
-        UnknownNameError, match=r"unknown implementation of a layer 'ceiling_sgemm'"
+        UnknownNameError, match=r"unknown implementation of an FF or FFF 'ceiling_sgemm'"
     ):
         harness.forward("ceiling_sgemm", draw(3, 5), draw(5, 5), draw(5, 4))
 

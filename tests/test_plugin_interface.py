@@ -236,7 +236,11 @@ def test_newer_interface_ends_with_one_line_and_status_2(
     ("old", "new", "structure"),
     [
         ("int64_t l2_bytes, l3_bytes;", "int64_t l2_bytes, l3_bytes, l4_bytes;", "ffk_context"),
-        ("size_t workspace_bytes;\n} ffk_operands", "} ffk_operands", "ffk_operands"),
+        (
+            "    size_t workspace_bytes;\n    const float *router,",
+            "    const float *router,",
+            "ffk_operands",
+        ),
         ("    int64_t threads;\n", "    int64_t threads, more;\n", "ffk_team"),
     ],
 )
@@ -274,6 +278,8 @@ SIZES = {
     2: {"shape": 56, "operands": 48, "blas": 56, "feed": 48, "products": 64, "isa": 208, "team": 24,
         "context": 40},
     3: {"shape": 56, "operands": 48, "blas": 56, "feed": 48, "products": 64, "isa": 216, "team": 24,
+        "context": 40},
+    4: {"shape": 56, "operands": 80, "blas": 56, "feed": 48, "products": 64, "isa": 216, "team": 24,
         "context": 40},
 }  # fmt: skip
 

@@ -28,7 +28,7 @@ def _rows_by_place(ceilings: Ceilings, cell: CellRecord) -> list[tuple[str, int]
     token's path down to there come from it.
     """
     row = row_bytes(cell)
-    if cell.layer != "fff":
+    if cell.layer != "fff":  # a leaf FFF's neurons lie in its leaves, wherever those fit
         return [(ceilings.place_of(touched_bytes(cell)), cell.hidden)]
     trees = cell.trees
     sizes = [trees * (2 ** (depth + 1) - 1) * row for depth in range(cell.depth + 1)]

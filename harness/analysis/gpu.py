@@ -95,7 +95,7 @@ def _contests(run: RunIndex, point: Point) -> Contests:
     ]
     against = _rivals(run, cells)
     rows = sorted(
-        (c for c in cells if c.layer == "fff"),
+        (c for c in cells if c.layer in ("fff", "leaf")),
         key=lambda c: (c.model, c.implementation, *(getattr(c.conditions, name) for name in WAYS)),
     )
     return Contests(point=point, rivals=against, rows=[_contest(run, c, against) for c in rows])

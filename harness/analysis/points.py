@@ -110,7 +110,7 @@ def _versus(judge: _Judge, cells: Iterable[CellRecord], fastest: CellRecord | No
     run, rows = judge.run, []
     on_cpu = run.head.sweep.device == "cpu"
     for cell in _ordered(run, cells):
-        if cell.layer != "fff" or cell.status != "ok":
+        if cell.layer not in ("fff", "leaf") or cell.status != "ok":
             continue
         column = f"level {cell.level}" if cell.level else _PUBLISHED_AS.get(cell.implementation, "")
         ratio = stats.ratio(run.samples, fastest.cell, cell.cell) if fastest else None
@@ -136,6 +136,10 @@ def _note(cell: CellRecord) -> str:
     if cell.layer == "fff" and cell.nodes_touched:
         neurons = cell.trees * (2 ** (cell.depth + 1) - 1)
         parts.append(f"{cell.nodes_touched} of {neurons} nodes touched")
+    if cell.layer == "leaf" and cell.nodes_touched:
+        parts.append(
+            f"{cell.nodes_touched} of {2 ** (cell.depth + 1) - 1} nodes and leaves touched"
+        )
     if notes.get("timed_by", "").startswith("Python"):
         parts.append("timed by a loop in Python")
     parts += [notes[name] for name in ("weights", "launch") if name in notes]

@@ -21,9 +21,13 @@ def row_bytes(cell: CellRecord) -> int:
 def touched_bytes(cell: CellRecord) -> int:
     """Return the bytes of the weight rows that one pass reads at least once.
 
-    FF: all. FFF: the rows that the record counted on the tokens' paths, one path where it did not count.
+    FF: all. FFF: the rows that the record counted on the tokens' paths, one path where it did not count. Leaf
+    FFF: the routers' rows and the leaves that it counted, those of one token where it did not count.
     """
     row = row_bytes(cell)
+    if cell.layer == "leaf":
+        turns = cell.depth * ITEM_BYTES[cell.conditions.dtype] * cell.d_in
+        return cell.working_set_bytes or cell.hidden * row + turns
     if cell.layer != "fff":
         return cell.hidden * row
     return (cell.nodes_touched or cell.trees * (cell.depth + 1)) * row

@@ -16,6 +16,7 @@ _OWN = {
     ("ff", "fused"): "own code, one walk over the weights for both products",
     ("fff", "fused"): "own code, token by token",
     ("fff", "grouped"): "own code, tokens grouped by node",
+    ("leaf", "grouped"): "own code, tokens grouped by leaf",
     ("fff", "auto"): "own code, whichever suits the problem",
 }
 # What the processor must report, beyond the instruction sets that are chosen between, by kernel.
@@ -92,7 +93,7 @@ for _kernel in native.KERNELS.values():
             devices=("cpu",),
             summary=_summary(_kernel),
             prepare=partial(_prepare, _kernel),
-            tensor_pass=partial(_tensor_pass, _kernel),
+            tensor_pass=partial(_tensor_pass, _kernel) if _kernel.layer != "leaf" else None,
             workspace_bytes=partial(native.workspace_bytes, _kernel.id),
             needs_provider=_kernel.needs_blas,
             dtypes=_kernel.dtypes,

@@ -65,7 +65,8 @@ Models = Annotated[
     str,
     typer.Option(
         help="Layer shapes: bert-base-4095, bert-base-3072, ultrafastbert-1x11, ff-HIDDEN, KxD (K trees "
-        "of depth D), or `family` for the paper's twelve from 3072x0 to 1x11."
+        "of depth D), leaf-WIDTHxD (the original FFF), `family` for the paper's twelve from 3072x0 to 1x11, "
+        "ffp-table1 or ffp-figure for the layers of arXiv 2308.14711."
     ),
 ]
 Baseline = Annotated[

@@ -15,7 +15,8 @@ from harness.problem import check
 from harness.problem.operands import Operands, make_aligned, make_weights, make_x
 from harness.problem.problem import Array, Problem
 
-_READ = ("x", "w_in", "w_out")  # what a pass reads and must leave as it is
+# What a pass reads and must leave as it is, where the layer has it.
+_READ = ("x", "w_in", "w_out", "router", "router_bias", "b_in", "b_out")
 _POISON_BYTE = 0xFF  # four or two of them are a NaN
 
 
@@ -36,10 +37,7 @@ class Placed:
 
     def tokens(self, chosen: slice) -> Placed:
         """Return the operands of a range of the batch, on the same buffers."""
-        own, host = (
-            Operands(x=o.x[chosen], w_in=o.w_in, w_out=o.w_out, y=o.y[chosen])
-            for o in (self.own, self.host)
-        )
+        own, host = (replace(o, x=o.x[chosen], y=o.y[chosen]) for o in (self.own, self.host))
         return replace(self, own=own, host=own if self.own is self.host else host)
 
     def poison(self) -> None:
@@ -57,7 +55,8 @@ class Placed:
 
     def digest_host(self) -> dict[str, int]:
         """Return a digest of each array that a pass only reads, by its name."""
-        return {name: _digest(getattr(self.host, name)) for name in _READ}
+        arrays = {name: getattr(self.host, name) for name in _READ}
+        return {name: _digest(array) for name, array in arrays.items() if array is not None}
 
     def find_changed(self, digests: Mapping[str, int]) -> list[str]:
         """Return the names of the arrays, where the pass reads them, that are not what they were."""
@@ -116,7 +115,7 @@ class Store:
         self._outputs = Arena(_host_bytes)
         self._workspace = Arena(self._device_bytes if device else _host_bytes)
         self._inputs: dict[tuple[Any, ...], Array] = {}
-        self._weights: dict[tuple[Any, ...], tuple[Array, Array]] = {}
+        self._weights: dict[tuple[Any, ...], tuple[Array, ...]] = {}
         self._tensors: dict[tuple[Any, ...], Any] = {}
 
     def _device_bytes(self, size: int) -> Any:
@@ -146,16 +145,16 @@ class Store:
             x = self._inputs[x_key] = make_x(problem)
         if w_key not in self._weights:
             self._weights[w_key] = make_weights(problem, turn)
-        w_in, w_out = self._weights[w_key]
+        names = problem.weights()
+        weights: dict[str, Any] = dict(zip(names, self._weights[w_key], strict=True))
         size = problem.item_bytes * problem.batch * problem.d_out
         y = self._outputs.take(size).view(problem.stored).reshape(problem.batch, problem.d_out)
-        host = Operands(x=x[: problem.batch], w_in=w_in, w_out=w_out, y=y)
+        host = Operands(x=x[: problem.batch], y=y, **weights)
         if self.device is None:
             return on_host(host)
         own = Operands(
             x=self._uploaded(("x", *x_key), x)[: problem.batch],
-            w_in=self._uploaded(("w_in", *w_key), w_in),
-            w_out=self._uploaded(("w_out", *w_key), w_out),
+            **{name: self._uploaded((name, *w_key), array) for name, array in weights.items()},
             y=self._tensor(("y", problem.d_out, problem.dtype), y)[: problem.batch],
         )  # fmt: skip
         return Placed(own=own, host=host, device=self.device)

@@ -200,7 +200,7 @@ class Gate:
                 return piece, 0, replace(verdict, reason=reason)
             request = replace(request, tile=piece.prepared.notes.get("tile", ""))  # for all sets
         placed = [self._store.operands(request.problem, turn) for turn in range(sets)]
-        rotation = tuple((p.own.w_in, p.own.w_out) for p in placed[1:])
+        rotation = tuple(p.own.weights() for p in placed[1:])
         prepared = self._prepare(
             implementation, request, request.problem, replace(placed[0].own, rotation=rotation)
         )
@@ -255,7 +255,7 @@ class Gate:
 
     def _describe_touched(self, problem: Problem) -> Touched:
         """Return what a pass touches of its weights, for the record."""
-        if problem.layer != "fff":
+        if problem.layer == "ff":
             return Touched(nodes=0, entropy_bits=[], working_set_bytes=problem.weight_bytes())
         if problem not in self._touched:
             operands = self._store.operands(problem).host

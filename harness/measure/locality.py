@@ -37,6 +37,11 @@ def touched_rows(problem: Problem) -> float:
 
     With uniform routing the expectation of distinct nodes, else the count on the chosen paths.
     """
+    if problem.layer == "leaf":
+        share = 1 / problem.n_leaves
+        one = problem.data == "zeros" or problem.rows == "same"
+        reached = share if one else 1 - (1 - share) ** problem.batch
+        return reached * problem.neurons
     if problem.layer != "fff":
         return problem.neurons
     if problem.data == "zeros" or problem.rows == "same":
@@ -94,7 +99,7 @@ def weight_key(problem: Problem, turn: int = 0) -> tuple[Any, ...]:
     """
     steered = bool(turn) and problem.layer == "fff" and problem.routing != "uniform"
     return (
-        problem.layer, *problem.weight_shapes(), problem.used_neurons, problem.dtype, problem.data,
+        problem.layer, *problem.weights().values(), problem.used_neurons, problem.dtype, problem.data,
         problem.seed, turn, steered,
     )  # fmt: skip
 

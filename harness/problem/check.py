@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
-from harness.problem import ceilings, oracle
+from harness.problem import ceilings, leaf, oracle
 from harness.problem.operands import Operands
 from harness.problem.problem import Array, Problem
 from harness.problem.projection import Projection, find_suspects, project
@@ -125,12 +127,17 @@ def find_truth(
     x = operands.x[tokens]
     if problem.layer == "ff":
         return oracle.ff_oracle(x, operands.w_in, operands.w_out)
-    truth = oracle.fff_oracle(x, operands.w_in, operands.w_out, problem.depth)
     threshold = near_tie(problem)
+    find: Callable[..., list[oracle.Branch]] = oracle.find_branches
+    own: dict[str, Any] = dict(zip(problem.weights(), operands.weights(), strict=True))
+    own["depth"] = problem.depth
+    if problem.layer == "leaf":
+        own["activation"] = problem.activation
+        truth, find = leaf.leaf_oracle(x, **own), leaf.leaf_branches
+    else:
+        truth = oracle.fff_oracle(x, **own)
     branches = {
-        int(row): oracle.find_branches(
-            x[row], operands.w_in, operands.w_out, problem.depth, threshold
-        )
+        int(row): find(x[row], **own, near_tie=threshold)
         for row in np.flatnonzero(truth.margin < threshold)
     }
     return replace(truth, branches={row: found for row, found in branches.items() if found})
@@ -222,7 +229,7 @@ def _allowed(
     """Return what each element of an output may be off by."""
     allowed = TOLERANCE[problem.dtype] * scale
     if deviation is not None:
-        terms = max(problem.d_in, problem.used_neurons)
+        terms = max(problem.d_in, problem.used_neurons) + (problem.layer == "leaf")  # and a bias
         independent = (_TERMS * math.sqrt(terms) + _GELU) * _EPS * (deviation + np.abs(want))
         if problem.layer == "ceiling" and (problem.math, problem.dtype) != ("ieee", "float32"):
             independent = independent + problem.hidden / _CUT_TERMS * _EPS * deviation

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 
 from harness.errors import UnknownNameError, UsageError
-from harness.problem.problem import MAX_DEPTH, MAX_TREES, Problem
+from harness.problem.problem import MAX_DEPTH, MAX_TREES, Layer, Problem
 
 BASELINE = "bert-base-4095"
 PAPER_MODELS = (BASELINE, "bert-base-3072", "ultrafastbert-1x11")
@@ -15,23 +15,44 @@ FAMILY = (
 )  # fmt: skip
 
 
+# The layers of arXiv 2308.14711: of its Table 1 the FFs and leaf FFFs of the same training widths; of its
+# Figure 3 the FFs of 1 to 32 blocks of 32 neurons, and leaf FFFs of 2 to 2**15 such leaves.
+LEAF_TABLE1 = tuple(
+    name
+    for width in (16, 32, 64, 128)
+    for name in (
+        f"ff-{width}",
+        *(f"leaf-{leaf}x{(width // leaf).bit_length() - 1}" for leaf in (8, 4, 2, 1)),
+    )
+)
+LEAF_FIGURE = (
+    *(f"ff-{32 * 2**depth}" for depth in range(1, 6)),
+    *(f"leaf-32x{depth}" for depth in range(1, 16)),
+)
+GROUPS = {"family": FAMILY, "ffp-table1": LEAF_TABLE1, "ffp-figure": LEAF_FIGURE}
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Model:
-    """Describe a layer's shape by its published name; `K x D` is trees x depth."""
+    """Describe a layer's shape by its published name; `K x D` is trees x depth.
+
+    A leaf FFF has ``2**depth`` leaves of `hidden` neurons.
+    """
 
     name: str
     title: str
-    layer: str
+    layer: Layer
     hidden: int = 0
     depth: int = 0
     trees: int = 0
+    activation: str = "gelu"
 
     def problem(self, *, batch: int, width: int, seed: int) -> Problem:
         """Return the problem of this model at one batch and width."""
         return Problem(
-            layer="fff" if self.layer == "fff" else "ff",
+            layer=self.layer,
             batch=batch, d_in=width, d_out=width, hidden=self.hidden, depth=self.depth,
-            trees=self.trees, seed=seed,
+            trees=self.trees, activation=self.activation, seed=seed,
         )  # fmt: skip
 
 
@@ -41,7 +62,7 @@ def split(text: str) -> list[str]:
 
 
 def parse_model(name: str) -> Model:
-    """Return a model by name: a published one, `ff-HIDDEN`, or `KxD` for any trees and depth.
+    """Return a model by name: a published one, `ff-HIDDEN`, `KxD`, or `leaf-WIDTHxD` (or `...-relu`).
 
     Raises UnknownNameError listing the known names, UsageError for a shape that no kernel takes.
     """
@@ -60,7 +81,19 @@ def parse_model(name: str) -> Model:
             name=f"ultrafastbert-{trees}x{depth}", title=f"UltraFastBERT-{trees}x{depth}",
             layer="fff", depth=depth, trees=trees,
         )  # fmt: skip
-    known = [*PAPER_MODELS, "family", *FAMILY, "ff-HIDDEN", "KxD"]
+    if match := re.fullmatch(r"leaf-(\d+)x(\d+)(-relu)?", text):
+        width, depth, relu = int(match.group(1)), int(match.group(2)), bool(match.group(3))
+        if width < 1 or depth > MAX_DEPTH:
+            raise UsageError(
+                f"need leaves of at least 1 neuron and a depth of 0 to {MAX_DEPTH}, got {name!r}"
+            )
+        text = f"leaf-{width}x{depth}"
+        return Model(
+            name=text + ("-relu" if relu else ""),
+            title=f"Leaf-FFF-{width}x{depth}" + (" (ReLU)" if relu else ""), layer="leaf",
+            hidden=width, depth=depth, trees=1, activation="relu" if relu else "gelu",
+        )  # fmt: skip
+    known = [*PAPER_MODELS, *GROUPS, *FAMILY, "ff-HIDDEN", "KxD", "leaf-WIDTHxD"]
     raise UnknownNameError("model", name, known=known)
 
 
@@ -73,13 +106,13 @@ def parse_baseline(name: str) -> str:
 
 
 def parse_models(text: str) -> list[Model]:
-    """Return the models of a list; `family` stands for all of the paper's `KxD`.
+    """Return the models of a list; a name of GROUPS, such as `family`, stands for all of its own.
 
     Raises UnknownNameError or UsageError, as parse_model does.
     """
     names: list[str] = []
     for part in split(text):
-        names.extend(FAMILY if part.lower() == "family" else [part])
+        names.extend(GROUPS.get(part.lower(), (part,)))
     if not names:
         raise UsageError(f"need at least one model, got {text!r}")
     models = {model.name: model for model in map(parse_model, names)}
@@ -92,7 +125,14 @@ def title(model: str) -> str:
 
 
 def speedup_limit(model: str, baseline: str = BASELINE) -> float:
-    """Return the limit of a model's speedup: the baseline's neurons over those that it computes."""
+    """Return the limit of a model's speedup: the baseline's neurons over those that it computes.
+
+    At d_in = d_out, as all that a sweep measures; a node that only routes is half a neuron.
+    """
     parsed, base = parse_model(model), parse_model(baseline)
-    used = parsed.trees * (parsed.depth + 1) if parsed.layer == "fff" else parsed.hidden
+    used: float = parsed.hidden
+    if parsed.layer == "fff":
+        used = parsed.trees * (parsed.depth + 1)
+    elif parsed.layer == "leaf":
+        used = parsed.hidden + parsed.depth / 2  # a node that only routes has no row of w_out
     return base.hidden / used

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,14 +18,28 @@ _STRETCH_ELEMENTS = 1 << 20
 class Operands:
     """Hold the arrays of one problem: ``x (batch, d_in)``, the weights, and ``y (batch, d_out)`` to fill.
 
-    rotation: further pairs of weights that timed passes take in turn after ``w_in, w_out``.
+    router, router_bias, b_in, b_out: of a leaf FFF (problem/leaf.py), None for all others.
+    rotation: further sets of weights that timed passes take in turn after the own: tuples as `weights()`.
     """
 
     x: Array
     w_in: Array
     w_out: Array
     y: Array
-    rotation: tuple[tuple[Array, Array], ...] = ()
+    rotation: tuple[tuple[Any, ...], ...] = ()
+    router: Array | None = None
+    router_bias: Array | None = None
+    b_in: Array | None = None
+    b_out: Array | None = None
+
+    def weights(self) -> tuple[Array, ...]:
+        """Return all that a pass reads beside x, in the order of `Problem.weights`."""
+        own = (self.w_in, self.w_out, self.router, self.router_bias, self.b_in, self.b_out)
+        return tuple(array for array in own if array is not None)
+
+    def sets(self) -> tuple[tuple[Any, ...], ...]:
+        """Return the sets of weights that passes take in turn, the own first."""
+        return (self.weights(), *self.rotation)
 
 
 def make_untouched(shape: tuple[int, ...], dtype: npt.DTypeLike = np.float32) -> Array:
@@ -52,6 +67,8 @@ def _stream(problem: Problem, part: str) -> np.random.Generator:
 def _uniform(problem: Problem, part: str, shape: tuple[int, ...], bound: float) -> Array:
     """Return weights of a part's stream; drawn a few rows at a time, so that none are held twice."""
     rng, array = _stream(problem, part), make_aligned(shape, problem.stored)
+    if not array.size:  # the router of a single leaf
+        return array
     rows = array.reshape(-1, shape[-1])
     step = max(1, _STRETCH_ELEMENTS // shape[-1])
     for first in range(0, len(rows), step):
@@ -116,23 +133,29 @@ def _make_w_in(problem: Problem, turn: int = 0) -> Array:
     return w_in
 
 
-def make_weights(problem: Problem, turn: int = 0) -> tuple[Array, Array]:
-    """Return ``w_in`` and ``w_out``, uniform with the bounds of the paper's initialisation.
+def make_weights(problem: Problem, turn: int = 0) -> tuple[Array, ...]:
+    """Return the weights of `Problem.weights`, uniform with the bounds of the papers' initialisation.
 
-    The bounds are 1/sqrt(d_in) and 1/sqrt(used neurons), so that pre-activations and outputs are of
-    order one at every shape. turn: which set, where several are rotated; each has other values.
+    The bounds are 1/sqrt(d_in) of what x meets, the biases of those sums included, and 1/sqrt(used neurons)
+    of what the activations meet, so that pre-activations and outputs are of order one at every shape. turn:
+    which set, where several are rotated; each has other values.
     ``data="zeros"``: all 0.
     """
-    w_in = _make_w_in(problem, turn)
-    _, shape = problem.weight_shapes()
-    if problem.data == "zeros":
-        return w_in, make_aligned(shape, problem.stored)
-    tag = f"{problem.layer}.w_out" + (f".{turn}" if turn else "")
-    return w_in, _uniform(problem, tag, shape, problem.used_neurons**-0.5)
+    made = [_make_w_in(problem, turn)]
+    for name, shape in problem.weights().items():
+        if name == "w_in":
+            continue
+        if problem.data == "zeros":
+            made.append(make_aligned(shape, problem.stored))
+            continue
+        tag = f"{problem.layer}.{name}" + (f".{turn}" if turn else "")
+        meets = problem.used_neurons if name in ("w_out", "b_out") else problem.d_in
+        made.append(_uniform(problem, tag, shape, meets**-0.5))
+    return tuple(made)
 
 
 def make_operands(problem: Problem) -> Operands:
     """Return freshly drawn operands; the same problem gives the same bytes. ``y`` is zeroed."""
-    w_in, w_out = make_weights(problem)
+    weights: dict[str, Any] = dict(zip(problem.weights(), make_weights(problem), strict=True))
     y = make_aligned((problem.batch, problem.d_out), problem.stored)
-    return Operands(x=make_x(problem), w_in=w_in, w_out=w_out, y=y)
+    return Operands(x=make_x(problem), y=y, **weights)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from math import prod
 from typing import Any, Literal
 
 import ml_dtypes
@@ -13,7 +14,9 @@ from harness.problem import recipes
 from harness.problem.axes import AXES, DEFAULTS, Conditions
 
 Array = npt.NDArray[Any]
-Layer = Literal["ff", "fff", "ceiling"]
+Layer = Literal["ff", "fff", "leaf", "ceiling"]
+# What the neurons of a leaf network make of their sums: as all others here, or as its paper's.
+ACTIVATIONS = ("gelu", "relu")
 
 # What x, the weights and y are stored in; products of either are accumulated in float32.
 _STORED: dict[str, np.dtype[Any]] = {
@@ -33,6 +36,9 @@ class Problem:
 
     FF: ``y = gelu(x w_in^T) w_out`` with ``hidden`` neurons. FFF: ``trees`` binary trees whose root is at
     depth 0 and whose leaves are at ``depth``; ``depth + 1`` neurons of each tree are computed per token.
+    Leaf: the original FFF (arXiv 2308.14711), a router of ``depth`` turns that leads each token to one of
+    ``2**depth`` leaf networks of ``hidden`` neurons (leaf.py); ``trees`` is 1. Its neurons' activation is the
+    GELU of the other layers, or the paper's `relu`.
     A ceiling is a bare product ``y = x w_out`` of extent ``hidden``.
 
     math: how products of float32 operands are computed: `ieee`, or `tf32`, rounded to 10 bits for them.
@@ -52,6 +58,7 @@ class Problem:
     hidden: int = 0
     depth: int = 0
     trees: int = 0
+    activation: str = "gelu"
     dtype: str = "float32"
     math: str = "ieee"
     data: str = "random"
@@ -73,11 +80,34 @@ class Problem:
             raise ValueError(f"math {self.math} is of float32 operands, got dtype {self.dtype}")
         if self.layer == "fff":
             self._check_tree()
+        elif self.layer == "leaf":
+            self._check_leaves()
         elif self.hidden < 1:
             raise ValueError(f"hidden must be at least 1, got {self.hidden}")
         elif self.depth or self.trees:
             raise ValueError("depth and trees belong to an FFF; both must be 0")
+        self._check_activation()
         self._check_recipes()
+
+    def _check_activation(self) -> None:
+        if self.activation != "gelu" and (
+            self.layer != "leaf" or self.activation not in ACTIVATIONS
+        ):
+            raise ValueError(
+                f"activation must be gelu, or relu for a leaf FFF, got {self.activation!r}"
+            )
+
+    def _check_leaves(self) -> None:
+        if self.hidden < 1 or not 0 <= self.depth <= MAX_DEPTH or self.trees != 1:
+            raise ValueError(
+                f"a leaf FFF has 1 tree of depth 0 to {MAX_DEPTH} and at least 1 hidden neuron a leaf, "
+                f"got trees {self.trees}, depth {self.depth}, hidden {self.hidden}"
+            )
+        if self.routing != "uniform":
+            raise ValueError(
+                f"routing {self.routing} steers x through the nodes of an FFF; the router of a leaf FFF is "
+                "measured with routing uniform"
+            )
 
     def _check_tree(self) -> None:
         if not 0 <= self.depth <= MAX_DEPTH:
@@ -146,30 +176,67 @@ class Problem:
 
     @property
     def neurons(self) -> int:
-        """Return the neurons that the layer has."""
+        """Return the neurons that the layer has; a leaf FFF's nodes, which only route, are not counted."""
+        if self.layer == "leaf":
+            return self.n_leaves * self.hidden
         return self.trees * self.n_nodes if self.layer == "fff" else self.hidden
 
     @property
     def used_neurons(self) -> int:
-        """Return the neurons that are computed for one token."""
+        """Return the neurons that are computed for one token, of a leaf FFF those of its leaf."""
         return self.trees * (self.depth + 1) if self.layer == "fff" else self.hidden
 
+    @property
+    def n_leaves(self) -> int:
+        """Return the leaf networks of a leaf FFF."""
+        return int(2**self.depth)
+
+    @property
+    def routers(self) -> int:
+        """Return the nodes that only route: those of a leaf FFF, 0 for all others."""
+        return self.n_leaves - 1 if self.layer == "leaf" else 0
+
+    def routing_flops(self) -> int:
+        """Return the operations of one pass that only route: the turns of a leaf FFF, 0 for all others."""
+        return 2 * self.batch * self.depth * self.d_in if self.layer == "leaf" else 0
+
     def flops(self) -> int:
-        """Return the operations of one pass; a multiply-add counts 2, the activation is not counted."""
+        """Return the operations of one pass; a multiply-add counts 2, bias and activation are not counted."""
         widths = self.d_out if self.layer == "ceiling" else self.d_in + self.d_out
-        return 2 * self.batch * self.used_neurons * widths
+        return 2 * self.batch * self.used_neurons * widths + self.routing_flops()
 
     def weight_bytes(self) -> int:
-        """Return the bytes of w_in and w_out together."""
-        return self.neurons * (self.d_in + self.d_out) * self.item_bytes
+        """Return the bytes of all weights and biases together."""
+        return sum(prod(shape) for shape in self.weights().values()) * self.item_bytes
 
     def bytes_moved(self) -> int:
         """Return the compulsory traffic of one pass: x and y once, each weight row that can be used once."""
         rows = min(self.neurons, self.batch * self.used_neurons)
-        return (rows + self.batch) * (self.d_in + self.d_out) * self.item_bytes
+        moved = (rows + self.batch) * (self.d_in + self.d_out)
+        if self.layer == "leaf":
+            leaves = min(self.n_leaves, self.batch)
+            moved += leaves * (self.hidden + self.d_out)
+            moved += min(self.routers, self.batch * self.depth) * (self.d_in + 1)
+        return moved * self.item_bytes
+
+    def weights(self) -> dict[str, tuple[int, ...]]:
+        """Return the shapes of all that a pass reads beside x, by its name among the operands."""
+        shape_in, shape_out = self.weight_shapes()
+        found = {"w_in": shape_in, "w_out": shape_out}
+        if self.layer == "leaf":
+            found |= {
+                "router": (self.routers, self.d_in),
+                "router_bias": (self.routers,),
+                "b_in": (self.n_leaves, self.hidden),
+                "b_out": (self.n_leaves, self.d_out),
+            }
+        return found
 
     def weight_shapes(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """Return the shapes of w_in and w_out."""
+        if self.layer == "leaf":
+            leaves = (self.n_leaves, self.hidden)
+            return (*leaves, self.d_in), (*leaves, self.d_out)
         if self.layer == "fff":
             rows: tuple[int, ...] = (self.trees, self.n_nodes)
         else:

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from harness.problem import oracle
+from harness.problem import leaf, oracle
 from harness.problem.operands import Operands
 from harness.problem.problem import Array, Problem
 
 # Work that it may cost, in float64 where the paths of an FFF are walked and in float32 for an FF's product;
 # of a problem that costs more, so many tokens that it does not: a stretch that begins at a random one.
-_FLOPS = {"fff": 2e9, "ff": 20e9}
+_FLOPS = {"fff": 2e9, "leaf": 2e9, "ff": 20e9}
 _BLOCK_ELEMENTS = 1 << 22
 # An element of the projection may be off by this share of its own magnitude and of the typical one. It is for
 # faults of whole tokens, not for roundings: another token's row is off by all of it.
@@ -42,13 +42,17 @@ def project(problem: Problem, operands: Operands, seed: int) -> Projection:
     """
     rng = np.random.default_rng([seed, problem.batch, 1])
     direction = rng.choice([-1.0, 1.0], problem.d_out)
-    cost = 2 * problem.used_neurons * problem.d_in
+    turns = problem.depth if problem.layer == "leaf" else 0
+    cost = 2 * (problem.used_neurons + turns) * problem.d_in
     count = int(min(problem.batch, max(1, _FLOPS[problem.layer] // cost)))
     first = int(rng.integers(0, problem.batch - count + 1))
     x = operands.x[first : first + count]
     weights = operands.w_out.astype(np.float64) @ direction
-    walk = _walk if problem.layer == "fff" else _multiply
-    values, squares = walk(problem, x, operands.w_in, weights)
+    if problem.layer == "leaf":
+        values, squares = _reach(problem, x, operands, direction)
+    else:
+        walk = _walk if problem.layer == "fff" else _multiply
+        values, squares = walk(problem, x, operands.w_in, weights)
     magnitude = np.sqrt(squares)
     share = _SHARE[problem.dtype, problem.math]
     allowed = share * (magnitude + np.abs(values) + float(np.median(magnitude)))
@@ -71,6 +75,17 @@ def _walk(problem: Problem, x: Array, w_in: Array, weights: Array) -> tuple[Arra
                 squares[tokens] += term**2
                 node = 2 * node + 1 + (z >= 0)
     return values, squares
+
+
+def _reach(problem: Problem, x: Array, operands: Operands, direction: Array) -> tuple[Array, Array]:
+    """Return the projection of each token's leaf network, and the sum of its terms' squares."""
+    w_in, w_out, router, router_bias, b_in, b_out = operands.weights()
+    along = (
+        w_in, (w_out.astype(np.float64) @ direction)[:, :, None], router, router_bias, b_in,
+        (b_out.astype(np.float64) @ direction)[:, None],
+    )  # fmt: skip
+    truth = leaf.leaf_oracle(x, *along, depth=problem.depth, activation=problem.activation)
+    return truth.y[:, 0], truth.rounding[:, 0] ** 2
 
 
 def _multiply(problem: Problem, x: Array, w_in: Array, weights: Array) -> tuple[Array, Array]:

@@ -55,9 +55,14 @@ def _entropy(counts: Array) -> float:
 def count_nodes(problem: Problem, operands: Operands) -> Touched:
     """Return which weight rows all tokens' paths touch, and how evenly, routed in float32.
 
+    Of a leaf FFF the nodes are those that route, and behind them the leaves; its working set is the routers'
+    rows and the whole leaves that are touched.
+
     One tree is descended by gathered rows; several by one product with all of a tree's rows, which is
     faster once many of them are used.
     """
+    if problem.layer == "leaf":
+        return _count_leaves(problem, operands)
     visits = np.zeros((problem.trees, problem.n_nodes), np.int64)
     for first in range(0, problem.batch, _TOKEN_BLOCK):
         x = operands.x[first : first + _TOKEN_BLOCK].astype(np.float32, copy=False)
@@ -74,4 +79,32 @@ def count_nodes(problem: Problem, operands: Operands) -> Touched:
         nodes=touched,
         entropy_bits=[float(np.mean([_entropy(tree) for tree in level])) for level in levels],
         working_set_bytes=touched * (problem.d_in + problem.d_out) * operands.w_in.itemsize,
+    )
+
+
+def _count_leaves(problem: Problem, operands: Operands) -> Touched:
+    """Return what the tokens of a leaf FFF touch."""
+    assert operands.router is not None
+    assert operands.router_bias is not None
+    router = operands.router.astype(np.float32, copy=False)
+    bias = operands.router_bias.astype(np.float32, copy=False)
+    node = np.zeros(problem.batch, np.int64)
+    levels = []
+    for d in range(problem.depth + 1):
+        levels.append(np.bincount(node - (2**d - 1), minlength=2**d))
+        if d == problem.depth:
+            break
+        for first in range(0, problem.batch, _TOKEN_BLOCK):
+            tokens = slice(first, first + _TOKEN_BLOCK)
+            x, at = operands.x[tokens].astype(np.float32, copy=False), node[tokens]
+            z = np.einsum("bi,bi->b", x, router[at]) + bias[at]
+            node[tokens] = 2 * at + 1 + (z >= 0)
+    counts = [int(np.count_nonzero(level)) for level in levels]
+    routers, leaves, width = sum(counts[:-1]), counts[-1], problem.d_in + problem.d_out
+    elements = routers * (problem.d_in + 1)
+    elements += leaves * (problem.hidden * width + problem.hidden + problem.d_out)
+    return Touched(
+        nodes=routers + leaves,
+        entropy_bits=[_entropy(level) for level in levels],
+        working_set_bytes=elements * problem.item_bytes,
     )

@@ -17,6 +17,9 @@ def name_model(problem: Problem) -> str:
     """Return the name by which `--models` takes a layer's shape."""
     if problem.layer == "fff":
         return f"{problem.trees}x{problem.depth}"
+    if problem.layer == "leaf":
+        relu = "-relu" if problem.activation == "relu" else ""
+        return f"leaf-{problem.hidden}x{problem.depth}{relu}"
     return f"ff-{problem.hidden}"
 
 

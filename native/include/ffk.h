@@ -5,6 +5,9 @@
  *     x (batch, d_in)    y (batch, d_out)
  *     ff:  w_in (hidden, d_in)          w_out (hidden, d_out)
  *     fff: w_in (trees, n_nodes, d_in)  w_out (trees, n_nodes, d_out)   n_nodes = 2^(depth+1) - 1
+ *     leaf: w_in (leaves, hidden, d_in)  w_out (leaves, hidden, d_out)  leaves = 2^depth
+ *           b_in (leaves, hidden)  b_out (leaves, d_out)
+ *           router (leaves - 1, d_in)  router_bias (leaves - 1,)
  * Kernels never allocate, print, abort or start threads; the caller owns every buffer.
  */
 #ifndef FFK_H
@@ -23,7 +26,7 @@ extern "C" {
  * raises that one too; so does growth of ffk_products, two of which stand in an ffk_isa, and of
  * ffk_feed, which a plugin makes. Version 1 had no ffk_plugin_api (at the end of this file): a
  * library without it counts as version 1. */
-#define FFK_API_VERSION 3
+#define FFK_API_VERSION 4
 #define FFK_API_OLDEST 1
 
 typedef enum {
@@ -43,11 +46,16 @@ typedef enum {
 #define FFK_FLOAT32 0
 #define FFK_BFLOAT16 1 /* the upper half of a float32; sums are float32 */
 
+/* What the neurons of a leaf network make of their sums; those of the other layers, the GELU. */
+#define FFK_GELU 0
+#define FFK_RELU 1
+
 typedef struct {
     int64_t batch, d_in, d_out;
-    int64_t hidden;       /* ff: neurons; 0 for fff */
-    int64_t depth, trees; /* fff: the root is at depth 0; 0 for ff */
+    int64_t hidden;       /* ff: neurons; leaf: of one leaf; 0 for fff */
+    int64_t depth, trees; /* fff: the root is at depth 0; leaf: turns, and 1; 0 for ff */
     int32_t dtype;        /* FFK_FLOAT32 or FFK_BFLOAT16 */
+    int32_t activation;   /* FFK_GELU, or for a leaf FFK_RELU. Since version 4 */
 } ffk_shape;
 
 typedef uint16_t ffk_bfloat16;
@@ -58,6 +66,7 @@ typedef struct {
     float *y;        /* overwritten, never read */
     void *workspace; /* aligned to FFK_ALIGNMENT, contents on entry are of no meaning */
     size_t workspace_bytes;
+    const float *router, *router_bias, *b_in, *b_out; /* leaf; else NULL. Since version 4 */
 } ffk_operands;
 
 #define FFK_ALIGNMENT 64 /* bytes: a cache line, and the widest vector register (AVX-512) */
@@ -167,7 +176,7 @@ typedef ffk_status (*ffk_kernel_run_fn)(const ffk_shape *, const ffk_operands *,
 typedef size_t (*ffk_kernel_workspace_fn)(const ffk_shape *);
 
 typedef struct ffk_kernel {
-    const char *id, *layer; /* layer: "ff", "fff" or "ceiling" */
+    const char *id, *layer; /* layer: "ff", "fff", "leaf" or "ceiling" */
     int32_t level;          /* BLAS level, 0 where the kernel is not built on BLAS */
     uint32_t routines;      /* FFK_NEEDS_*, FFK_BATCHES_* */
     uint32_t dtypes;        /* FFK_TAKES_*; 0 for float32 alone */

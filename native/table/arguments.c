@@ -7,11 +7,16 @@
 static int extent_ok(int64_t n) { return n > 0 && n < ((int64_t)1 << 40); }
 
 static ffk_status check_extents(const char *layer, const ffk_shape *s) {
+    if (s->activation != FFK_GELU && (s->activation != FFK_RELU || strcmp(layer, "leaf") != 0))
+        return FFK_BAD_SHAPE;
     if (!extent_ok(s->batch) || !extent_ok(s->d_in) || !extent_ok(s->d_out))
         return FFK_BAD_SHAPE;
     if (strcmp(layer, "fff") == 0) {
         if (s->hidden != 0 || s->depth < 0 || s->depth > 20 || s->trees < 1 ||
             s->trees > ((int64_t)1 << 20))
+            return FFK_BAD_SHAPE;
+    } else if (strcmp(layer, "leaf") == 0) {
+        if (!extent_ok(s->hidden) || s->depth < 0 || s->depth > 20 || s->trees != 1)
             return FFK_BAD_SHAPE;
     } else if (!extent_ok(s->hidden) || s->depth != 0 || s->trees != 0) {
         return FFK_BAD_SHAPE;
@@ -66,6 +71,10 @@ ffk_status ffk_check_arguments(const ffk_kernel *kernel, const ffk_shape *shape,
         return FFK_NULL_POINTER;
     if (operands->x == NULL || operands->w_in == NULL || operands->w_out == NULL ||
         operands->y == NULL || context->isa == NULL)
+        return FFK_NULL_POINTER;
+    if (strcmp(kernel->layer, "leaf") == 0 &&
+        (operands->router == NULL || operands->router_bias == NULL || operands->b_in == NULL ||
+         operands->b_out == NULL))
         return FFK_NULL_POINTER;
     ffk_status status = ffk_check_shape(kernel->layer, kernel->dtypes, shape);
     if (status == FFK_OK)

@@ -27,11 +27,12 @@ from harness.backends import blas
 from harness.problem.check import choose_tokens
 from harness.problem.operands import Operands, make_operands
 from harness.problem.oracle import fff_oracle
-from harness.problem.problem import DTYPES, Array, Problem
+from harness.problem.problem import DTYPES, Array, Layer, Problem
 
 CASES = [*cases(), *cuda_cases()]
 LAYER_CASES = [c for c in CASES if c.implementation.layer != "ceiling"]
 FFF_CASES = [c for c in CASES if c.implementation.layer == "fff"]
+ROUTED_CASES = [c for c in CASES if c.implementation.layer in ("fff", "leaf")]
 FF_CASES = [c for c in CASES if c.implementation.layer == "ff"]
 
 # Extents around the widths of vector registers (8 and 16 floats) and their unrolled multiples, and primes.
@@ -40,17 +41,23 @@ UNEQUAL = ((1, 33), (33, 1), (31, 8), (9, 61))
 BATCHES = (1, 2, 3, 63, 64, 65, 130)  # odd, and around a block of 64 tokens
 
 
-def _problems(layer: str) -> list[Problem]:
+def _problems(layer: Layer) -> list[Problem]:
     """Return the problems that every implementation of a layer has to get right."""
 
     def make(batch: int, d_in: int, d_out: int, **extents: int) -> Problem:
         if layer == "fff":
             shape = {"depth": extents.get("depth", 3), "trees": extents.get("trees", 1)}
+        elif layer == "leaf":
+            shape = {
+                "depth": extents.get("depth", 3),
+                "hidden": extents.get("hidden", 5),
+                "trees": 1,
+            }
         elif layer == "ceiling":
             shape = {"hidden": d_in}  # a bare product: the inner extent is x's own
         else:
             shape = {"hidden": extents.get("hidden", 17)}
-        return Problem(layer=layer, batch=batch, d_in=d_in, d_out=d_out, seed=d_in, **shape)  # type: ignore[arg-type]
+        return Problem(layer=layer, batch=batch, d_in=d_in, d_out=d_out, seed=d_in, **shape)
 
     found = [make(batch, d, d) for d in WIDTHS for batch in (1, 5)]
     found += [make(3, d_in, d_out) for d_in, d_out in UNEQUAL]
@@ -58,6 +65,13 @@ def _problems(layer: str) -> list[Problem]:
     if layer == "fff":
         found += [make(11, 16, 13, depth=d, trees=t) for d in range(6) for t in (1, 2, 5)]
         found += [make(67, 17, 8, depth=12), make(5, 8, 9, depth=12, trees=2)]
+    elif layer == "leaf":
+        found += [make(11, 16, 13, depth=d, hidden=h) for d in (0, 1, 5) for h in (1, 2, 3, 4, 8)]
+        # Around a block of 63 neurons and its bias, and around a piece of 64 tokens of one leaf.
+        found += [make(5, 9, 7, depth=2, hidden=h) for h in (62, 63, 64, 65, 126, 127, 128)]
+        found += [make(batch, 9, 7, depth=0) for batch in (63, 64, 65, 300)]
+        found += [make(67, 17, 8, depth=11, hidden=2)]
+        found += [replace(p, activation="relu") for p in found[::5]]
     elif layer == "ff":
         found += [make(5, 16, 13, hidden=h) for h in (1, *WIDTHS, 127, 128, 129)]
     return list(dict.fromkeys(found))
@@ -65,10 +79,19 @@ def _problems(layer: str) -> list[Problem]:
 
 def _name(problem: Problem) -> str:
     inner = f"{problem.trees}x{problem.depth}" if problem.layer == "fff" else str(problem.hidden)
+    if problem.layer == "leaf":
+        inner = f"{problem.hidden}x{problem.depth}{problem.activation}"
     return f"b{problem.batch}-{problem.d_in}-{inner}-{problem.d_out}"
 
 
-_PROBLEMS = {layer: _problems(layer) for layer in ("ff", "fff", "ceiling")}
+_LAYERS: tuple[Layer, ...] = ("ff", "fff", "leaf", "ceiling")
+_PROBLEMS = {layer: _problems(layer) for layer in _LAYERS}
+# A problem of each layer that has all its extents above 1.
+_EXTENTS = {
+    "ff": {"hidden": 33},
+    "fff": {"depth": 4, "trees": 2},
+    "leaf": {"hidden": 7, "depth": 4, "trees": 1},
+}
 # What compiles for every shape gets few: the smallest, an odd one, two of unequal extents, a whole block.
 _FEW = [
     Problem(layer="ff", batch=batch, d_in=d_in, d_out=d_out, hidden=hidden, seed=d_in)
@@ -113,14 +136,13 @@ def test_same_seed_same_bytes(case: Case) -> None:
     layer = case.implementation.layer
 
     def run(seed: int) -> list[bytes]:
-        shape = {"depth": 4, "trees": 2} if layer == "fff" else {"hidden": 33}
         problem = Problem(
-            layer=layer, batch=65, d_in=17, d_out=9, seed=seed, dtype=case.dtype, **shape
+            layer=layer, batch=65, d_in=17, d_out=9, seed=seed, dtype=case.dtype, **_EXTENTS[layer]
         )
         guarded, prepared = prepare(case, problem, make_operands(problem))
         prepared.forward()
         o = guarded.operands
-        return [a.tobytes() for a in (o.x, o.w_in, o.w_out, o.y)]
+        return [a.tobytes() for a in (o.x, *o.weights(), o.y)]
 
     first = run(3)
     assert run(3) == first
@@ -144,7 +166,7 @@ def testmake_ties_has_ties() -> None:
     assert (truth.margin == 0).any()
 
 
-@pytest.mark.parametrize("case", FFF_CASES, ids=str)
+@pytest.mark.parametrize("case", ROUTED_CASES, ids=str)
 def test_exact_ties_turn_right(case: Case) -> None:
     """A pre-activation of exactly 0 turns right."""
     assert judge_ties(case)
@@ -158,8 +180,7 @@ def test_exact_ties_turn_right(case: Case) -> None:
 def test_not_finite_stays_in_its_rows(case: Case, value: float) -> None:
     """A NaN or infinity in x makes its own rows not finite, as the oracle's, and touches no other."""
     layer = case.implementation.layer
-    shape = {"depth": 3, "trees": 2} if layer == "fff" else {"hidden": 19}
-    problem = Problem(layer=layer, batch=67, d_in=17, d_out=9, dtype=case.dtype, **shape)
+    problem = Problem(layer=layer, batch=67, d_in=17, d_out=9, dtype=case.dtype, **_EXTENTS[layer])
     operands = make_operands(problem)
     hit = np.array([0, 5, 63, 66])
     x = operands.x.copy()
@@ -178,14 +199,16 @@ _extent = st.integers(1, 40)
 
 
 @st.composite
-def _any_problem(draw: st.DrawFn, layer: str) -> Problem:
+def _any_problem(draw: st.DrawFn, layer: Layer) -> Problem:
     d_in = draw(_extent)
     if layer == "fff":
         shape = {"depth": draw(st.integers(0, 6)), "trees": draw(st.integers(1, 4))}
+    elif layer == "leaf":
+        shape = {"depth": draw(st.integers(0, 6)), "hidden": draw(st.integers(1, 70)), "trees": 1}
     else:
         shape = {"hidden": d_in if layer == "ceiling" else draw(st.integers(1, 70))}
     return Problem(
-        layer=layer, batch=draw(st.integers(1, 70)), d_in=d_in, d_out=draw(_extent),  # type: ignore[arg-type]
+        layer=layer, batch=draw(st.integers(1, 70)), d_in=d_in, d_out=draw(_extent),
         seed=draw(st.integers(0, 2**32)), **shape,
     )  # fmt: skip
 
@@ -257,22 +280,26 @@ _FAULT_PROBLEMS = {
         Problem(layer="fff", batch=5, d_in=9, d_out=9, depth=3, trees=1),
         Problem(layer="fff", batch=64, d_in=64, d_out=64, depth=9, trees=2),
     ],
+    "leaf": [
+        Problem(layer="leaf", batch=5, d_in=9, d_out=9, depth=3, trees=1, hidden=4),
+        Problem(layer="leaf", batch=64, d_in=64, d_out=64, depth=5, trees=1, hidden=32),
+    ],
 }
 
 
-def _numpy_case(layer: str, fault: str = "", dtype: str = "float32") -> Case:
+def _numpy_case(layer: Layer, fault: str = "", dtype: str = "float32") -> Case:
     return Case(implementation=planted.make(layer, fault), provider="", isa="", dtype=dtype)
 
 
-def _judge_planted(layer: str, size: int, dtype: str, fault: str = "") -> str:
+def _judge_planted(layer: Layer, size: int, dtype: str, fault: str = "") -> str:
     problem = replace(_FAULT_PROBLEMS[layer][size], dtype=dtype)
     return judge(_numpy_case(layer, fault, dtype), problem)
 
 
-@pytest.mark.parametrize("layer", ["ff", "fff"])
+@pytest.mark.parametrize("layer", _FAULT_PROBLEMS)
 @pytest.mark.parametrize("size", [0, 1], ids=["small", "large"])
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_right_numpy_passes(layer: str, size: int, dtype: str) -> None:
+def test_right_numpy_passes(layer: Layer, size: int, dtype: str) -> None:
     """The implementation that the faults are planted in passes without them."""
     assert _judge_planted(layer, size, dtype) == ""
 
@@ -282,27 +309,32 @@ def test_right_numpy_passes(layer: str, size: int, dtype: str) -> None:
     [
         (layer, fault, dtype)
         for dtype in DTYPES
-        for layer in ("ff", "fff")
-        for fault in (*planted.FAULTS, *(planted.ROUTING_FAULTS if layer == "fff" else ()))
+        for layer in _FAULT_PROBLEMS
+        for fault in (
+            *planted.FAULTS,
+            *(planted.ROUTING_FAULTS if layer != "ff" else ()),
+            *(planted.BIAS_FAULTS if layer == "leaf" else ()),
+        )
         if dtype == "float32" or fault not in planted.NOT_IN_BFLOAT16
     ],
 )
 @pytest.mark.parametrize("size", [0, 1], ids=["small", "large"])
-def test_planted_fault_is_caught(layer: str, fault: str, dtype: str, size: int) -> None:
+def test_planted_fault_is_caught(layer: Layer, fault: str, dtype: str, size: int) -> None:
     """The suite's own judgement rejects each planted fault."""
     assert _judge_planted(layer, size, dtype, fault) != ""
 
 
+@pytest.mark.parametrize("layer", ["fff", "leaf"])
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_planted_tie_rule_is_caught(dtype: str) -> None:
+def test_planted_tie_rule_is_caught(layer: Layer, dtype: str) -> None:
     """Turning left on a tie fails the tie test, and nothing but it: elsewhere the two rules agree."""
-    assert judge_ties(_numpy_case("fff", "", dtype))
-    assert not judge_ties(_numpy_case("fff", planted.TIE_FAULT, dtype))
-    assert _judge_planted("fff", 0, dtype, planted.TIE_FAULT) == ""
+    assert judge_ties(_numpy_case(layer, "", dtype))
+    assert not judge_ties(_numpy_case(layer, planted.TIE_FAULT, dtype))
+    assert _judge_planted(layer, 0, dtype, planted.TIE_FAULT) == ""
 
 
-@pytest.mark.parametrize("layer", ["ff", "fff"])
-def test_rounded_hidden_values_pass_in_bfloat16(layer: str) -> None:
+@pytest.mark.parametrize("layer", _FAULT_PROBLEMS)
+def test_rounded_hidden_values_pass_in_bfloat16(layer: Layer) -> None:
     """A pass may round its pre-activations and activations to bfloat16, after it decided the turns."""
     for size in (0, 1):
         assert _judge_planted(layer, size, "bfloat16", planted.ROUNDS_HIDDEN) == ""

@@ -17,7 +17,7 @@ from harness.backends import blas, registry
 from harness.backends.registry import Context, Implementation, Prepared
 from harness.problem import check
 from harness.problem.operands import Operands, make_aligned, make_operands
-from harness.problem.problem import ALIGNMENT, Array, Problem
+from harness.problem.problem import ALIGNMENT, Array, Layer, Problem
 from harness.sweep import repro
 
 # A quiet NaN unlike the gate's poison: an element read from a guard row spoils what it is summed into.
@@ -159,10 +159,11 @@ def fence(arrays: dict[str, Array], workspace_bytes: int = 0) -> Fence:
 
 def guard(operands: Operands, workspace_bytes: int = 0) -> Guarded:
     """Copy operands between rows of canaries, with a workspace beside them."""
-    names = ("x", "w_in", "w_out", "y")
-    made = fence({name: getattr(operands, name) for name in names}, workspace_bytes)
+    names = ("x", "w_in", "w_out", "y", "router", "router_bias", "b_in", "b_out")
+    own = {name: getattr(operands, name) for name in names}
+    made = fence({name: a for name, a in own.items() if a is not None}, workspace_bytes)
     return Guarded(
-        operands=Operands(**{name: made.arrays[name] for name in names}),
+        operands=Operands(**{name: made.arrays[name] for name in names if name in made.arrays}),
         workspace=made.arrays["workspace"], fence=made,
     )  # fmt: skip
 
@@ -171,7 +172,7 @@ def guard(operands: Operands, workspace_bytes: int = 0) -> Guarded:
 def draw_once(problem: Problem) -> Operands:
     """Return a problem's own operands, drawn once for all cases: to be copied, and never written to."""
     operands = make_operands(problem)
-    for array in (operands.x, operands.w_in, operands.w_out, operands.y):
+    for array in (operands.x, *operands.weights(), operands.y):
         array.flags.writeable = False
     return operands
 
@@ -226,7 +227,7 @@ def judge(case: Case, problem: Problem, operands: Operands | None = None) -> str
     """
     guarded, prepared = prepare(case, problem, operands)
     expected = expect_once(problem) if operands is None else check.expect(problem, operands)
-    inputs = [guarded.operands.x, guarded.operands.w_in, guarded.operands.w_out]
+    inputs = [guarded.operands.x, *guarded.operands.weights()]
     before = [a.tobytes() for a in inputs]
     y = guarded.operands.y
     outputs = set()
@@ -262,20 +263,26 @@ def with_x(operands: Operands, x: Array) -> Operands:
 # ---- ties ---------------------------------------------------------------------------------------
 
 
-def make_ties(dtype: str = "float32") -> tuple[Problem, Operands]:
+def make_ties(dtype: str = "float32", layer: Layer = "fff") -> tuple[Problem, Operands]:
     """Return small integers, with which every pre-activation is exact and many are exactly 0."""
-    problem = Problem(layer="fff", batch=65, d_in=5, d_out=7, depth=4, trees=2, dtype=dtype)
+    problem = Problem(
+        layer=layer, batch=65, d_in=5, d_out=7, depth=4, dtype=dtype, hidden=3 * (layer == "leaf"),
+        trees=1 if layer == "leaf" else 2,
+        activation="relu" if layer == "leaf" else "gelu",  # exact too, where it alone is computed
+    )  # fmt: skip
     rng = np.random.default_rng(5)
     o = make_operands(problem)
     o.x[...] = rng.integers(-3, 4, o.x.shape)
     o.w_in[...] = rng.integers(-2, 3, o.w_in.shape)
     o.w_out[...] = rng.integers(1, 100, o.w_out.shape)
+    for array in o.weights()[2:]:
+        array[...] = rng.integers(-2, 3, array.shape)
     return problem, o
 
 
 def judge_ties(case: Case) -> bool:
     """Say whether a case turns right wherever a pre-activation is exactly 0."""
-    problem, operands = make_ties(case.dtype)
+    problem, operands = make_ties(case.dtype, case.implementation.layer)
     guarded, prepared = prepare(case, problem, operands)
     check.poison(guarded.operands.y)
     prepared.forward()

@@ -11,7 +11,7 @@ from scipy.special import erf
 
 from harness.backends.registry import Context, Implementation, Prepared
 from harness.problem.operands import Operands
-from harness.problem.problem import DTYPES, Array, Problem
+from harness.problem.problem import DTYPES, Array, Layer, Problem
 
 Pass = Callable[[Problem, Operands], None]
 
@@ -81,6 +81,33 @@ def _ff(fault: str) -> Pass:
     return run
 
 
+def _leaf(fault: str) -> Pass:
+    def run(p: Problem, o: Operands) -> None:
+        x = np.broadcast_to(o.x[:1], o.x.shape) if fault == "first_token" else o.x
+        x64 = x.astype(np.float64)
+        w_in, w_out, router, router_bias, b_in, b_out = o.weights()
+        y = o.y.astype(np.float64) if fault == "accumulates" else np.zeros(o.y.shape)
+        node = np.zeros(p.batch, np.int64)
+        for _ in range(p.depth):
+            bias = 0.0 if fault == "no_router_bias" else router_bias[node].astype(np.float64)
+            z = _dot(x64, router[node], fault) + bias
+            right = z > 0 if fault == "tie_left" else z >= 0
+            node = 2 * node + 1 + (~right if fault == "reversed" else right)
+        leaf = node - p.routers
+        for h in range(p.hidden - (fault == "one_short")):
+            z = _dot(x64, w_in[leaf, h], fault)
+            if fault != "no_hidden_bias":
+                z = z + b_in[leaf, h].astype(np.float64)
+            added = _neuron(w_in[:, h], w_out[:, h], y, leaf, fault)
+            a = np.maximum(z, 0.0) if p.activation == "relu" else _gelu(z, fault)
+            y += a[:, None] * added.astype(np.float64)
+        if fault != "no_output_bias":
+            y += b_out[leaf].astype(np.float64)
+        _store(p, o, y, fault)
+
+    return run
+
+
 def _store(p: Problem, o: Operands, y: Array, fault: str) -> None:
     """Write the output, with the faults that concern where and what is written."""
     flat = o.y.reshape(-1)
@@ -116,6 +143,7 @@ FAULTS = (
 # What is hidden in the roundings that bfloat16 allows (check.ROUNDED).
 NOT_IN_BFLOAT16 = ("tanh_gelu",)
 ROUTING_FAULTS = ("reversed",)
+BIAS_FAULTS = ("no_router_bias", "no_hidden_bias", "no_output_bias")
 TIE_FAULT = "tie_left"
 # Allowed in bfloat16, not in float32: z and gelu(z) rounded to bfloat16 behind the turn.
 ROUNDS_HIDDEN = "rounds_hidden"
@@ -123,9 +151,9 @@ ROUNDS_HIDDEN = "rounds_hidden"
 ROUNDS_SUMS = "rounds_sums"
 
 
-def make(layer: str, fault: str = "", *, name: str = "") -> Implementation:
+def make(layer: Layer, fault: str = "", *, name: str = "") -> Implementation:
     """Return an implementation in NumPy, right or with one fault; it is not registered."""
-    run = _fff(fault) if layer == "fff" else _ff(fault)
+    run = {"ff": _ff, "fff": _fff, "leaf": _leaf}[layer](fault)
 
     def prepare(problem: Problem, operands: Operands, context: Context) -> Prepared:
         def forward() -> None:
@@ -143,7 +171,7 @@ def make(layer: str, fault: str = "", *, name: str = "") -> Implementation:
         return Prepared(forward=forward, time=time)
 
     return Implementation(
-        id=name or f"{layer}_numpy_{fault or 'right'}", layer="fff" if layer == "fff" else "ff",
+        id=name or f"{layer}_numpy_{fault or 'right'}", layer=layer,
         level=None, devices=("cpu",), summary="NumPy, for the tests", prepare=prepare,
         workspace_bytes=lambda problem: 0, dtypes=DTYPES,
     )  # fmt: skip

@@ -22,6 +22,7 @@ from harness.problem.problem import Problem
 
 FFF = Problem(layer="fff", batch=9, d_in=24, d_out=16, depth=3, trees=1, seed=1)
 FF = Problem(layer="ff", batch=9, d_in=24, d_out=16, hidden=30, seed=1)
+LEAF = Problem(layer="leaf", batch=9, d_in=24, d_out=16, hidden=4, depth=3, trees=1, seed=1)
 MIB = 1 << 20
 
 
@@ -53,17 +54,20 @@ def with_prepare(
     return replace(registry.get(f"{layer}_l1_blas"), prepare=prepare)
 
 
-@pytest.mark.parametrize("routing", ["uniform", "zipf", "single"])
 @pytest.mark.parametrize(
-    "implementation", [i for i in registry.layers() if "cpu" in i.devices], ids=lambda i: i.id
+    ("implementation", "routing"),
+    [
+        pytest.param(i, routing, id=f"{i.id}-{routing}")
+        for i in registry.layers()
+        for routing in ("uniform", "zipf", "single")
+        if "cpu" in i.devices and (i.layer != "leaf" or routing == "uniform")
+    ],
 )
 def test_rotation_passes_its_gate(implementation: Implementation, routing: str) -> None:
     """Every implementation is right on each set of weights, and takes them in turn."""
-    problem = (
-        replace(FFF if implementation.layer == "fff" else FF, routing=routing)
-        if (implementation.layer == "fff" or routing == "uniform")
-        else replace(FF, routing=routing, routed_trees=1, routed_depth=3)
-    )
+    plain = {"ff": FF, "fff": FFF, "leaf": LEAF}[implementation.layer]
+    router = {"routed_trees": 1, "routed_depth": 3} if plain is FF and routing != "uniform" else {}
+    problem = replace(plain, routing=routing, **router)
     if implementation.unavailable():
         pytest.skip(implementation.unavailable())
     found = rotate(implementation, problem, 3)
