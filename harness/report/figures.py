@@ -14,7 +14,7 @@ from harness.analysis.rows import Point, Speed
 from harness.analysis.stats import Ratio
 from harness.problem import axes
 from harness.problem.axes import Conditions
-from harness.problem.models import speedup_limit, title
+from harness.problem.models import parse_model, speedup_limit, title
 from harness.records.schema import RunHead
 from harness.report import escape
 from harness.report.figure_style import new_figure, set_title
@@ -23,14 +23,13 @@ from harness.report.palette import GREY, Style, find_styles, layer_colour
 from harness.report.table import format_place
 
 _PAPER = "#999999"
-_FFF = layer_colour("fff_")
 # A label may be another's too (two traces whose files have one name); with the conditions it is one cell's.
 _Series = tuple[str, Conditions]
 _LABEL = {"facecolor": "white", "edgecolor": "none", "pad": 0.6}
 
 
-def _bars_of(point: Point) -> list[tuple[str, Ratio, float | None, bool, float]]:
-    """Return a bar per FFF figure: label, ratio, published speedup, whether confirmed, limit."""
+def _bars_of(point: Point) -> list[tuple[str, Ratio, float | None, bool, float, str]]:
+    """Return a bar per FFF figure: label, ratio, published speedup, whether confirmed, limit, colour."""
     bars = []
     for provider, entries in point.entries.items():
         for entry in entries:
@@ -41,7 +40,8 @@ def _bars_of(point: Point) -> list[tuple[str, Ratio, float | None, bool, float]]
             label = f"{title(entry.model)}, {what}\nover FF, {what} ({provider})"
             bars.append((label, entry.ratio, cell.speedup if cell else None,
                          bool(cell and cell.confirmed),
-                         speedup_limit(entry.model, point.baseline)))  # fmt: skip
+                         speedup_limit(entry.model, point.baseline),
+                         layer_colour(f"{parse_model(entry.model).layer}_")))  # fmt: skip
     for v in point.versus:
         if v.ratio is None:
             continue
@@ -50,7 +50,8 @@ def _bars_of(point: Point) -> list[tuple[str, Ratio, float | None, bool, float]]
         source = format_source(v.implementation, v.provider)
         label = f"{title(v.model)}, {what} ({source})\nover the fastest FF"
         bars.append((label, v.ratio, cell.speedup if cell else None,
-                     bool(cell and cell.confirmed), speedup_limit(v.model, point.baseline)))  # fmt: skip
+                     bool(cell and cell.confirmed), speedup_limit(v.model, point.baseline),
+                     layer_colour(v.implementation)))  # fmt: skip
     return bars
 
 
@@ -62,8 +63,8 @@ def speedup_figure(analysis: Analysis) -> Figure:
     figure = new_figure(9.5, 1.6 + 0.62 * max(1, len(bars)))
     axes = figure.subplots()
     highest = max([*(b[1].value for b in bars), *(b[4] for b in bars), 2.0])
-    for i, (_, ratio, paper, confirmed, limit) in enumerate(bars):
-        axes.barh(i - 0.17, ratio.value, height=0.34, color=_FFF, zorder=2)
+    for i, (_, ratio, paper, confirmed, limit, colour) in enumerate(bars):
+        axes.barh(i - 0.17, ratio.value, height=0.34, color=colour, zorder=2)
         if ratio.known:
             spread = [[ratio.value - ratio.low], [ratio.high - ratio.value]]
             axes.errorbar(ratio.value, i - 0.17, xerr=spread, color="black", capsize=3, zorder=3)
@@ -88,23 +89,23 @@ def speedup_figure(analysis: Analysis) -> Figure:
     axes.set_xlabel("speedup (log)")
     what = "Measured against published" if point.is_beside_paper else "Measured speedups"
     set_title(figure, analysis.head, f"{what}, {format_place(point).lower()}")
-    _speedup_legend(axes, beside_paper=point.is_beside_paper)
+    _speedup_legend(axes, {bar[5] for bar in bars}, beside_paper=point.is_beside_paper)
     return figure
 
 
-def _speedup_legend(axes: Any, *, beside_paper: bool) -> None:
+def _speedup_legend(axes: Any, colours: set[str], *, beside_paper: bool) -> None:
+    names = {layer_colour("fff_"): "FFF", layer_colour("ff_"): "another FF"}
     papers = [
         Patch(facecolor="white", edgecolor=_PAPER, label="published"),
         Patch(facecolor="white", edgecolor=_PAPER, hatch="////", label="published, unconfirmed"),
     ]
-    axes.legend(
+    axes.figure.legend(
         handles=[
-            Patch(color=_FFF, label="measured here, 95 % interval"),
+            *(Patch(color=c, label=f"{name}, measured") for c, name in names.items() if c in colours),
             *(papers if beside_paper else ()),
             Line2D([], [], color="black", ls=":", lw=2, label="limit (operations)"),
         ],
-        fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.12 if axes.get_ylim()[0] > 4 else -0.2),
-        ncols=4, frameon=False,
+        fontsize=8, loc="outside lower center", ncols=5, frameon=False,
     )  # fmt: skip
 
 
