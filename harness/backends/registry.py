@@ -161,6 +161,7 @@ def _load() -> None:
         torch_ceilings,
         torch_compiled,
         torch_layers,
+        torch_leaf,
         triton_layers,
     )
 

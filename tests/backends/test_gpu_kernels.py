@@ -31,10 +31,11 @@ SHAPES = (
 def _problems() -> list[tuple[Implementation, Problem]]:
     found = []
     for implementation in registry.layers():
-        is_fff = implementation.layer == "fff"
-        extents = (
-            [{"depth": 0, "trees": 3}, {"depth": 11, "trees": 1}] if is_fff else [{"hidden": 65}]
-        )
+        extents = {
+            "ff": [{"hidden": 65}],
+            "fff": [{"depth": 0, "trees": 3}, {"depth": 11, "trees": 1}],
+            "leaf": [{"hidden": 5, "depth": 4, "trees": 1}],
+        }.get(implementation.layer, [])
         found += [
             (
                 implementation,
