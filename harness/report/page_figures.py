@@ -327,7 +327,7 @@ def time_figure(analysis: Analysis, point: Point) -> Figure | None:
     scale = Scale(low=0.0, high=max(1.0, *(c + t for _, c, t in found)), log=False)
     # The id says which layer it is; the model is named where a layer has several.
     several = len({s.model for s, _, _ in found}) > len(
-        {palette.is_fff(s.implementation) for s, _, _ in found}
+        {palette.is_conditional(s.implementation) for s, _, _ in found}
     )
 
     def row(s: Speed, compute: float, traffic: float) -> Bar:

@@ -10,7 +10,7 @@ from harness.analysis.analysis import Analysis
 # Okabe and Ito's palette: told apart by readers of every colour vision.
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
-# A cold colour is an FFF, a warm one an FF, in every figure; what is no layer is grey or black.
+# A cold colour is a conditional layer, a warm one an FF, in every figure; what is no layer is grey or black.
 COLD, WARM = (0, 4, 2), (5, 1, 3)
 GREY = "#767676"
 
@@ -33,14 +33,14 @@ class Style:
         return MARKERS[self.shape]
 
 
-def is_fff(implementation: str) -> bool:
-    """Say whether an implementation computes an FFF, by its id."""
-    return implementation.startswith("fff_")
+def is_conditional(implementation: str) -> bool:
+    """Say whether an implementation computes a conditional layer, an FFF of either paper, by its id."""
+    return not implementation.startswith("ff_")
 
 
 def layer_colour(implementation: str) -> str:
     """Return the colour of a layer where its implementations are told apart by words."""
-    return COLOURS[(COLD if is_fff(implementation) else WARM)[0]]
+    return COLOURS[(COLD if is_conditional(implementation) else WARM)[0]]
 
 
 def find_styles(analysis: Analysis) -> dict[str, Style]:
@@ -55,7 +55,7 @@ def make_styles(implementations: Iterable[str]) -> dict[str, Style]:
     """
     found, seen = {}, {True: 0, False: 0}
     for name in sorted(set(implementations)):
-        place = seen[cold := is_fff(name)]
+        place = seen[cold := is_conditional(name)]
         seen[cold] += 1
         found[name] = Style(
             hue=(COLD if cold else WARM)[place % 3], shape=place % len(MARKERS)

@@ -214,7 +214,7 @@ def test_colours_tell_the_layers_apart() -> None:
     styles = palette.make_styles(names)
     by_layer: dict[bool, list[palette.Style]] = {True: [], False: []}
     for name, style in styles.items():
-        by_layer[palette.is_fff(name)].append(style)
+        by_layer[palette.is_conditional(name)].append(style)
     assert not {s.colour for s in by_layer[True]} & {s.colour for s in by_layer[False]}
     assert all(len({s.marker for s in own}) == 8 for own in by_layer.values())
 
