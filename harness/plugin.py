@@ -14,6 +14,7 @@ import re
 import shlex
 import sys
 import traceback
+import types
 from collections.abc import Callable, Sequence
 from functools import cache, partial
 from pathlib import Path
@@ -227,14 +228,27 @@ def _what(error: BaseException) -> str:
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
+class _SourceLoader(importlib.machinery.SourceFileLoader):
+    """Compile a plugin from its file each time.
+
+    Python takes bytecode that it kept for that of a file of the same size and second. What is measured
+    would then be another source than the one whose digest the run records.
+    """
+
+    def get_code(self, fullname: str) -> types.CodeType:
+        return self.source_to_code(self.get_data(self.path), self.path)
+
+
 def _run_file(path: str) -> None:
-    name = f"harness_plugin_{hashlib.sha256(path.encode()).hexdigest()[:12]}"
-    spec = importlib.util.spec_from_file_location(name, path)
-    if spec is None or spec.loader is None:
+    if not path.endswith(".py"):
         raise UsageError("need a Python file, *.py")
+    name = f"harness_plugin_{hashlib.sha256(path.encode()).hexdigest()[:12]}"
+    loader = _SourceLoader(name, path)
+    spec = importlib.util.spec_from_file_location(name, path, loader=loader)
+    assert spec is not None  # a loader was given
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # dataclasses and pickles look their module up by name
-    spec.loader.exec_module(module)
+    loader.exec_module(module)
 
 
 def _run_entry_point(source: str) -> None:

@@ -405,6 +405,17 @@ def test_unfit_plugin_is_refused_in_one_line(folder: Path, text: str, reason: st
     assert "\n" not in message
 
 
+def test_changed_file_is_compiled_anew(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file that was changed within a second, to as many bytes, is not run as it was before."""
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
+    file = folder / "changed.py"
+    for word in ("first", "other"):
+        file.write_text(f"raise ValueError('{word}')\n", encoding="ascii")
+        os.utime(file, (1e9, 1e9))
+        with pytest.raises(UsageError, match=word):
+            plugin.load(file)
+
+
 def test_line_of_the_mistake_is_named(folder: Path) -> None:
     """An error names the plugin's own line that raised."""
     file = folder / "line.py"
