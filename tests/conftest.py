@@ -11,6 +11,7 @@ import site
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 # Libraries read these when they load, so they stand before the first import of NumPy.
 for _name in ("OMP", "OPENBLAS", "MKL", "BLIS"):
@@ -20,6 +21,7 @@ os.environ.pop("PYTEST_ADDOPTS", None)
 os.environ.setdefault("MKL_THREADING_LAYER", "SEQUENTIAL")
 os.environ.setdefault("MKL_INTERFACE_LAYER", "LP64")
 
+import forked
 import numpy as np
 import pytest
 import told_caches
@@ -28,6 +30,7 @@ from made_machines import SMALL
 from harness.backends import blas
 from harness.gpu import probe
 from harness.machine import cache_walk, facts
+from harness.measure import process
 from harness.problem.problem import Array, Problem
 from harness.records import variables
 
@@ -112,6 +115,25 @@ def _machine() -> Iterator[None]:
         patch.setattr(facts, "read_machine", read)
         patch.setattr(cache_walk, "take", told_caches.take)
         yield
+
+
+_SUBPROCESS = process.subprocess
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _forks() -> Iterator[None]:
+    """Let measuring processes be forks of one that has loaded what they load: forked.py."""
+    replaced = SimpleNamespace(**{**vars(_SUBPROCESS), "Popen": forked.start})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(process, "subprocess", replaced)
+        yield
+    forked.end()
+
+
+@pytest.fixture
+def fresh_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a test that is about the start of a measuring process have it as users do."""
+    monkeypatch.setattr(process, "subprocess", _SUBPROCESS)
 
 
 @pytest.fixture(scope="session")

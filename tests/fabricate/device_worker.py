@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import forked
 import planted
 from fake_device import QUIET, FakeDevice, FakeTensor
 
@@ -166,6 +167,7 @@ def stand_in(folder: Path, kind: str = "") -> Path:
         encoding="utf-8",
     )
     script.chmod(0o755)
+    forked.STAND_INS[str(script)] = [__file__, kind, str(folder)]
     return script
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from time import sleep
 from typing import TYPE_CHECKING, Any
 
+import forked
 import planted
 
 import harness
@@ -155,6 +156,7 @@ def stand_in(folder: Path) -> Path:
         encoding="utf-8",
     )
     script.chmod(0o755)
+    forked.STAND_INS[str(script)] = [__file__]
     return script
 
 

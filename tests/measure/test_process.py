@@ -29,6 +29,8 @@ HELLO = Hello(
 )  # fmt: skip
 Start = Callable[..., MeasuringProcess]
 
+pytestmark = pytest.mark.usefixtures("fresh_processes")
+
 
 @pytest.fixture
 def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Start]:
