@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -28,6 +29,10 @@ def test_on_a_gpu(): pass
 NOWHERE = """
 @pytest.mark.skipif(True, reason="nobody has this")
 def test_nowhere(): pass
+"""
+OF_PARAMETERS = """
+@pytest.mark.parametrize("where", ["core-a::b", pytest.param("full-a::b", marks=full)])
+def test_each(where): pass
 """
 WHOLE = 'import pytest\npytest.importorskip("{}")\ndef test_x(): pass\n'
 
@@ -112,6 +117,21 @@ def test_files_to_run_again(suite: Path) -> None:
         text=True, check=False,
     )  # fmt: skip
     assert done.stdout.split() == ["tests/test_a.py", "tests/test_b.py"]
+
+
+def test_what_passed_elsewhere_is_left_out(suite: Path) -> None:
+    """Of a file that is run again, what another environment ran is left out, and nothing beside it."""
+    with (suite / "tests" / "test_a.py").open("a") as file:
+        file.write(OF_PARAMETERS)
+    ran = _report(suite, "core").removeprefix("core=")
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-p", "skips", "--ran", ran, "-p", "no:cacheprovider", "-v"],
+        cwd=suite, capture_output=True, text=True, check=False,
+        env=dict(os.environ, WHERE="full", PYTHONPATH=str(LEDGER.parent),
+                 PYTEST_DISABLE_PLUGIN_AUTOLOAD="1"),
+    )  # fmt: skip
+    assert re.findall(r"::(\S+) PASSED", done.stdout) == ["test_in_one", "test_each[full-a::b]"]
+    assert "2 passed, 1 skipped, 2 deselected" in done.stdout
 
 
 def test_an_empty_report_is_a_fault(tmp_path: Path) -> None:

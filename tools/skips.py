@@ -2,6 +2,7 @@
 
     python tools/skips.py ENVIRONMENT=JUNIT.xml...
     python tools/skips.py --again ENVIRONMENT=JUNIT.xml...    print the files to run in another environment
+    python -m pytest -p tools.skips --ran JUNIT.xml FILE...    run of them what passed in no environment
 
 A test that ran in no environment fails the run: nothing proves what it claims. Tests with the marker `gpu`
 need a real GPU; they are counted and listed instead.
@@ -14,6 +15,10 @@ import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # the ledger itself is read without it
+    import pytest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,6 +76,29 @@ def never_ran(outcomes: Iterable[Outcome]) -> list[Outcome]:
 def files_to_run_again(outcomes: Iterable[Outcome]) -> list[str]:
     """Return the files of which an environment skipped a test."""
     return sorted({o.module.split("::")[0].replace(".", "/") + ".py" for o in outcomes if o.reason})
+
+
+def _id(node: str) -> str:
+    """Return a test's id, as an outcome has it, by pytest's name for it."""
+    path, bracket, parameters = node.partition("[")
+    module, *names = path.split("::")
+    *classes, name = names or [""]
+    home = ".".join([module.removesuffix(".py").replace("/", "."), *classes])
+    return f"{home}::{name}{bracket}{parameters}"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Take the reports of other environments."""
+    parser.addoption("--ran", action="append", default=[], help="leave out what passed in a report")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what passed in another environment."""
+    reports = [o for path in config.getoption("--ran") for o in read("", Path(path))]
+    passed = {o.id for o in reports if not o.reason}
+    left = [item for item in items if _id(item.nodeid) in passed]
+    config.hook.pytest_deselected(items=left)
+    items[:] = [item for item in items if _id(item.nodeid) not in passed]
 
 
 def main(words: list[str]) -> int:

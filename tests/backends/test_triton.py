@@ -10,7 +10,6 @@ import os
 import re
 import subprocess
 import sys
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -53,19 +52,6 @@ def test_interpreted_kernels_conform() -> None:
     assert int(passed.group(1)) > 50
 
 
-@cache
-def _compiled(folder: Path) -> dict[str, Any]:
-    answer = json.loads(_run([str(SCRIPTS / "triton_compiled.py")], TRITON_CACHE_DIR=str(folder)))
-    assert isinstance(answer, dict)
-    return answer
-
-
-@pytest.fixture
-def compiled(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """Return what the compiler says of every launch, compiled once."""
-    return _compiled(tmp_path_factory.getbasetemp() / "triton")
-
-
 def find_growth(found: Usage, golden: Usage, *, same: bool = True) -> list[str]:
     """Return what spills, takes more than was recorded, left the tensor cores, or is not in both.
 
@@ -86,25 +72,23 @@ def find_growth(found: Usage, golden: Usage, *, same: bool = True) -> list[str]:
     return grown
 
 
-def test_compiles_without_spills(compiled: dict[str, Any]) -> None:
-    """Every launch compiles for sm_80 and sm_90, spills nothing on whole pieces, and takes what it took."""
+def test_compiled_kernels(tmp_path: Path) -> None:
+    """Every launch compiles for sm_80 and sm_90 and takes what it took; a product too wide is seen to spill.
+
+    Whole pieces spill nothing. The grouped products of bfloat16 and TF32 run on tensor cores, those of
+    float32 on none. One test, since all is compiled for it: that takes minutes.
+    """
+    told = _run([str(SCRIPTS / "triton_compiled.py")], TRITON_CACHE_DIR=str(tmp_path))
+    compiled: dict[str, Any] = json.loads(told)
     golden = json.loads(GOLDEN.read_text(encoding="utf-8"))
     same = compiled["triton"] == golden["triton"]
     assert find_growth(compiled["launches"], golden["launches"], same=same) == []
-
-
-def test_tensor_cores_where_claimed(compiled: dict[str, Any]) -> None:
-    """The grouped products of bfloat16 and TF32 run on tensor cores; those of float32 on none."""
     launches: Usage = compiled["launches"]
     grouped = {k: u for k, u in launches.items() if k.endswith(("route_kernel", "output_kernel"))}
     for key, usage in grouped.items():
         assert bool(usage["products"]) == (" bfloat16 " in key or " tf32 " in key), key
     for architecture in ("sm_80", "sm_90"):
         assert sum(key.startswith(f"{architecture} bfloat16") for key in grouped) > 10
-
-
-def test_a_planted_spill_is_seen(compiled: dict[str, Any]) -> None:
-    """A product that is too wide for a thread's registers reads as spilled, and fails."""
     usage = compiled["spilling"]
     assert usage["stack"] > 0
     assert find_growth({"x": usage}, {"x": usage}) == [f"x: spills {usage['stack']} bytes"]
