@@ -28,7 +28,7 @@ from harness.report.files import TABLE_FILES
 
 DATA = Path(__file__).parents[1] / "data"
 MADE_UP = "made up"
-# Of a run, its first cells and lines: so ten thousand are read within two minutes.
+# Of a run, its first cells and lines: so thousands are read within a minute.
 CELLS, SHORT = 3, 16
 
 EVIL = "\x1b[2J\n|<script>`$\\input{x}\u202e\ud800../../x"
@@ -186,30 +186,29 @@ def check_many(source: Source, read: Callable[[Path], None], count: int, *, agai
     is_shown_or_refused()
 
 
-# ---- some, and ten thousand ---------------------------------------------------------------------
+# ---- some, and some thousands -------------------------------------------------------------------
 
-SOURCES = {"run-v1": 3000, "run-gpu": 500, "run-ladder": 3500, MADE_UP: 2000}  # printed of each
-OF_COMMAND = 200  # read by each command
+SOURCES = {"run-v1": 750, "run-gpu": 150, "run-ladder": 900, MADE_UP: 500}  # printed of each
+OF_COMMAND = 40  # read by each command
 
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_damaged_run_is_shown_or_refused(command: str, tmp_path: Path) -> None:
     """A run whose values and bytes are changed anyhow gives a table, or one line of why not."""
     source = make_source("run-ladder" if command == "explain" else MADE_UP, tmp_path / "run")
-    check_many(source, COMMANDS[command], 25, again=True)
+    check_many(source, COMMANDS[command], 15, again=True)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SOURCES)
-def test_ten_thousand_damaged_runs_are_shown_or_refused(name: str, tmp_path: Path) -> None:
-    """So do ten thousand, others each time: nine thousand are printed, a thousand go through commands."""
-    assert sum(SOURCES.values()) + OF_COMMAND * len(COMMANDS) == 10_000
+def test_thousands_of_damaged_runs_are_shown_or_refused(name: str, tmp_path: Path) -> None:
+    """So do more than two thousand, others each time."""
     check_many(make_source(name, tmp_path / "run"), _print_table, SOURCES[name], again=False)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("command", COMMANDS)
-def test_a_thousand_damaged_runs_go_through_commands(command: str, tmp_path: Path) -> None:
+def test_damaged_runs_go_through_every_command(command: str, tmp_path: Path) -> None:
     """So they do in every command that reads runs, with all files that it writes."""
     for name in SOURCES:
         source = make_source(name, tmp_path / name / "run")
