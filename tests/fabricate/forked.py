@@ -189,7 +189,10 @@ def main() -> None:
     import scipy.special  # noqa: F401
 
     import harness.measure.worker  # noqa: F401
+    from harness.records import variables
 
+    # Its patterns are compiled as they are first met.
+    variables.find_foreign(os.environ)
     _serve(socket.socket(fileno=int(sys.argv[1])))
 
 
