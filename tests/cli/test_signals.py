@@ -32,8 +32,10 @@ ON_A_TERMINAL = (
 
 @pytest.fixture
 def handlers() -> Iterator[None]:
-    """Put the handlers of the test's own process back."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+    """Put the handlers of the test's own process back. What was started behind a shell's `&` ignores Ctrl-C."""
+    numbers = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
+    before = {number: signal.getsignal(number) for number in numbers}
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     for number, handler in before.items():
         signal.signal(number, handler)
