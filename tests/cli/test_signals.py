@@ -32,7 +32,7 @@ ON_A_TERMINAL = (
 
 @pytest.fixture
 def handlers() -> Iterator[None]:
-    """Put the handlers of the test's own process back. What was started behind a shell's `&` ignores Ctrl-C."""
+    """Put the handlers of the test's own process back; behind a shell's `&` it would ignore Ctrl-C."""
     numbers = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
     before = {number: signal.getsignal(number) for number in numbers}
     signal.signal(signal.SIGINT, signal.default_int_handler)
