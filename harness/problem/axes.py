@@ -102,6 +102,7 @@ AXES = (
         values={
             "uniform": "left to random data", "zipf": "leaves by Zipf's law, exponent 1",
             "single": "one path, distinct rows",
+            recipes.TRAINED: "leaves of text in a distilled 1x11, docs/trained-routing.md",
         },
         files={recipes.TRACE: "leaves from a file"}, label=routing.label,
     ),

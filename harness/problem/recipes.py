@@ -9,6 +9,7 @@ import numpy.typing as npt
 Array = npt.NDArray[Any]
 
 TRACE = "trace:"
+TRAINED = "trained"
 # Rows of a random matrix that is nearly square are nearly dependent: x would grow without bound. With
 # this many dimensions to spare the correction stays of x's own size for every path of a large batch.
 SPARE = 4

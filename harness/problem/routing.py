@@ -8,7 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from harness.problem.recipes import TRACE, Array
+from harness.problem import trained
+from harness.problem.recipes import TRACE, TRAINED, Array
 
 ZIPF_EXPONENT = 1.0
 # The smallest pre-activation that a chosen path may hang on, as a share of its natural standard
@@ -20,7 +21,12 @@ _ATTEMPTS = 3
 
 
 def label(routing: str) -> str:
-    """Return a routing's short name for ids: a trace's is its file's name and a digest of its bytes."""
+    """Return a routing's short name for ids: a trace's is its file's name and a digest of its bytes.
+
+    So is that of the traces that are shipped, which may be others in another version.
+    """
+    if routing == TRAINED:
+        return f"{TRAINED}-{trained.digest()}"
     if not routing.startswith(TRACE):
         return routing
     path = Path(routing.removeprefix(TRACE))
@@ -79,6 +85,21 @@ def read_trace(path: str, *, batch: int, trees: int, depth: int) -> Array:
     return np.ascontiguousarray(table[:batch])
 
 
+def is_recorded(routing: str) -> bool:
+    """Say whether the leaves of a routing stand in a file, and so fit some trees and batches alone."""
+    return routing == TRAINED or routing.startswith(TRACE)
+
+
+def read_recorded(routing: str, *, batch: int, trees: int, depth: int) -> Array:
+    """Return the leaves (batch, trees) of a recorded routing: of a file, or of a trace that is shipped.
+
+    Raises ValueError where there is none for such trees, and as `read_trace` does.
+    """
+    shipped = routing == TRAINED
+    path = str(trained.find_file(trees, depth)) if shipped else routing.removeprefix(TRACE)
+    return read_trace(path, batch=batch, trees=trees, depth=depth)
+
+
 def choose_leaves(
     routing: str, *, batch: int, trees: int, depth: int, rng: np.random.Generator
 ) -> Array:
@@ -89,9 +110,8 @@ def choose_leaves(
     The choice for a smaller batch is the head of a larger one's.
     """
     leaves = 2**depth
-    if routing.startswith(TRACE):
-        path = routing.removeprefix(TRACE)
-        return read_trace(path, batch=batch, trees=trees, depth=depth)
+    if is_recorded(routing):
+        return read_recorded(routing, batch=batch, trees=trees, depth=depth)
     if routing == "single":
         return np.tile(rng.integers(leaves, size=trees), (batch, 1))
     if routing != "zipf":

@@ -382,9 +382,10 @@ def apply_conditions(problem: Problem, conditions: Conditions, models: Sequence[
     try:
         changed = replace(problem, **changes)
         router = changed.router()
-        if router is not None and conditions.routing.startswith(recipes.TRACE):
-            path = conditions.routing.removeprefix(recipes.TRACE)
-            routing.read_trace(path, batch=router.batch, trees=router.trees, depth=router.depth)
+        if router is not None and routing.is_recorded(conditions.routing):
+            routing.read_recorded(
+                conditions.routing, batch=router.batch, trees=router.trees, depth=router.depth
+            )
     except ValueError as error:
         raise UsageError(f"--routing: {error}") from None
     return changed

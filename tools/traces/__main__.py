@@ -32,6 +32,7 @@ from tools.traces.students import (
     BATCH,
     RATE,
     REFINE_RATE,
+    REFINE_STEPS,
     STEPS,
 )
 
@@ -109,7 +110,8 @@ def describe(
         "command": "python -m tools.traces", "script_sha256": script_digest(),
         "torch": torch.__version__, "text": text, "encoder": encoder,
         "students": {
-            **students, "batch": BATCH, "rate": RATE, "refine_rate": REFINE_RATE, "balance": BALANCE,
+            **students, "batch": BATCH, "rate": RATE, "refine_rate": REFINE_RATE,
+            "refine_steps": REFINE_STEPS, "balance": BALANCE,
         },
         "trained_layer": leaves.choose_median(bits), "traces": traces,
     }  # fmt: skip

@@ -26,7 +26,7 @@ def distil(
     rows: list[Row] = []
     traces = {}
     for name, recipe in RECIPES.items():
-        if seed and recipe.once:
+        if recipe.layer is not None and (layer, seed) != (recipe.layer, 0):
             continue
         torch.manual_seed(seed)
         student = recipe.make(sample, steps)
