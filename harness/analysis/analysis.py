@@ -13,12 +13,16 @@ from harness.analysis import gpu as analysis_gpu
 from harness.analysis import ladder as analysis_ladder
 from harness.analysis import ledger as analysis_ledger
 from harness.analysis import points as analysis_points
+from harness.analysis import quality as analysis_quality
+from harness.analysis import routing as analysis_routing
 from harness.analysis.caches import CacheCurve
 from harness.analysis.ceilings import Ceilings
 from harness.analysis.contrasts import Contrast
 from harness.analysis.index import RunIndex, index_run
 from harness.analysis.ladder import Ladder
+from harness.analysis.quality import Quality
 from harness.analysis.reach import Remedy, find_remedies
+from harness.analysis.routing import RoutedSpeedup
 from harness.analysis.rows import Contests, Point, Speed
 from harness.errors import UsageError
 from harness.records.reader import Run
@@ -34,7 +38,9 @@ class Analysis:
     showed, None where the run did not begin with that. ceilings: the rates that it measured; ceiling_speeds:
     the figures of each of them. clock_change: how far the processor's clock moved between blocks, as a share.
     peakless: precisions of its layers that have no peak, and why. remedies: what could be tried where the
-    baseline reaches little. contests: best against best on a device. ladder: None where the run
+    baseline reaches little. routed: its speedups under each of
+    several routings. quality: what was published and measured of how good the layers are, of no run.
+    contests: best against best on a device. ladder: None where the run
     measured none.
     processes, samples: how many processes took samples, and how many they took. call_ns: the median time of
     the call from Python around a timed interval, None where the samples do not tell it.
@@ -57,6 +63,8 @@ class Analysis:
     peakless: Mapping[str, Sequence[str]]
     remedies: Sequence[Remedy]
     contrasts: Sequence[Contrast]
+    routed: Sequence[RoutedSpeedup]
+    quality: Quality
     contests: Sequence[Contests]
     ledger: Sequence[analysis_ledger.Entry]
     ladder: Ladder | None
@@ -98,6 +106,8 @@ def analyse(run: Run) -> Analysis:
         peakless=analysis_ceilings.find_peakless(index, known),
         remedies=find_remedies(run.head, run.providers),
         contrasts=analysis_contrasts.contrasts(index),
+        routed=analysis_routing.find_routed(index, points),
+        quality=analysis_quality.find_quality(analysis_points.models(index)),
         contests=analysis_gpu.contests(index, points),
         ledger=analysis_ledger.make_ledger(run.head, points), ladder=analysis_ladder.find_ladder(index),
         processes=run.samples["process"].nunique(), samples=len(run.samples),

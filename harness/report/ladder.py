@@ -29,6 +29,7 @@ from harness.report.ladder_words import (
     format_speedup,
     strict_rung,
 )
+from harness.report.quality import quality_lines
 
 EXPLAIN_FILES = ("explain.md", "explain.csv")
 
@@ -106,6 +107,7 @@ def format_page(analysis: Analysis) -> str:
         started=analysis.head.started_utc, code=f"{record.harness_version}, {record.commit}",
         passes=_span(ladder.passes["fff"]), ff_passes=_span(ladder.passes["ff"]),
         processes=analysis.processes, problems=_problems(analysis),
+        quality=quality_lines(analysis.quality),
     )  # fmt: skip
     return text
 

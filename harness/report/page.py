@@ -43,6 +43,8 @@ from harness.report.formats import (
 from harness.report.frames import ceiling_frame, contrast_frame, paper_frame, versus_frame
 from harness.report.header import head_lines
 from harness.report.page_figures import Figure
+from harness.report.quality import claimed_frame, claimed_line, measured_frame, measured_line
+from harness.report.routing import routing_frame
 
 PAGE_FILE = "report.html"
 _INLINE = MarkdownIt("commonmark", {"html": False})
@@ -248,6 +250,17 @@ def _ledger_words(analysis: Analysis) -> tuple[str, Table]:
     )
 
 
+def _quality(analysis: Analysis) -> list[tuple[Markup, Table]]:
+    """Return what the paper claims of its models and what students miss here, each with its words before."""
+    found, parts = analysis.quality, []
+    if found.claimed:
+        caption = "Claimed: GLUE scores of the paper's Table 1"
+        parts.append((claimed_line(), _table(caption, claimed_frame(found.claimed))))
+    caption = "Measured: errors of distilled layers"
+    parts.append((measured_line(found), _table(caption, measured_frame(found.measured))))
+    return [(_prose([line])[0], shown) for line, shown in parts]
+
+
 def _absent(analysis: Analysis) -> list[str]:
     """Return what a run has no data for, and what would measure it: a line each."""
     lines = []
@@ -308,6 +321,9 @@ def _run(analysis: Analysis, prefix: str) -> dict[str, Any]:
         "ledger": says, "ledger_table": cells,
         "contrasts": _table("Each cell under each of its conditions", contrast_frame(analysis.contrasts))
         if analysis.contrasts else None,
+        "routed": _table("What routing does to the speedup over the fastest FF",
+                         routing_frame(analysis.routed)) if analysis.routed else None,
+        "quality": _quality(analysis),
         "ceilings": _table("The ceilings that this run measured", ceiling_frame(analysis.ceiling_speeds))
         if analysis.ceiling_speeds else None,
         "head": _prose(head_lines(marked)[2:]),

@@ -16,6 +16,8 @@ from harness.problem.models import title
 from harness.report import escape
 from harness.report import gpu as report_gpu
 from harness.report import ledger as report_ledger
+from harness.report import quality as report_quality
+from harness.report import routing as report_routing
 from harness.report.formats import (
     UNCONFIRMED,
     format_markdown_table,
@@ -266,6 +268,8 @@ def format_markdown(analysis: Analysis) -> str:
         lines += _point_lines(analysis, point)
     lines += report_gpu.contest_lines(analysis)
     lines += _contrast_lines(analysis.contrasts)
+    lines += report_routing.routing_lines(analysis.routed)
     lines += _foot_lines(analysis)
     lines += report_ledger.ledger_lines(analysis)
+    lines += report_quality.quality_lines(analysis.quality)
     return "\n".join(lines) + "\n"
