@@ -207,13 +207,14 @@ def test_a_failed_cell_says_what_is_known_of_it(swept: Swept, name: str, reason:
 
 
 def test_crash_while_sampled(tmp_path: Path, planted_processes: None) -> None:
-    """An implementation that dies in a sample keeps its finished ones, and the others go on."""
+    """An implementation that dies in a sample misses the rest of them, and the others go on."""
     assert _sweep(tmp_path / "run", "--only", f"ff_l1_blas,{RIGHT},{DIES_TIMED}", passes=4) == 1
     run = load_run(tmp_path / "run")
     assert _statuses(run) == {"ff_l1_blas": "ok", RIGHT: "ok", DIES_TIMED: "failed"}
     sampled = run.samples.groupby("implementation")["block"].nunique()
     assert sampled["ff_l1_blas"] == sampled[RIGHT] == 4
-    assert sampled[DIES_TIMED] < 4
+    # One or none: it dies at a call, and a clock that was interrupted is asked again.
+    assert sampled.get(DIES_TIMED, 0) <= 1
 
 
 def test_each_process_draws_the_tokens_that_it_checks(
