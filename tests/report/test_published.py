@@ -36,8 +36,7 @@ def make_analysis(folder: Path, *, asked: dict[str, Any] | None = None, **change
 
 def shows_paper(analysis: Analysis) -> set[bool]:
     """Return what each report says to whether a published figure stands in it."""
-    legend = figures.speedup_figure(analysis).axes[0].get_legend()
-    assert legend is not None
+    (legend,) = figures.speedup_figure(analysis).legends
     return {
         "| paper" in table.format_markdown(analysis),
         "- paper: Table 2" in table.format_markdown(analysis),
