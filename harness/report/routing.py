@@ -42,8 +42,7 @@ def routing_lines(found: Sequence[RoutedSpeedup]) -> list[str]:
     lines = [
         "", "## What routing does to the speedup", "",
         "Each FFF over the fastest FF under the same routing, and how many times the speedup under another "
-        "routing that is: below 1, this routing makes the layer less worth. Uniform touches the most "
-        "nodes.",
+        "routing that is: below 1, the FFF is worth less under this one. Uniform touches the most nodes.",
     ]  # fmt: skip
     if any(s.conditions.routing == "trained" for s in found):
         lines[-1] += (
