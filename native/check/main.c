@@ -16,16 +16,19 @@ typedef struct {
     int64_t passes, faults, near_ties;
 } tally;
 
-/* batch, d_in, d_out, hidden, depth, trees: extents beside the edges of vectors and tiles, and
- * batches beside a block of 64 and, for a tree, beside tiles of 128 and 256. */
+/* batch, d_in, d_out, hidden, depth, trees, dtype, activation: extents beside the edges of vectors
+ * and tiles, and batches beside a block of 64 and, for a tree, beside tiles of 128 and 256. */
 static const ffk_shape shapes[] = {
-    {1, 1, 1, 1, 0, 0, 0},      {5, 7, 8, 17, 0, 0, 0},    {3, 9, 31, 16, 0, 0, 0},
-    {1, 33, 15, 129, 0, 0, 0},  {65, 16, 17, 33, 0, 0, 0}, {64, 61, 37, 127, 0, 0, 0},
-    {130, 32, 1, 40, 0, 0, 0},  {2, 1, 64, 7, 0, 0, 0},    {1, 1, 1, 0, 0, 1, 0},
-    {5, 7, 8, 0, 3, 1, 0},      {3, 9, 31, 0, 1, 2, 0},    {1, 33, 15, 0, 11, 1, 0},
-    {65, 16, 17, 0, 4, 5, 0},   {64, 61, 37, 0, 2, 1, 0},  {130, 32, 1, 0, 6, 3, 0},
-    {2, 1, 64, 0, 5, 1, 0},     {257, 24, 40, 0, 8, 1, 0}, {11, 13, 9, 0, 0, 40, 0},
-    {129, 128, 96, 0, 7, 1, 0}, {255, 17, 19, 0, 10, 2, 0}};
+    {1, 1, 1, 1, 0, 0, 0, FFK_GELU},      {5, 7, 8, 17, 0, 0, 0, FFK_GELU},
+    {3, 9, 31, 16, 0, 0, 0, FFK_GELU},    {1, 33, 15, 129, 0, 0, 0, FFK_GELU},
+    {65, 16, 17, 33, 0, 0, 0, FFK_GELU},  {64, 61, 37, 127, 0, 0, 0, FFK_GELU},
+    {130, 32, 1, 40, 0, 0, 0, FFK_GELU},  {2, 1, 64, 7, 0, 0, 0, FFK_GELU},
+    {1, 1, 1, 0, 0, 1, 0, FFK_GELU},      {5, 7, 8, 0, 3, 1, 0, FFK_GELU},
+    {3, 9, 31, 0, 1, 2, 0, FFK_GELU},     {1, 33, 15, 0, 11, 1, 0, FFK_GELU},
+    {65, 16, 17, 0, 4, 5, 0, FFK_GELU},   {64, 61, 37, 0, 2, 1, 0, FFK_GELU},
+    {130, 32, 1, 0, 6, 3, 0, FFK_GELU},   {2, 1, 64, 0, 5, 1, 0, FFK_GELU},
+    {257, 24, 40, 0, 8, 1, 0, FFK_GELU},  {11, 13, 9, 0, 0, 40, 0, FFK_GELU},
+    {129, 128, 96, 0, 7, 1, 0, FFK_GELU}, {255, 17, 19, 0, 10, 2, 0, FFK_GELU}};
 
 static void spoil(const char *what, problem *p) {
     const size_t item = p->shape.dtype == FFK_BFLOAT16 ? 2 : 4;
