@@ -15,7 +15,7 @@ from harness.problem.operands import make_aligned, make_operands
 from harness.problem.problem import Problem
 
 BATCH, WIDTH = 256, 768
-MODELS = {"ff": BASELINE, "fff": "ultrafastbert-1x11"}
+MODELS = {"ff": BASELINE, "fff": "ultrafastbert-1x11", "leaf": "leaf-16x8"}
 
 
 @pytest.fixture(scope="session")

@@ -2,7 +2,7 @@
 
     python tools/skips.py ENVIRONMENT=JUNIT.xml...
     python tools/skips.py --again ENVIRONMENT=JUNIT.xml...    print the files to run in another environment
-    python -m pytest -p tools.skips --ran JUNIT.xml FILE...    run of them what passed in no environment
+    python -m pytest -p tools.skips --ran=JUNIT.xml FILE...    run of them what passed in no environment
 
 A test that ran in no environment fails the run: nothing proves what it claims. Tests with the marker `gpu`
 need a real GPU; they are counted and listed instead.
