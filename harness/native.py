@@ -223,7 +223,8 @@ def blas_table(addresses: Mapping[str, int], int_bits: int) -> Any:
 def _shape(problem: Problem) -> Any:
     extents = (problem.batch, problem.d_in, problem.d_out, problem.hidden, problem.depth)
     kinds = (_DTYPES[problem.dtype], _ACTIVATIONS[problem.activation])
-    return _ffi.new("ffk_shape *", (*extents, problem.trees, *kinds))
+    chosen = (problem.experts, problem.active)
+    return _ffi.new("ffk_shape *", (*extents, problem.trees, *kinds, *chosen))
 
 
 def _pointer(

@@ -49,7 +49,17 @@ def sources(machine: str = platform.machine()) -> list[str]:
     """List the C sources for a target, relative to the project's root."""
     isas = _ISAS.get(family(machine), ("generic.c",))
     found = [NATIVE / "isa" / name for name in isas]
-    for folder in ("table", "threads", "ff", "fff", "leaf", "ceilings", "ladder"):
+    for folder in (
+        "table",
+        "threads",
+        "ff",
+        "fff",
+        "leaf",
+        "hash",
+        "experts",
+        "ceilings",
+        "ladder",
+    ):
         found.extend(sorted((NATIVE / folder).glob("*.c")))
     return [str(path.relative_to(ROOT)) for path in found]
 

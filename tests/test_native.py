@@ -6,10 +6,10 @@ import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
+from extents import EXTENTS
 
 from harness import native
 from harness.backends import blas
@@ -79,12 +79,7 @@ def test_read_only_output(scipy_provider: blas.Provider, small_ff: Problem) -> N
 def test_workspace_too_small(scipy_provider: blas.Provider, kernel: str) -> None:
     """One byte less than the announced workspace is refused, by forward and time, with id and status."""
     layer = native.KERNELS[kernel].layer
-    shape: dict[str, Any] = {
-        "ff": {"hidden": 5},
-        "fff": {"depth": 2, "trees": 1},
-        "leaf": {"hidden": 5, "depth": 2, "trees": 1},
-    }[layer]
-    problem = Problem(layer=layer, batch=3, d_in=4, d_out=2, **shape)  # type: ignore[arg-type]
+    problem = Problem(layer=layer, batch=3, d_in=4, d_out=2, **EXTENTS[layer])  # type: ignore[arg-type]
     size = native.workspace_bytes(kernel, problem)
     if size == 0:
         workspace = make_aligned((0,), np.uint8)

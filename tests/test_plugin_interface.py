@@ -279,7 +279,7 @@ SIZES = {
         "context": 40},
     3: {"shape": 56, "operands": 48, "blas": 56, "feed": 48, "products": 64, "isa": 216, "team": 24,
         "context": 40},
-    4: {"shape": 56, "operands": 80, "blas": 56, "feed": 48, "products": 64, "isa": 216, "team": 24,
+    4: {"shape": 72, "operands": 80, "blas": 56, "feed": 48, "products": 64, "isa": 224, "team": 24,
         "context": 40},
 }  # fmt: skip
 

@@ -7,6 +7,7 @@ import math
 from harness.analysis.ceilings import Ceilings
 from harness.analysis.roofline import SLACK, row_bytes, touched_bytes
 from harness.analysis.stats import Ratio
+from harness.problem.problem import TREES
 from harness.records.schema import CellRecord
 
 # A baseline below this share of the bandwidth is not bound by it, and can't be excused by it.
@@ -28,7 +29,7 @@ def _rows_by_place(ceilings: Ceilings, cell: CellRecord) -> list[tuple[str, int]
     token's path down to there come from it.
     """
     row = row_bytes(cell)
-    if cell.layer != "fff":  # a leaf FFF's neurons lie in its leaves, wherever those fit
+    if cell.layer not in TREES:  # a leaf FFF's neurons lie in its leaves, wherever those fit
         return [(ceilings.place_of(touched_bytes(cell)), cell.hidden)]
     trees = cell.trees
     sizes = [trees * (2 ** (depth + 1) - 1) * row for depth in range(cell.depth + 1)]

@@ -13,6 +13,7 @@ from harness.analysis import above_limit, contrasts, roofline, stability, stats
 from harness.analysis import ceilings as analysis_ceilings
 from harness.analysis import gpu as analysis_gpu
 from harness.analysis.ceilings import Ceilings
+from harness.analysis.controls import find_point_controls, is_control
 from harness.analysis.fastest import find_fastest
 from harness.analysis.index import RunIndex
 from harness.analysis.published import find_beside
@@ -24,6 +25,7 @@ from harness.problem import axes
 from harness.problem.axes import Conditions
 from harness.problem.ceilings import ORDER
 from harness.problem.models import parse_model, speedup_limit
+from harness.problem.problem import CONTROLS
 from harness.records.schema import CellRecord
 
 # The implementation behind each column of the paper's table: the level's plain form.
@@ -136,6 +138,9 @@ def _note(cell: CellRecord) -> str:
     if cell.layer == "fff" and cell.nodes_touched:
         neurons = cell.trees * (2 ** (cell.depth + 1) - 1)
         parts.append(f"{cell.nodes_touched} of {neurons} nodes touched")
+    if cell.layer in CONTROLS and cell.nodes_touched:
+        of = parse_model(cell.model).problem(batch=1, width=1, seed=0)
+        parts.append(f"{cell.nodes_touched} of {of.experts or of.n_nodes} chosen by some token")
     if cell.layer == "leaf" and cell.nodes_touched:
         parts.append(
             f"{cell.nodes_touched} of {2 ** (cell.depth + 1) - 1} nodes and leaves touched"
@@ -257,6 +262,7 @@ def _point(
             provider: [
                 _entry(judge, [c for c in own if c.provider == provider], model, level)
                 for model in models(run)
+                if not is_control(model)
                 for level in run.head.sweep.levels
             ]
             for provider in providers
@@ -267,7 +273,7 @@ def _point(
         fastest=fastest.cell if fastest else "",
         stand_in=fastest is not None and judged_by is not here, lacking=lacking,
         versus=_versus(judge, own, fastest), aa=aa, speeds=_speeds(run, known, own),
-        reach=_reach(run, known, own),
+        reach=_reach(run, known, own), controls=find_point_controls(run, own, fastest),
     )  # fmt: skip
 
 

@@ -6,7 +6,8 @@ import numpy as np
 
 from harness.analysis.ceilings import Ceilings
 from harness.problem.ceilings import MEMORY
-from harness.problem.problem import ITEM_BYTES
+from harness.problem.models import parse_model
+from harness.problem.problem import EXPERTS, ITEM_BYTES, TREES
 from harness.records.schema import CellRecord
 
 # A share or speedup may pass its bound by this much: ceilings are themselves measured.
@@ -18,17 +19,27 @@ def row_bytes(cell: CellRecord) -> int:
     return ITEM_BYTES[cell.conditions.dtype] * (cell.d_in + cell.d_out)
 
 
+def _least_bytes(cell: CellRecord) -> int:
+    """Return the bytes of weights that one token of a control needs."""
+    one = parse_model(cell.model).problem(batch=1, width=cell.d_in, seed=0)
+    width = cell.d_in + cell.d_out
+    return (one.bytes_moved() // one.item_bytes - width) * ITEM_BYTES[cell.conditions.dtype]
+
+
 def touched_bytes(cell: CellRecord) -> int:
     """Return the bytes of the weight rows that one pass reads at least once.
 
-    FF: all. FFF: the rows that the record counted on the tokens' paths, one path where it did not count. Leaf
-    FFF: the routers' rows and the leaves that it counted, those of one token where it did not count.
+    FF: all. FFF: the rows that the record counted on the tokens' paths, one path where it did not count.
+    Leaf FFF: the routers' rows and the leaves that it counted, those of one token where it did not count.
+    Control: all rows that score, and the experts that it counted.
     """
     row = row_bytes(cell)
     if cell.layer == "leaf":
         turns = cell.depth * ITEM_BYTES[cell.conditions.dtype] * cell.d_in
         return cell.working_set_bytes or cell.hidden * row + turns
-    if cell.layer != "fff":
+    if cell.layer in EXPERTS:
+        return cell.working_set_bytes or _least_bytes(cell)
+    if cell.layer not in TREES:
         return cell.hidden * row
     return (cell.nodes_touched or cell.trees * (cell.depth + 1)) * row
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from harness.analysis.controls import Control
 from harness.analysis.reach import Reach
 from harness.analysis.stats import Ratio
 from harness.paper.published import PublishedCell
@@ -124,7 +126,7 @@ class Point:
     FF of the section's own dtype was measured; aa is then that FF's too, and `lacking` says of each FF of
     that dtype why (implementation, reason).
     gpu: the paper's GPU columns, none for a run on the CPU. reach: how near the baseline's level 3 comes to
-    the peak, None where that can't be said.
+    the peak, None where that can't be said. controls: what the FFFs are compared with at equal work.
     """
 
     batch: int
@@ -140,6 +142,7 @@ class Point:
     aa: Ratio | None
     speeds: list[Speed]
     reach: Reach | None = None
+    controls: Sequence[Control] = ()
 
     @property
     def is_beside_paper(self) -> bool:

@@ -18,6 +18,11 @@ _OWN = {
     ("fff", "grouped"): "own code, tokens grouped by node",
     ("leaf", "grouped"): "own code, tokens grouped by leaf",
     ("fff", "auto"): "own code, whichever suits the problem",
+    ("topk", "fused"): "own code, all logits, then the largest",
+    ("hash", "fused"): "own code, token by token",
+    ("hash", "grouped"): "own code, tokens grouped by node",
+    ("peer", "fused"): "own code, scores of keys, then token by token",
+    ("moe", "grouped"): "own code, tokens grouped by expert",
 }
 # What the processor must report, beyond the instruction sets that are chosen between, by kernel.
 _UNITS = {"ceiling_bfdot": "avx512_bf16", "ceiling_amx": "amx_bf16"}
@@ -93,7 +98,7 @@ for _kernel in native.KERNELS.values():
             devices=("cpu",),
             summary=_summary(_kernel),
             prepare=partial(_prepare, _kernel),
-            tensor_pass=partial(_tensor_pass, _kernel) if _kernel.layer != "leaf" else None,
+            tensor_pass=partial(_tensor_pass, _kernel) if _kernel.layer in ("ff", "fff") else None,
             workspace_bytes=partial(native.workspace_bytes, _kernel.id),
             needs_provider=_kernel.needs_blas,
             dtypes=_kernel.dtypes,

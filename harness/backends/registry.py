@@ -160,6 +160,7 @@ def _load() -> None:
         cuda_kernels,
         torch_ceilings,
         torch_compiled,
+        torch_experts,
         torch_layers,
         torch_leaf,
         triton_layers,

@@ -74,6 +74,7 @@ def check_command(
     device: options.DeviceName = "cpu",
     models: options.Models = options.PAPER,
     baseline: options.Baseline = BASELINE,
+    controls: options.Controls = False,
     batch: Annotated[str | None, options.batch(defaults.QUICK_BATCH)] = None,
     width: options.Width = str(PAPER_WIDTH),
     only: options.Only = None,
@@ -104,7 +105,7 @@ def check_command(
         levels=levels, device=device, models=models, batch=batch, width=width, only=only, skip=skip,
         blas_names=blas_names, threads=threads, seed=seed, passes=None, budget=None, processes=1,
         quick=quick, keep_blas_env=keep_blas_env, out=None, plugins=plugins or [], timeout=timeout,
-        isa=isa, baseline=baseline, strict=False, order="interleaved", **asked,
+        isa=isa, baseline=baseline, controls=controls, strict=False, order="interleaved", **asked,
     )  # fmt: skip
     made = make_plan(
         spec, facts.read_machine(device=device, missing_providers=blas.find_missing(spec.blas))

@@ -66,7 +66,16 @@ Models = Annotated[
     typer.Option(
         help="Layer shapes: bert-base-4095, bert-base-3072, ultrafastbert-1x11, ff-HIDDEN, KxD (K trees "
         "of depth D), leaf-WIDTHxD (the original FFF), `family` for the paper's twelve from 3072x0 to 1x11, "
-        "ffp-table1 or ffp-figure for the layers of arXiv 2308.14711."
+        "ffp-table1 or ffp-figure for the layers of arXiv 2308.14711; the controls topk-K, hash-K, peer-K, "
+        "moe-NxWIDTH-kK (docs/controls.md)."
+    ),
+]
+Controls = Annotated[
+    bool,
+    typer.Option(
+        "--controls/--no-controls",
+        help="Measure beside each FFF what uses as many neurons by other means: a dense layer of so many, "
+        "the largest logits, a hashed path, product keys, a mixture of experts (docs/controls.md).",
     ),
 ]
 Baseline = Annotated[

@@ -132,6 +132,7 @@ def sweep_command(
     device: options.DeviceName = "cpu",
     models: options.Models = options.PAPER,
     baseline: options.Baseline = BASELINE,
+    controls: options.Controls = False,
     batch: Annotated[str | None, options.batch(defaults.QUICK_BATCH)] = None,
     width: options.Width = str(PAPER_WIDTH),
     only: options.Only = None,
@@ -185,7 +186,7 @@ def sweep_command(
         skip=skip, blas_names=blas_names, threads=threads, seed=seed, passes=passes,
         budget=budget, processes=processes, quick=quick, keep_blas_env=keep_blas_env, out=out,
         plugins=plugins or [], timeout=timeout, strict=strict, order=order, isa=isa,
-        baseline=baseline, **asked,
+        baseline=baseline, controls=controls, **asked,
     )  # fmt: skip
     if resume_run is not None:
         resumed, spec = _take_up(context, resume_run, spec)

@@ -11,7 +11,7 @@ from harness.cli import grammar
 from harness.cli.options import require_positive, split_patterns
 from harness.errors import UsageError
 from harness.paper.published import PAPER_BATCH
-from harness.problem.models import BASELINE
+from harness.problem.models import BASELINE, Model, find_controls, parse_model
 from harness.sweep import defaults
 from harness.sweep.spec import SweepSpec
 
@@ -22,7 +22,8 @@ def make_spec(
     threads: int = 1, seed: int, passes: int | None, budget: float | None, processes: int,
     quick: bool, keep_blas_env: bool = False, out: Path | None,
     plugins: Sequence[Path] = (), timeout: float | None = None, strict: bool = False,
-    order: str = "interleaved", isa: str = "", baseline: str = BASELINE, **asked: str | None,
+    order: str = "interleaved", isa: str = "", baseline: str = BASELINE, controls: bool = False,
+    **asked: str | None,
 ) -> SweepSpec:  # fmt: skip
     """Return the spec that the words of the command line ask for. asked: the words on each axis, by its name.
 
@@ -42,7 +43,8 @@ def make_spec(
     default_batch = str(defaults.QUICK_BATCH if quick else PAPER_BATCH)
     default_budget = defaults.QUICK_BUDGET_S if quick else defaults.BUDGET_S
     return SweepSpec(
-        levels=grammar.parse_levels(levels), device=device, models=grammar.parse_models(models),
+        levels=grammar.parse_levels(levels), device=device,
+        models=_with_controls(grammar.parse_models(models), controls),
         batches=grammar.parse_extents("--batch", batch or default_batch),
         widths=grammar.parse_extents("--width", width), only=split_patterns(only),
         skip=split_patterns(skip),
@@ -55,6 +57,19 @@ def make_spec(
         axes=grammar.parse_axes(device, asked), order=grammar.parse_order(order), isa=isa,
         baseline=grammar.parse_baseline(baseline),
     )  # fmt: skip
+
+
+def _with_controls(models: list[Model], controls: bool) -> list[Model]:
+    """Return the models, and where asked for the controls of each FFF behind them.
+
+    Raises UsageError where no FFF is among them.
+    """
+    if not controls:
+        return models
+    names = [name for model in models for name in find_controls(model)]
+    if not names:
+        raise UsageError("--controls: they are of an FFF of trees x depth, and --models has none")
+    return list({m.name: m for m in [*models, *map(parse_model, names)]}.values())
 
 
 def _parse_blas(device: str, names: list[str] | None) -> list[str]:

@@ -13,7 +13,7 @@ import numpy as np
 
 from harness.backends.timer import TimePasses
 from harness.problem.operands import make_aligned, make_leaves
-from harness.problem.problem import Problem
+from harness.problem.problem import EXPERTS, TREES, Problem
 from harness.problem.routing import path_of
 
 _CACHES = (
@@ -35,18 +35,23 @@ def eviction_bytes(last_level_bytes: int) -> int:
 def touched_rows(problem: Problem) -> float:
     """Return the weight rows that one pass touches: all of an FF's, for an FFF those on the paths.
 
-    With uniform routing the expectation of distinct nodes, else the count on the chosen paths.
+    With uniform routing the expectation of distinct nodes, else the count on the chosen paths. Of a control
+    that of distinct experts, as if each were as likely, or of nodes: its scores' rows are not counted.
     """
     if problem.layer == "leaf":
         share = 1 / problem.n_leaves
         one = problem.data == "zeros" or problem.rows == "same"
         reached = share if one else 1 - (1 - share) ** problem.batch
         return reached * problem.neurons
-    if problem.layer != "fff":
+    if problem.layer in EXPERTS:
+        share = problem.active / problem.experts
+        one = problem.data == "zeros" or problem.rows == "same"
+        return problem.neurons * (share if one else 1 - (1 - share) ** problem.batch)
+    if problem.layer not in TREES:
         return problem.neurons
     if problem.data == "zeros" or problem.rows == "same":
         return problem.used_neurons
-    if problem.routing == "uniform":
+    if problem.routing == "uniform" or problem.layer == "hash":
         widths = 2.0 ** np.arange(problem.depth + 1)
         return float(problem.trees * (widths * (1 - (1 - 1 / widths) ** problem.batch)).sum())
     leaves = make_leaves(problem)

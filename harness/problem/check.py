@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from harness.problem import ceilings, leaf, oracle
+from harness.problem import ceilings, experts, leaf, oracle
 from harness.problem.operands import Operands
-from harness.problem.problem import Array, Problem
+from harness.problem.problem import EXPERTS, Array, Problem
 from harness.problem.projection import Projection, find_suspects, project
 
 # An element may miss the truth by 2 float32 roundings of the magnitudes that were summed into it.
@@ -130,11 +130,16 @@ def find_truth(
     threshold = near_tie(problem)
     find: Callable[..., list[oracle.Branch]] = oracle.find_branches
     own: dict[str, Any] = dict(zip(problem.weights(), operands.weights(), strict=True))
-    own["depth"] = problem.depth
-    if problem.layer == "leaf":
-        own["activation"] = problem.activation
+    if problem.layer == "hash":
+        return experts.hash_oracle(x, **own, depth=problem.depth)
+    if problem.layer in EXPERTS:
+        own |= {"layer": problem.layer, "active": problem.active}
+        truth, find = experts.experts_oracle(x, **own), experts.experts_branches
+    elif problem.layer == "leaf":
+        own |= {"depth": problem.depth, "activation": problem.activation}
         truth, find = leaf.leaf_oracle(x, **own), leaf.leaf_branches
     else:
+        own["depth"] = problem.depth
         truth = oracle.fff_oracle(x, **own)
     branches = {
         int(row): find(x[row], **own, near_tie=threshold)

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 
 from harness.errors import UnknownNameError, UsageError
-from harness.problem.problem import MAX_DEPTH, MAX_TREES, Layer, Problem
+from harness.problem.problem import MAX_ACTIVE, MAX_DEPTH, MAX_TREES, Layer, Problem
 
 BASELINE = "bert-base-4095"
 PAPER_MODELS = (BASELINE, "bert-base-3072", "ultrafastbert-1x11")
@@ -36,7 +36,7 @@ GROUPS = {"family": FAMILY, "ffp-table1": LEAF_TABLE1, "ffp-figure": LEAF_FIGURE
 class Model:
     """Describe a layer's shape by its published name; `K x D` is trees x depth.
 
-    A leaf FFF has ``2**depth`` leaves of `hidden` neurons.
+    A leaf FFF has ``2**depth`` leaves of `hidden` neurons. A control chooses `active` of its `experts`.
     """
 
     name: str
@@ -45,6 +45,8 @@ class Model:
     hidden: int = 0
     depth: int = 0
     trees: int = 0
+    experts: int = 0
+    active: int = 0
     activation: str = "gelu"
 
     def problem(self, *, batch: int, width: int, seed: int) -> Problem:
@@ -52,7 +54,8 @@ class Model:
         return Problem(
             layer=self.layer,
             batch=batch, d_in=width, d_out=width, hidden=self.hidden, depth=self.depth,
-            trees=self.trees, activation=self.activation, seed=seed,
+            trees=self.trees, experts=self.experts, active=self.active,
+            activation=self.activation, seed=seed,
         )  # fmt: skip
 
 
@@ -62,7 +65,10 @@ def split(text: str) -> list[str]:
 
 
 def parse_model(name: str) -> Model:
-    """Return a model by name: a published one, `ff-HIDDEN`, `KxD`, or `leaf-WIDTHxD` (or `...-relu`).
+    """Return a model by name: a published one, `ff-HIDDEN`, `KxD`, `leaf-WIDTHxD` (or `...-relu`), a control.
+
+    The controls: `topk-K` of 4095 neurons and `peer-K` of 4096 (or `...-KofN`), `hash-K`, a path of K
+    neurons, and `moe-NxWIDTH-kK`.
 
     Raises UnknownNameError listing the known names, UsageError for a shape that no kernel takes.
     """
@@ -93,8 +99,83 @@ def parse_model(name: str) -> Model:
             title=f"Leaf-FFF-{width}x{depth}" + (" (ReLU)" if relu else ""), layer="leaf",
             hidden=width, depth=depth, trees=1, activation="relu" if relu else "gelu",
         )  # fmt: skip
-    known = [*PAPER_MODELS, *GROUPS, *FAMILY, "ff-HIDDEN", "KxD", "leaf-WIDTHxD"]
+    if found := _parse_control(name, text):
+        return found
+    known = [
+        *PAPER_MODELS, *GROUPS, *FAMILY, "ff-HIDDEN", "KxD", "leaf-WIDTHxD", "topk-K", "hash-K", "peer-K",
+        "moe-NxWIDTH-kK",
+    ]  # fmt: skip
     raise UnknownNameError("model", name, known=known)
+
+
+_CHOSEN_OF = {"topk": 4095, "peer": 4096}
+_TITLES = {"topk": "Top", "peer": "PEER"}
+
+
+def _parse_control(name: str, text: str) -> Model | None:
+    """Return a control by name, None where it is none. Raises UsageError for one that can't be."""
+    if match := re.fullmatch(r"hash-(\d+)", text):
+        used = int(match.group(1))
+        if not 1 <= used <= MAX_DEPTH + 1:
+            raise UsageError(f"need a path of 1 to {MAX_DEPTH + 1} neurons, got {name!r}")
+        return Model(
+            name=text, title=f"Hash-{used}", layer="hash", depth=used - 1, trees=1
+        )  # fmt: skip
+    if match := re.fullmatch(r"(topk|peer)-(\d+)(?:of(\d+))?", text):
+        layer: Layer = "topk" if match.group(1) == "topk" else "peer"
+        usual = _CHOSEN_OF[layer]
+        active, experts = int(match.group(2)), int(match.group(3) or usual)
+        short = f"{layer}-{active}" + ("" if experts == usual else f"of{experts}")
+        found = Model(
+            name=short, title=f"{_TITLES[layer]}-{active} of {experts}", layer=layer, hidden=1,
+            experts=experts, active=active,
+        )  # fmt: skip
+    elif match := re.fullmatch(r"moe-(\d+)x(\d+)(?:-k(\d+))?", text):
+        experts, width, active = int(match.group(1)), int(match.group(2)), int(match.group(3) or 1)
+        found = Model(
+            name=f"moe-{experts}x{width}-k{active}", title=f"MoE-{experts}x{width}, top {active}",
+            layer="moe", hidden=width, experts=experts, active=active,
+        )  # fmt: skip
+    else:
+        return None
+    try:
+        found.problem(batch=1, width=1, seed=0)
+    except ValueError as error:
+        raise UsageError(f"{error}, in {name!r}") from None
+    return found
+
+
+def find_controls(model: Model) -> list[str]:
+    """Return the names of the controls of an FFF: layers of as many neurons of which as many are used.
+
+    Dense: `ff-K`, the price of all routing. Where the FFF is one tree, a path that a hash picks, the K
+    largest logits, product keys and a mixture of experts of 16 too; for 12 of 4095 these are `ff-12`,
+    `hash-12`, `topk-12`, `peer-12`, `moe-256x16-k1`. Product keys have a square number of
+    experts, so that they may have up to twice the neurons.
+    """
+    if model.layer != "fff":
+        return []
+    plain = model.problem(batch=1, width=1, seed=0)
+    used = plain.used_neurons
+    names = [f"ff-{used}"]
+    if plain.trees == 1 and used <= MAX_ACTIVE:
+        side = 2 ** ((used + 1) // 2)
+        names += [f"hash-{used}", f"topk-{used}of{plain.neurons}", f"peer-{used}of{side * side}"]
+        if 2**used >= 2 * _MOE_WIDTH:
+            names.append(f"moe-{2**used // _MOE_WIDTH}x{_MOE_WIDTH}-k1")
+    return [parse_model(name).name for name in names if _can_be(name)]
+
+
+_MOE_WIDTH = 16
+
+
+def _can_be(name: str) -> bool:
+    """Say whether a control can be chosen from so few neurons."""
+    try:
+        parse_model(name)
+    except UsageError:
+        return False
+    return True
 
 
 def parse_baseline(name: str) -> str:
@@ -127,12 +208,10 @@ def title(model: str) -> str:
 def speedup_limit(model: str, baseline: str = BASELINE) -> float:
     """Return the limit of a model's speedup: the baseline's neurons over those that it computes.
 
-    At d_in = d_out, as all that a sweep measures; a node that only routes is half a neuron.
+    At d_in = d_out, as all that a sweep measures; a row of weights that only routes, and has no row of w_out,
+    is half a neuron.
     """
-    parsed, base = parse_model(model), parse_model(baseline)
-    used: float = parsed.hidden
-    if parsed.layer == "fff":
-        used = parsed.trees * (parsed.depth + 1)
-    elif parsed.layer == "leaf":
-        used = parsed.hidden + parsed.depth / 2  # a node that only routes has no row of w_out
-    return base.hidden / used
+    parsed, base = (
+        parse_model(name).problem(batch=1, width=1, seed=0) for name in (model, baseline)
+    )
+    return base.flops() / parsed.flops()

@@ -18,7 +18,7 @@ _STRETCH_ELEMENTS = 1 << 20
 class Operands:
     """Hold the arrays of one problem: ``x (batch, d_in)``, the weights, and ``y (batch, d_out)`` to fill.
 
-    router, router_bias, b_in, b_out: of a leaf FFF (problem/leaf.py), None for all others.
+    router, router_bias, b_in, b_out: of the layers that have them (problem/leaf.py, experts.py), else None.
     rotation: further sets of weights that timed passes take in turn after the own: tuples as `weights()`.
     """
 

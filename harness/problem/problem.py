@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from math import prod
+from math import isqrt, prod
 from typing import Any, Literal
 
 import ml_dtypes
@@ -14,7 +14,12 @@ from harness.problem import recipes
 from harness.problem.axes import AXES, DEFAULTS, Conditions
 
 Array = npt.NDArray[Any]
-Layer = Literal["ff", "fff", "leaf", "ceiling"]
+Layer = Literal["ff", "fff", "leaf", "topk", "hash", "peer", "moe", "ceiling"]
+# Those that choose some of their experts for each token (problem/experts.py).
+EXPERTS = ("topk", "peer", "moe")
+CONTROLS = ("topk", "hash", "peer", "moe")
+# Those whose neurons stand along a path in a tree.
+TREES = ("fff", "hash")
 # What the neurons of a leaf network make of their sums: as all others here, or as its paper's.
 ACTIVATIONS = ("gelu", "relu")
 
@@ -28,6 +33,7 @@ ITEM_BYTES = {name: int(stored.itemsize) for name, stored in _STORED.items()}
 ALIGNMENT = 64
 MAX_DEPTH = 20
 MAX_TREES = 1 << 20
+MAX_ACTIVE = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +45,8 @@ class Problem:
     Leaf: the original FFF (arXiv 2308.14711), a router of ``depth`` turns that leads each token to one of
     ``2**depth`` leaf networks of ``hidden`` neurons (leaf.py); ``trees`` is 1. Its neurons' activation is the
     GELU of the other layers, or the paper's `relu`.
+    The controls (experts.py) are what an FFF is compared with at equal work. Topk, peer, moe: of `experts`
+    experts of `hidden` neurons each token uses `active`. Hash: one tree of an FFF, whose paths a hash picks.
     A ceiling is a bare product ``y = x w_out`` of extent ``hidden``.
 
     math: how products of float32 operands are computed: `ieee`, or `tf32`, rounded to 10 bits for them.
@@ -46,7 +54,8 @@ class Problem:
     in float32, decides each turn by that sum before any rounding, and rounds to bfloat16 what it stores.
 
     data, rows, routing: what the operands hold (recipes.py). routed_trees and routed_depth name, for an
-    FF whose routing is not uniform, the FFF that x is steered through: both layers then get the same x.
+    FF or a control whose routing is not uniform, the FFF that x is steered through: both layers then get the
+    same x.
 
     Raises ValueError where an extent is not positive or the layer's own extents are missing.
     """
@@ -58,6 +67,8 @@ class Problem:
     hidden: int = 0
     depth: int = 0
     trees: int = 0
+    experts: int = 0
+    active: int = 0
     activation: str = "gelu"
     dtype: str = "float32"
     math: str = "ieee"
@@ -78,16 +89,23 @@ class Problem:
                 raise ValueError(f"{axis.name} must be one of {axis.known}, got {value!r}")
         if self.math != "ieee" and self.dtype != "float32":
             raise ValueError(f"math {self.math} is of float32 operands, got dtype {self.dtype}")
-        if self.layer == "fff":
+        self._check_shape()
+        self._check_activation()
+        self._check_recipes()
+
+    def _check_shape(self) -> None:
+        if (self.experts or self.active) and self.layer not in EXPERTS:
+            raise ValueError(f"experts and active belong to {', '.join(EXPERTS)}; both must be 0")
+        if self.layer in TREES:
             self._check_tree()
         elif self.layer == "leaf":
             self._check_leaves()
+        elif self.layer in EXPERTS:
+            self._check_experts()
         elif self.hidden < 1:
             raise ValueError(f"hidden must be at least 1, got {self.hidden}")
         elif self.depth or self.trees:
             raise ValueError("depth and trees belong to an FFF; both must be 0")
-        self._check_activation()
-        self._check_recipes()
 
     def _check_activation(self) -> None:
         if self.activation != "gelu" and (
@@ -109,6 +127,20 @@ class Problem:
                 "measured with routing uniform"
             )
 
+    def _check_experts(self) -> None:
+        if self.depth or self.trees:
+            raise ValueError("depth and trees belong to an FFF; both must be 0")
+        if not 1 <= self.active <= min(self.experts, MAX_ACTIVE):
+            raise ValueError(
+                f"active must be 1 to the {self.experts} experts, and at most {MAX_ACTIVE}, got {self.active}"
+            )
+        if self.hidden < 1 or (self.hidden > 1 and self.layer != "moe"):
+            raise ValueError(f"an expert of {self.layer} has 1 neuron, got hidden {self.hidden}")
+        if self.layer == "peer" and self.side**2 != self.experts:
+            raise ValueError(
+                f"product keys need a square number of experts, such as {self.side**2}, got {self.experts}"
+            )
+
     def _check_tree(self) -> None:
         if not 0 <= self.depth <= MAX_DEPTH:
             raise ValueError(f"depth must be 0 to {MAX_DEPTH}, got {self.depth}")
@@ -116,12 +148,14 @@ class Problem:
             raise ValueError(f"trees must be 1 to {MAX_TREES}, got {self.trees}")
         if self.hidden:
             raise ValueError("an FFF has depth and trees; hidden must be 0")
+        if self.layer == "hash" and self.trees != 1:
+            raise ValueError(f"a hash picks a path in 1 tree, got trees {self.trees}")
 
     def _check_recipes(self) -> None:
-        names_fff = self.layer == "ff" and self.routing != "uniform"
+        names_fff = self.layer != "fff" and self.routing != "uniform"
         if bool(self.routed_trees) != names_fff or (self.routed_depth and not names_fff):
             raise ValueError(
-                "routed_trees and routed_depth belong to an FF whose routing is not uniform"
+                "routed_trees and routed_depth belong to a layer beside an FFF whose routing is not uniform"
             )
         if self.layer == "ceiling" and (self.data, self.routing) != ("random", "uniform"):
             raise ValueError("a ceiling is measured on random data")
@@ -145,7 +179,7 @@ class Problem:
             return self
         return replace(
             self, layer="fff", hidden=0, trees=self.routed_trees, depth=self.routed_depth,
-            routed_trees=0, routed_depth=0,
+            experts=0, active=0, activation="gelu", routed_trees=0, routed_depth=0,
         )  # fmt: skip
 
     def input_key(self) -> tuple[Any, ...]:
@@ -171,20 +205,24 @@ class Problem:
 
     @property
     def n_nodes(self) -> int:
-        """Return the neurons of one tree, ``2**(depth + 1) - 1`` (0 for an FF)."""
-        return 2 ** (self.depth + 1) - 1 if self.layer == "fff" else 0
+        """Return the neurons of one tree, ``2**(depth + 1) - 1`` (0 where there is none)."""
+        return 2 ** (self.depth + 1) - 1 if self.layer in TREES else 0
 
     @property
     def neurons(self) -> int:
         """Return the neurons that the layer has; a leaf FFF's nodes, which only route, are not counted."""
         if self.layer == "leaf":
             return self.n_leaves * self.hidden
-        return self.trees * self.n_nodes if self.layer == "fff" else self.hidden
+        if self.layer in EXPERTS:
+            return self.experts * self.hidden
+        return self.trees * self.n_nodes if self.layer in TREES else self.hidden
 
     @property
     def used_neurons(self) -> int:
-        """Return the neurons that are computed for one token, of a leaf FFF those of its leaf."""
-        return self.trees * (self.depth + 1) if self.layer == "fff" else self.hidden
+        """Return the neurons that make one token's output, of a leaf FFF those of its leaf."""
+        if self.layer in EXPERTS:
+            return self.active * self.hidden
+        return self.trees * (self.depth + 1) if self.layer in TREES else self.hidden
 
     @property
     def n_leaves(self) -> int:
@@ -192,13 +230,30 @@ class Problem:
         return int(2**self.depth)
 
     @property
+    def side(self) -> int:
+        """Return the keys of each half of product keys, the root of their number of experts."""
+        return isqrt(self.experts)
+
+    @property
     def routers(self) -> int:
-        """Return the nodes that only route: those of a leaf FFF, 0 for all others."""
-        return self.n_leaves - 1 if self.layer == "leaf" else 0
+        """Return the rows of weights that only route: a leaf FFF's nodes, product keys, a gate's logits."""
+        if self.layer == "leaf":
+            return self.n_leaves - 1
+        return {"peer": 2 * self.side, "moe": self.experts}.get(self.layer, 0)
 
     def routing_flops(self) -> int:
-        """Return the operations of one pass that only route: the turns of a leaf FFF, 0 for all others."""
-        return 2 * self.batch * self.depth * self.d_in if self.layer == "leaf" else 0
+        """Return the operations of one pass that only route.
+
+        A leaf FFF's turns; of a control the scores that choose, but for those that are of chosen neurons. An
+        FFF's turns are decided by sums that its output needs: 0.
+        """
+        if self.layer == "leaf":
+            scores = self.depth
+        elif self.layer == "topk":
+            scores = self.experts - self.active
+        else:
+            scores = self.routers
+        return 2 * self.batch * scores * self.d_in
 
     def flops(self) -> int:
         """Return the operations of one pass; a multiply-add counts 2, bias and activation are not counted."""
@@ -213,6 +268,8 @@ class Problem:
         """Return the compulsory traffic of one pass: x and y once, each weight row that can be used once."""
         rows = min(self.neurons, self.batch * self.used_neurons)
         moved = (rows + self.batch) * (self.d_in + self.d_out)
+        if self.layer in EXPERTS:  # whatever is chosen, all scores are computed
+            moved += (self.neurons - rows if self.layer == "topk" else self.routers) * self.d_in
         if self.layer == "leaf":
             leaves = min(self.n_leaves, self.batch)
             moved += leaves * (self.hidden + self.d_out)
@@ -230,15 +287,18 @@ class Problem:
                 "b_in": (self.n_leaves, self.hidden),
                 "b_out": (self.n_leaves, self.d_out),
             }
+        elif self.routers:
+            found["router"] = (self.routers, self.d_in)
         return found
 
     def weight_shapes(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """Return the shapes of w_in and w_out."""
         if self.layer == "leaf":
-            leaves = (self.n_leaves, self.hidden)
-            return (*leaves, self.d_in), (*leaves, self.d_out)
-        if self.layer == "fff":
-            rows: tuple[int, ...] = (self.trees, self.n_nodes)
+            rows: tuple[int, ...] = (self.n_leaves, self.hidden)
+        elif self.layer in EXPERTS:
+            rows = (self.experts, self.hidden)
+        elif self.layer in TREES:
+            rows = (self.trees, self.n_nodes)
         else:
             rows = (self.hidden,)
         return (*rows, self.d_in), (*rows, self.d_out)

@@ -6,13 +6,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from harness.problem import leaf, oracle
+from harness.problem import experts, leaf, oracle
 from harness.problem.operands import Operands
-from harness.problem.problem import Array, Problem
+from harness.problem.problem import EXPERTS, Array, Problem
 
-# Work that it may cost, in float64 where the paths of an FFF are walked and in float32 for an FF's product;
-# of a problem that costs more, so many tokens that it does not: a stretch that begins at a random one.
-_FLOPS = {"fff": 2e9, "leaf": 2e9, "ff": 20e9}
+# Work that it may cost, in float64 where paths are walked and rows gathered, and in float32 for an FF's
+# product and for scores; of a problem that costs more, so many tokens that it does not: a stretch that begins
+# at a random one.
+_FLOPS, _FLOPS_OF_PRODUCT = 2e9, 20e9
 _BLOCK_ELEMENTS = 1 << 22
 # An element of the projection may be off by this share of its own magnitude and of the typical one. It is for
 # faults of whole tokens, not for roundings: another token's row is off by all of it.
@@ -42,25 +43,32 @@ def project(problem: Problem, operands: Operands, seed: int) -> Projection:
     """
     rng = np.random.default_rng([seed, problem.batch, 1])
     direction = rng.choice([-1.0, 1.0], problem.d_out)
-    turns = problem.depth if problem.layer == "leaf" else 0
-    cost = 2 * (problem.used_neurons + turns) * problem.d_in
-    count = int(min(problem.batch, max(1, _FLOPS[problem.layer] // cost)))
+    gathered = 2 * problem.used_neurons * problem.d_in
+    routed = problem.routing_flops() / problem.batch
+    if problem.layer == "ff":
+        share = gathered / _FLOPS_OF_PRODUCT
+    elif problem.layer in EXPERTS:
+        share = gathered / _FLOPS + routed / _FLOPS_OF_PRODUCT
+    else:
+        share = (gathered + routed) / _FLOPS
+    count = int(min(problem.batch, max(1, 1 / share)))
     first = int(rng.integers(0, problem.batch - count + 1))
     x = operands.x[first : first + count]
-    weights = operands.w_out.astype(np.float64) @ direction
     if problem.layer == "leaf":
         values, squares = _reach(problem, x, operands, direction)
     else:
-        walk = _walk if problem.layer == "fff" else _multiply
-        values, squares = walk(problem, x, operands.w_in, weights)
+        walk = {"ff": _multiply, "fff": _walk, "hash": _follow}.get(problem.layer, _select)
+        values, squares = walk(problem, x, operands, operands.w_out.astype(np.float64) @ direction)
     magnitude = np.sqrt(squares)
-    share = _SHARE[problem.dtype, problem.math]
-    allowed = share * (magnitude + np.abs(values) + float(np.median(magnitude)))
+    allowed = _SHARE[problem.dtype, problem.math] * (
+        magnitude + np.abs(values) + float(np.median(magnitude))
+    )
     return Projection(first=first, values=values, allowed=allowed, direction=direction)
 
 
-def _walk(problem: Problem, x: Array, w_in: Array, weights: Array) -> tuple[Array, Array]:
+def _walk(problem: Problem, x: Array, operands: Operands, weights: Array) -> tuple[Array, Array]:
     """Return sum of gelu(z) weights[node] along each token's paths, and the sum of its squares."""
+    w_in = operands.w_in
     values, squares = np.zeros(len(x)), np.zeros(len(x))
     step = max(1, _BLOCK_ELEMENTS // problem.d_in)
     for begin in range(0, len(x), step):
@@ -88,10 +96,51 @@ def _reach(problem: Problem, x: Array, operands: Operands, direction: Array) -> 
     return truth.y[:, 0], truth.rounding[:, 0] ** 2
 
 
-def _multiply(problem: Problem, x: Array, w_in: Array, weights: Array) -> tuple[Array, Array]:
+def _gather(
+    x: Array, w_in: Array, weights: Array, chosen: Array, gates: Array | float = 1.0
+) -> tuple[Array, Array]:
+    """Return sum of gate gelu(z) weights over chosen neurons, and the sum of its squares, z in float64.
+
+    w_in (experts, hidden, d_in), weights (experts, hidden), chosen (tokens, active) experts.
+    """
+    values, squares = np.zeros(len(x)), np.zeros(len(x))
+    step = max(1, _BLOCK_ELEMENTS // (chosen.shape[1] * w_in[0].size))
+    for begin in range(0, len(x), step):
+        tokens = slice(begin, begin + step)
+        own = chosen[tokens]
+        rows = w_in[own].astype(np.float64)
+        z = np.einsum("bi,behi->beh", x[tokens].astype(np.float64), rows)
+        gate = gates[tokens, :, None] if isinstance(gates, np.ndarray) else gates
+        term = (gate * oracle.gelu(z) * weights[own]).reshape(len(own), -1)
+        values[tokens], squares[tokens] = term.sum(axis=1), (term**2).sum(axis=1)
+    return values, squares
+
+
+def _follow(problem: Problem, x: Array, operands: Operands, weights: Array) -> tuple[Array, Array]:
+    """Return `_walk`'s sums along the paths that a hash picks."""
+    paths = experts.hashed_paths(x, problem.depth)
+    return _gather(x, operands.w_in[0][:, None], weights[0][:, None], paths)
+
+
+def _select(problem: Problem, x: Array, operands: Operands, weights: Array) -> tuple[Array, Array]:
+    """Return the sums over the experts that each token chooses by scores in float32."""
+    scored = operands.w_in[:, 0] if operands.router is None else operands.router
+    rows = np.ascontiguousarray(scored, np.float32)
+    values, squares = np.zeros(len(x)), np.zeros(len(x))
+    step = max(1, _BLOCK_ELEMENTS // problem.experts)
+    for begin in range(0, len(x), step):
+        own = slice(begin, begin + step)
+        chosen, gates = experts.choose(problem.layer, x[own], rows, problem.active)
+        values[own], squares[own] = _gather(x[own], operands.w_in, weights, chosen, gates)
+    return values, squares
+
+
+def _multiply(
+    problem: Problem, x: Array, operands: Operands, weights: Array
+) -> tuple[Array, Array]:
     """Return sum of gelu(z) weights over the neurons of an FF, z in float32, and the sum of its squares."""
     values, squares = np.zeros(len(x)), np.zeros(len(x))
-    rows = np.ascontiguousarray(w_in, np.float32)
+    rows = np.ascontiguousarray(operands.w_in, np.float32)
     own = weights.astype(np.float32)
     step = max(1, _BLOCK_ELEMENTS // problem.hidden)
     for begin in range(0, len(x), step):

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from harness.problem import experts
 from harness.problem.operands import Operands
-from harness.problem.problem import Array, Problem
+from harness.problem.problem import EXPERTS, Array, Problem
 
 _TOKEN_BLOCK = 1024
 
@@ -56,19 +57,26 @@ def count_nodes(problem: Problem, operands: Operands) -> Touched:
     """Return which weight rows all tokens' paths touch, and how evenly, routed in float32.
 
     Of a leaf FFF the nodes are those that route, and behind them the leaves; its working set is the routers'
-    rows and the whole leaves that are touched.
+    rows and the whole leaves that are touched. Of a control they are the experts that are chosen, with one
+    entropy over all of them, or the nodes of the paths that a hash picks; what scores is touched whole.
 
     One tree is descended by gathered rows; several by one product with all of a tree's rows, which is
     faster once many of them are used.
     """
     if problem.layer == "leaf":
         return _count_leaves(problem, operands)
+    if problem.layer in EXPERTS:
+        return _count_experts(problem, operands)
     visits = np.zeros((problem.trees, problem.n_nodes), np.int64)
     for first in range(0, problem.batch, _TOKEN_BLOCK):
         x = operands.x[first : first + _TOKEN_BLOCK].astype(np.float32, copy=False)
         for k in range(problem.trees):
             w_in = operands.w_in[k]
-            if problem.trees == 1 or problem.depth == 0:
+            if problem.layer == "hash":
+                nodes = experts.hashed_paths(
+                    operands.x[first : first + _TOKEN_BLOCK], problem.depth
+                )
+            elif problem.trees == 1 or problem.depth == 0:
                 nodes = _descend_gathered(x, w_in, problem.depth)
             else:
                 nodes = _descend(x @ w_in.astype(np.float32, copy=False).T, problem.depth)
@@ -107,4 +115,23 @@ def _count_leaves(problem: Problem, operands: Operands) -> Touched:
         nodes=routers + leaves,
         entropy_bits=[_entropy(level) for level in levels],
         working_set_bytes=elements * problem.item_bytes,
+    )
+
+
+def _count_experts(problem: Problem, operands: Operands) -> Touched:
+    """Return what the tokens touch of the experts that they choose from."""
+    scored = operands.w_in[:, 0] if operands.router is None else operands.router
+    rows = np.ascontiguousarray(scored, np.float32)
+    visits = np.zeros(problem.experts, np.int64)
+    for first in range(0, problem.batch, _TOKEN_BLOCK):
+        x = operands.x[first : first + _TOKEN_BLOCK]
+        chosen, _ = experts.choose(problem.layer, x, rows, problem.active)
+        visits += np.bincount(chosen.ravel(), minlength=problem.experts)
+    touched = int(np.count_nonzero(visits))
+    read_in = problem.experts if problem.layer == "topk" else touched  # all logits
+    elements = problem.hidden * (read_in * problem.d_in + touched * problem.d_out)
+    return Touched(
+        nodes=touched,
+        entropy_bits=[_entropy(visits)],
+        working_set_bytes=(elements + problem.routers * problem.d_in) * problem.item_bytes,
     )

@@ -29,6 +29,7 @@ from harness.records.files import write_whole
 from harness.report import escape, page_figures, palette, table
 from harness.report import gpu as report_gpu
 from harness.report import ledger as report_ledger
+from harness.report.controls import controls_frame
 from harness.report.csv import speeds_csv_frame
 from harness.report.formats import (
     NONE,
@@ -185,6 +186,8 @@ def _place(analysis: Analysis, marked: Point, point: Point, whole: Analysis) -> 
         notes += table.remark_lines(
             [(f"{title(v.model)}, {v.implementation}", v) for v in marked.versus]
         )
+    if point.controls:
+        tables.append(_table("What the tree buys", controls_frame(point.controls)))
     if marked.aa is not None:
         notes.append(table.aa_line(marked.aa))
     return Place(title=table.format_place(point), tables=tables, notes=_prose(notes))

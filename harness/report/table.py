@@ -13,6 +13,7 @@ from harness.analysis.stats import Ratio
 from harness.paper.published import PAPER_BATCH, PAPER_WIDTH
 from harness.problem import axes
 from harness.problem.models import title
+from harness.report import controls as report_controls
 from harness.report import escape
 from harness.report import gpu as report_gpu
 from harness.report import ledger as report_ledger
@@ -88,6 +89,7 @@ def _point_lines(analysis: Analysis, point: Point) -> list[str]:
             format_markdown_table(versus_frame(point)),
         ]
         lines += remark_lines([(f"{title(v.model)}, {v.implementation}", v) for v in point.versus])
+    lines += report_controls.controls_lines(point.controls)
     if point.aa is not None:
         lines += ["", aa_line(point.aa)]
     lines += [

@@ -36,6 +36,8 @@ def predict_s(implementation: str, problem: Problem) -> float:
 RATES = {
     ("ff", 1): 15.0, ("ff", 2): 26.0, ("ff", 3): 90.0, ("fff", 1): 12.0, ("fff", 2): 9.0,
     ("ff", 0): 60.0, ("fff", 0): 20.0, ("leaf", 0): 30.0, ("leaf", 1): 12.0, ("leaf", 2): 10.0,
+    ("topk", 3): 80.0, ("topk", 0): 40.0, ("hash", 0): 25.0, ("peer", 3): 30.0, ("peer", 0): 25.0,
+    ("moe", 3): 40.0, ("moe", 0): 30.0,
 }  # fmt: skip
 RATE_UNKNOWN = 20.0
 # The same of a GPU of 2020 or later: one that is naive on purpose, and all others.

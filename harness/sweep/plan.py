@@ -377,7 +377,7 @@ def apply_conditions(problem: Problem, conditions: Conditions, models: Sequence[
                 f"--routing {conditions.routing}: the input is made for one FFF, so that it and the FF get "
                 f"the same x; --models has {len(trees)} ({', '.join(trees.values()) or 'none'})"
             )
-        if problem.layer == "ff":
+        if problem.layer != "fff":
             changes["routed_trees"], changes["routed_depth"] = next(iter(trees))
     try:
         changed = replace(problem, **changes)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import shlex
 
 from harness.problem.axes import AXES, Conditions
-from harness.problem.models import BASELINE
-from harness.problem.problem import Problem
+from harness.problem.models import BASELINE, parse_model
+from harness.problem.problem import EXPERTS, Problem
 from harness.sweep.cell import Cell
 from harness.sweep.spec import SweepSpec
 
@@ -20,6 +20,12 @@ def name_model(problem: Problem) -> str:
     if problem.layer == "leaf":
         relu = "-relu" if problem.activation == "relu" else ""
         return f"leaf-{problem.hidden}x{problem.depth}{relu}"
+    if problem.layer == "hash":
+        return f"hash-{problem.used_neurons}"
+    if problem.layer == "moe":
+        return f"moe-{problem.experts}x{problem.hidden}-k{problem.active}"
+    if problem.layer in EXPERTS:
+        return parse_model(f"{problem.layer}-{problem.active}of{problem.experts}").name
     return f"ff-{problem.hidden}"
 
 
@@ -42,9 +48,9 @@ def words_of(
     if device != "cpu":
         words += ["--device", device]
     if model:
-        # The FFF that an FF's input is steered through is named with it; it does not stand in `--only`.
+        # The FFF that another layer's input is steered through is named with it; it is not in `--only`.
         router = problem.router()
-        steered = [name_model(router)] if router is not None and problem.layer == "ff" else []
+        steered = [name_model(router)] if router is not None and router is not problem else []
         words += ["--models", ",".join([*steered, model])]
         if problem.layer == "ff" and model != BASELINE:
             words += ["--baseline", model]

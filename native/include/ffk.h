@@ -8,6 +8,9 @@
  *     leaf: w_in (leaves, hidden, d_in)  w_out (leaves, hidden, d_out)  leaves = 2^depth
  *           b_in (leaves, hidden)  b_out (leaves, d_out)
  *           router (leaves - 1, d_in)  router_bias (leaves - 1,)
+ *     topk, peer, moe: w_in (experts, hidden, d_in)  w_out (experts, hidden, d_out)
+ *           router (2 sqrt(experts), d_in) of peer, (experts, d_in) of moe
+ *     hash: as fff, of one tree
  * Kernels never allocate, print, abort or start threads; the caller owns every buffer.
  */
 #ifndef FFK_H
@@ -52,10 +55,11 @@ typedef enum {
 
 typedef struct {
     int64_t batch, d_in, d_out;
-    int64_t hidden;       /* ff: neurons; leaf: of one leaf; 0 for fff */
-    int64_t depth, trees; /* fff: the root is at depth 0; leaf: turns, and 1; 0 for ff */
-    int32_t dtype;        /* FFK_FLOAT32 or FFK_BFLOAT16 */
-    int32_t activation;   /* FFK_GELU, or for a leaf FFK_RELU. Since version 4 */
+    int64_t hidden;          /* ff: neurons; leaf, moe: of one leaf or expert; 0 for fff */
+    int64_t depth, trees;    /* fff, hash: the root is at depth 0; leaf: turns, and 1; else 0 */
+    int32_t dtype;           /* FFK_FLOAT32 or FFK_BFLOAT16 */
+    int32_t activation;      /* FFK_GELU, or for a leaf FFK_RELU. Since version 4 */
+    int64_t experts, active; /* topk, peer, moe: of which a token uses so many. Since version 4 */
 } ffk_shape;
 
 typedef uint16_t ffk_bfloat16;
@@ -66,7 +70,8 @@ typedef struct {
     float *y;        /* overwritten, never read */
     void *workspace; /* aligned to FFK_ALIGNMENT, contents on entry are of no meaning */
     size_t workspace_bytes;
-    const float *router, *router_bias, *b_in, *b_out; /* leaf; else NULL. Since version 4 */
+    const float *router, *router_bias, *b_in,
+        *b_out; /* of the layers above that have them; else NULL. Since version 4 */
 } ffk_operands;
 
 #define FFK_ALIGNMENT 64 /* bytes: a cache line, and the widest vector register (AVX-512) */
@@ -143,6 +148,7 @@ typedef struct {
     void (*settle)(void);     /* order what was stored past the caches before what follows */
     void (*stream)(int64_t n, float factor, const float *x, float *y);
     void (*gelu_slope)(int64_t n, float *z); /* the derivative of the GELU, in place */
+    void (*exp)(int64_t n, float *z);        /* in place. Since version 4 */
 } ffk_isa;
 
 /* The caller's threads. share() runs unit(job, i) for all i below `units`, in any order, on any of
@@ -176,7 +182,7 @@ typedef ffk_status (*ffk_kernel_run_fn)(const ffk_shape *, const ffk_operands *,
 typedef size_t (*ffk_kernel_workspace_fn)(const ffk_shape *);
 
 typedef struct ffk_kernel {
-    const char *id, *layer; /* layer: "ff", "fff", "leaf" or "ceiling" */
+    const char *id, *layer; /* layer: as above, or "ceiling" */
     int32_t level;          /* BLAS level, 0 where the kernel is not built on BLAS */
     uint32_t routines;      /* FFK_NEEDS_*, FFK_BATCHES_* */
     uint32_t dtypes;        /* FFK_TAKES_*; 0 for float32 alone */

@@ -6,12 +6,38 @@
 /* An extent in elements below 2^40, so that a product of an extent and a row stays in int64_t. */
 static int extent_ok(int64_t n) { return n > 0 && n < ((int64_t)1 << 40); }
 
+/* Whether a token uses some of a layer's experts. */
+static int chooses_experts(const char *layer) {
+    return strcmp(layer, "topk") == 0 || strcmp(layer, "peer") == 0 || strcmp(layer, "moe") == 0;
+}
+
+static ffk_status check_experts(const char *layer, const ffk_shape *s) {
+    if (s->depth != 0 || s->trees != 0 || !extent_ok(s->hidden) || s->experts < 1 ||
+        s->experts > INT32_MAX || s->active < 1 || s->active > s->experts || s->active > 64)
+        return FFK_BAD_SHAPE;
+    if (s->hidden != 1 && strcmp(layer, "moe") != 0)
+        return FFK_BAD_SHAPE;
+    if (strcmp(layer, "peer") != 0)
+        return FFK_OK;
+    int64_t side = 1;
+    while (side * side < s->experts)
+        ++side;
+    return side * side == s->experts ? FFK_OK : FFK_BAD_SHAPE;
+}
+
 static ffk_status check_extents(const char *layer, const ffk_shape *s) {
     if (s->activation != FFK_GELU && (s->activation != FFK_RELU || strcmp(layer, "leaf") != 0))
         return FFK_BAD_SHAPE;
     if (!extent_ok(s->batch) || !extent_ok(s->d_in) || !extent_ok(s->d_out))
         return FFK_BAD_SHAPE;
-    if (strcmp(layer, "fff") == 0) {
+    const int chooses = chooses_experts(layer);
+    if (!chooses && (s->experts != 0 || s->active != 0))
+        return FFK_BAD_SHAPE;
+    if (chooses)
+        return check_experts(layer, s);
+    if (strcmp(layer, "fff") == 0 || strcmp(layer, "hash") == 0) {
+        if (strcmp(layer, "hash") == 0 && s->trees != 1)
+            return FFK_BAD_SHAPE;
         if (s->hidden != 0 || s->depth < 0 || s->depth > 20 || s->trees < 1 ||
             s->trees > ((int64_t)1 << 20))
             return FFK_BAD_SHAPE;
@@ -44,8 +70,9 @@ static ffk_status check_blas(const ffk_kernel *kernel, const ffk_shape *s, const
         ((needs & FFK_NEEDS_SGEMV) && blas->sgemv == NULL) ||
         ((needs & FFK_NEEDS_SGEMM) && blas->sgemm == NULL))
         return FFK_MISSING_ROUTINE;
-    if (blas->int_bits == 32 && (s->batch > INT32_MAX || s->d_in > INT32_MAX ||
-                                 s->d_out > INT32_MAX || s->hidden > INT32_MAX))
+    if (blas->int_bits == 32 &&
+        (s->batch > INT32_MAX || s->d_in > INT32_MAX || s->d_out > INT32_MAX ||
+         s->hidden > INT32_MAX || s->experts > INT32_MAX / 2))
         return FFK_EXTENT_TOO_LARGE;
     return FFK_OK;
 }
@@ -75,6 +102,9 @@ ffk_status ffk_check_arguments(const ffk_kernel *kernel, const ffk_shape *shape,
     if (strcmp(kernel->layer, "leaf") == 0 &&
         (operands->router == NULL || operands->router_bias == NULL || operands->b_in == NULL ||
          operands->b_out == NULL))
+        return FFK_NULL_POINTER;
+    if ((strcmp(kernel->layer, "peer") == 0 || strcmp(kernel->layer, "moe") == 0) &&
+        operands->router == NULL)
         return FFK_NULL_POINTER;
     ffk_status status = ffk_check_shape(kernel->layer, kernel->dtypes, shape);
     if (status == FFK_OK)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from extents import EXTENTS
 
 from harness.backends import registry
 from harness.backends.registry import Implementation
@@ -34,8 +35,7 @@ def _problems() -> list[tuple[Implementation, Problem]]:
         extents = {
             "ff": [{"hidden": 65}],
             "fff": [{"depth": 0, "trees": 3}, {"depth": 11, "trees": 1}],
-            "leaf": [{"hidden": 5, "depth": 4, "trees": 1}],
-        }.get(implementation.layer, [])
+        }.get(implementation.layer) or [EXTENTS[implementation.layer]]
         found += [
             (
                 implementation,

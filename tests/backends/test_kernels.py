@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -18,6 +19,7 @@ from conformance import (
     prepare,
     with_x,
 )
+from extents import EXTENTS
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from scipy.special import erf
@@ -27,7 +29,7 @@ from harness.backends import blas
 from harness.problem.check import choose_tokens
 from harness.problem.operands import Operands, make_operands
 from harness.problem.oracle import fff_oracle
-from harness.problem.problem import DTYPES, Array, Layer, Problem
+from harness.problem.problem import CONTROLS, DTYPES, EXPERTS, Array, Layer, Problem
 
 CASES = [*cases(), *cuda_cases()]
 LAYER_CASES = [c for c in CASES if c.implementation.layer != "ceiling"]
@@ -39,6 +41,36 @@ FF_CASES = [c for c in CASES if c.implementation.layer == "ff"]
 WIDTHS = (1, 7, 8, 9, 31, 32, 33, 37, 61)
 UNEQUAL = ((1, 33), (33, 1), (31, 8), (9, 61))
 BATCHES = (1, 2, 3, 63, 64, 65, 130)  # odd, and around a block of 64 tokens
+
+
+def _further(layer: Layer, make: Callable[..., Problem]) -> list[Problem]:
+    """Return the problems that are a layer's own: its least and odd extents, and around its blocks."""
+    found: list[Problem] = []
+    if layer == "fff":
+        found += [make(11, 16, 13, depth=d, trees=t) for d in range(6) for t in (1, 2, 5)]
+        found += [make(67, 17, 8, depth=12), make(5, 8, 9, depth=12, trees=2)]
+    elif layer == "leaf":
+        found += [make(11, 16, 13, depth=d, hidden=h) for d in (0, 1, 5) for h in (1, 2, 3, 4, 8)]
+        # Around a block of 63 neurons and its bias, and around a piece of 64 tokens of one leaf.
+        found += [make(5, 9, 7, depth=2, hidden=h) for h in (62, 63, 64, 65, 126, 127, 128)]
+        found += [make(batch, 9, 7, depth=0) for batch in (63, 64, 65, 300)]
+        found += [make(67, 17, 8, depth=11, hidden=2)]
+    elif layer == "hash":
+        found += [make(11, 16, 13, depth=d) for d in range(6)]
+        found += [make(67, 17, 8, depth=12), make(300, 9, 7, depth=7)]
+    elif layer in EXPERTS:
+        # All of them, one of them; of many; around the blocks that scores are looked through in.
+        found += [make(5, 9, 7, experts=n, active=k) for n, k in ((1, 1), (4, 4), (4, 1), (64, 1))]
+        found += [make(5, 9, 7, experts=n, active=7) for n in (9, 49, 144, 1024)]
+        found += [make(65, 9, 7, experts=169, active=64)]
+        found += [make(300, 9, 7, experts=4, active=2)]
+    if layer == "moe":
+        # Around a block of 63 neurons, and a piece of 64 tokens of one expert.
+        found += [make(5, 9, 7, experts=3, hidden=h) for h in (62, 63, 64, 127)]
+        found += [make(b, 9, 7, experts=1, active=1) for b in (63, 64, 65)]
+    elif layer == "ff":
+        found += [make(5, 16, 13, hidden=h) for h in (1, *WIDTHS, 127, 128, 129)]
+    return found
 
 
 def _problems(layer: Layer) -> list[Problem]:
@@ -56,24 +88,14 @@ def _problems(layer: Layer) -> list[Problem]:
         elif layer == "ceiling":
             shape = {"hidden": d_in}  # a bare product: the inner extent is x's own
         else:
-            shape = {"hidden": extents.get("hidden", 17)}
+            shape = {**EXTENTS[layer], **extents}
         return Problem(layer=layer, batch=batch, d_in=d_in, d_out=d_out, seed=d_in, **shape)
 
     found = [make(batch, d, d) for d in WIDTHS for batch in (1, 5)]
     found += [make(3, d_in, d_out) for d_in, d_out in UNEQUAL]
     found += [make(batch, 9, 7) for batch in BATCHES]
-    if layer == "fff":
-        found += [make(11, 16, 13, depth=d, trees=t) for d in range(6) for t in (1, 2, 5)]
-        found += [make(67, 17, 8, depth=12), make(5, 8, 9, depth=12, trees=2)]
-    elif layer == "leaf":
-        found += [make(11, 16, 13, depth=d, hidden=h) for d in (0, 1, 5) for h in (1, 2, 3, 4, 8)]
-        # Around a block of 63 neurons and its bias, and around a piece of 64 tokens of one leaf.
-        found += [make(5, 9, 7, depth=2, hidden=h) for h in (62, 63, 64, 65, 126, 127, 128)]
-        found += [make(batch, 9, 7, depth=0) for batch in (63, 64, 65, 300)]
-        found += [make(67, 17, 8, depth=11, hidden=2)]
-        found += [replace(p, activation="relu") for p in found[::5]]
-    elif layer == "ff":
-        found += [make(5, 16, 13, hidden=h) for h in (1, *WIDTHS, 127, 128, 129)]
+    found += _further(layer, make)
+    found += [replace(p, activation="relu") for p in found[::5] if layer == "leaf"]
     return list(dict.fromkeys(found))
 
 
@@ -81,17 +103,15 @@ def _name(problem: Problem) -> str:
     inner = f"{problem.trees}x{problem.depth}" if problem.layer == "fff" else str(problem.hidden)
     if problem.layer == "leaf":
         inner = f"{problem.hidden}x{problem.depth}{problem.activation}"
+    elif problem.layer == "hash":
+        inner = f"1x{problem.depth}"
+    elif problem.layer in EXPERTS:
+        inner = f"{problem.experts}x{problem.hidden}k{problem.active}"
     return f"b{problem.batch}-{problem.d_in}-{inner}-{problem.d_out}"
 
 
-_LAYERS: tuple[Layer, ...] = ("ff", "fff", "leaf", "ceiling")
+_LAYERS: tuple[Layer, ...] = ("ff", "fff", "leaf", *CONTROLS, "ceiling")
 _PROBLEMS = {layer: _problems(layer) for layer in _LAYERS}
-# A problem of each layer that has all its extents above 1.
-_EXTENTS = {
-    "ff": {"hidden": 33},
-    "fff": {"depth": 4, "trees": 2},
-    "leaf": {"hidden": 7, "depth": 4, "trees": 1},
-}
 # What compiles for every shape gets few: the smallest, an odd one, two of unequal extents, a whole block.
 _FEW = [
     Problem(layer="ff", batch=batch, d_in=d_in, d_out=d_out, hidden=hidden, seed=d_in)
@@ -137,7 +157,7 @@ def test_same_seed_same_bytes(case: Case) -> None:
 
     def run(seed: int) -> list[bytes]:
         problem = Problem(
-            layer=layer, batch=65, d_in=17, d_out=9, seed=seed, dtype=case.dtype, **_EXTENTS[layer]
+            layer=layer, batch=65, d_in=17, d_out=9, seed=seed, dtype=case.dtype, **EXTENTS[layer]
         )
         guarded, prepared = prepare(case, problem, make_operands(problem))
         prepared.forward()
@@ -180,7 +200,7 @@ def test_exact_ties_turn_right(case: Case) -> None:
 def test_not_finite_stays_in_its_rows(case: Case, value: float) -> None:
     """A NaN or infinity in x makes its own rows not finite, as the oracle's, and touches no other."""
     layer = case.implementation.layer
-    problem = Problem(layer=layer, batch=67, d_in=17, d_out=9, dtype=case.dtype, **_EXTENTS[layer])
+    problem = Problem(layer=layer, batch=67, d_in=17, d_out=9, dtype=case.dtype, **EXTENTS[layer])
     operands = make_operands(problem)
     hit = np.array([0, 5, 63, 66])
     x = operands.x.copy()
@@ -205,6 +225,15 @@ def _any_problem(draw: st.DrawFn, layer: Layer) -> Problem:
         shape = {"depth": draw(st.integers(0, 6)), "trees": draw(st.integers(1, 4))}
     elif layer == "leaf":
         shape = {"depth": draw(st.integers(0, 6)), "hidden": draw(st.integers(1, 70)), "trees": 1}
+    elif layer == "hash":
+        shape = {"depth": draw(st.integers(0, 8)), "trees": 1}
+    elif layer in EXPERTS:
+        side = draw(st.integers(1, 9))
+        experts = side**2 if layer == "peer" else draw(st.integers(1, 81))
+        shape = {
+            "experts": experts, "active": draw(st.integers(1, min(experts, 12))),
+            "hidden": draw(st.integers(1, 9)) if layer == "moe" else 1,
+        }  # fmt: skip
     else:
         shape = {"hidden": d_in if layer == "ceiling" else draw(st.integers(1, 70))}
     return Problem(
@@ -280,6 +309,22 @@ _FAULT_PROBLEMS = {
         Problem(layer="fff", batch=5, d_in=9, d_out=9, depth=3, trees=1),
         Problem(layer="fff", batch=64, d_in=64, d_out=64, depth=9, trees=2),
     ],
+    "topk": [
+        Problem(layer="topk", batch=5, d_in=9, d_out=9, experts=17, hidden=1, active=3),
+        Problem(layer="topk", batch=64, d_in=64, d_out=64, experts=1023, hidden=1, active=12),
+    ],
+    "hash": [
+        Problem(layer="hash", batch=5, d_in=9, d_out=9, depth=3, trees=1),
+        Problem(layer="hash", batch=64, d_in=64, d_out=64, depth=9, trees=1),
+    ],
+    "peer": [
+        Problem(layer="peer", batch=5, d_in=9, d_out=9, experts=16, hidden=1, active=3),
+        Problem(layer="peer", batch=64, d_in=64, d_out=64, experts=1024, hidden=1, active=12),
+    ],
+    "moe": [
+        Problem(layer="moe", batch=5, d_in=9, d_out=9, experts=4, hidden=3, active=2),
+        Problem(layer="moe", batch=64, d_in=64, d_out=64, experts=64, hidden=16, active=1),
+    ],
     "leaf": [
         Problem(layer="leaf", batch=5, d_in=9, d_out=9, depth=3, trees=1, hidden=4),
         Problem(layer="leaf", batch=64, d_in=64, d_out=64, depth=5, trees=1, hidden=32),
@@ -314,6 +359,7 @@ def test_right_numpy_passes(layer: Layer, size: int, dtype: str) -> None:
             *planted.FAULTS,
             *(planted.ROUTING_FAULTS if layer != "ff" else ()),
             *(planted.BIAS_FAULTS if layer == "leaf" else ()),
+            *(planted.GATE_FAULTS if layer in ("peer", "moe") else ()),
         )
         if dtype == "float32" or fault not in planted.NOT_IN_BFLOAT16
     ],

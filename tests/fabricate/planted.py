@@ -108,6 +108,66 @@ def _leaf(fault: str) -> Pass:
     return run
 
 
+def _scores(p: Problem, x: Array, o: Operands, fault: str) -> Array:
+    """Return the scores (tokens, experts) of a control."""
+    rows = o.w_in[:, 0] if o.router is None else o.router
+    each = np.stack([_dot(x, np.broadcast_to(row, x.shape), fault) for row in rows], axis=1)
+    if p.layer != "peer":
+        return each
+    return (each[:, : p.side, None] + each[:, None, p.side :]).reshape(len(x), -1)
+
+
+def _hashed(p: Problem, x: Array) -> Array:
+    """Return the nodes of each token's hashed path, (tokens, depth + 1)."""
+    bits = np.ascontiguousarray(x[:, :4]).view(f"u{x.itemsize}").astype(np.uint64)
+    h = np.zeros(len(x), np.uint64)
+    for column in bits.T:
+        h = (h ^ column) * np.uint64(0x9E3779B1) & np.uint64(0xFFFFFFFF)
+        h ^= h >> np.uint64(15)
+    place = (h >> np.uint64(32 - p.depth)).astype(np.int64) + 2**p.depth
+    return np.stack([(place >> (p.depth - d)) - 1 for d in range(p.depth + 1)], axis=1)
+
+
+def _softmax(z: Array) -> Array:
+    shares = np.exp(z - z.max(axis=1, keepdims=True))
+    return np.asarray(shares / shares.sum(axis=1, keepdims=True))
+
+
+def _experts(fault: str) -> Pass:
+    def run(p: Problem, o: Operands) -> None:
+        x = np.broadcast_to(o.x[:1], o.x.shape) if fault == "first_token" else o.x
+        x64 = x.astype(np.float64)
+        y = o.y.astype(np.float64) if fault == "accumulates" else np.zeros(o.y.shape)
+        if p.layer == "hash":
+            chosen = _hashed(p, x)
+            chosen = chosen[:, : p.depth + 1 - (fault == "one_short")]
+            if fault == "reversed":
+                chosen = chosen[::-1]
+            gates, w_in, w_out = np.ones(chosen.shape), o.w_in[0][:, None], o.w_out[0][:, None]
+        else:
+            scores = _scores(p, x64, o, fault)
+            order = np.argsort(scores if fault == "reversed" else -scores, axis=1, kind="stable")
+            chosen = order[:, : p.active]
+            own = np.take_along_axis(scores, chosen, 1)
+            gates = {"topk": np.ones(own.shape), "peer": _softmax(own)}.get(
+                p.layer, np.take_along_axis(_softmax(scores), chosen, 1)
+            )
+            if fault == "ungated":
+                gates = np.ones(own.shape)
+            if fault == "one_short":
+                gates[:, -1] = 0.0
+            w_in, w_out = o.w_in, o.w_out
+        for k in range(chosen.shape[1]):
+            e = chosen[:, k]
+            for h in range(w_in.shape[1]):
+                a = gates[:, k] * _gelu(_dot(x64, w_in[e, h], fault), fault)
+                added = _neuron(w_in[:, h], w_out[:, h], y, e, fault)
+                y += a[:, None] * added.astype(np.float64)
+        _store(p, o, y, fault)
+
+    return run
+
+
 def _store(p: Problem, o: Operands, y: Array, fault: str) -> None:
     """Write the output, with the faults that concern where and what is written."""
     flat = o.y.reshape(-1)
@@ -143,6 +203,7 @@ FAULTS = (
 # What is hidden in the roundings that bfloat16 allows (check.ROUNDED).
 NOT_IN_BFLOAT16 = ("tanh_gelu",)
 ROUTING_FAULTS = ("reversed",)
+GATE_FAULTS = ("ungated",)
 BIAS_FAULTS = ("no_router_bias", "no_hidden_bias", "no_output_bias")
 TIE_FAULT = "tie_left"
 # Allowed in bfloat16, not in float32: z and gelu(z) rounded to bfloat16 behind the turn.
@@ -153,7 +214,7 @@ ROUNDS_SUMS = "rounds_sums"
 
 def make(layer: Layer, fault: str = "", *, name: str = "") -> Implementation:
     """Return an implementation in NumPy, right or with one fault; it is not registered."""
-    run = {"ff": _ff, "fff": _fff, "leaf": _leaf}[layer](fault)
+    run = {"ff": _ff, "fff": _fff, "leaf": _leaf}.get(layer, _experts)(fault)
 
     def prepare(problem: Problem, operands: Operands, context: Context) -> Prepared:
         def forward() -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
+from extents import EXTENTS
 
 from harness.backends import blas, registry
 from harness.backends.registry import Context, Implementation, Prepared
@@ -22,7 +23,6 @@ from harness.problem.problem import Problem
 
 FFF = Problem(layer="fff", batch=9, d_in=24, d_out=16, depth=3, trees=1, seed=1)
 FF = Problem(layer="ff", batch=9, d_in=24, d_out=16, hidden=30, seed=1)
-LEAF = Problem(layer="leaf", batch=9, d_in=24, d_out=16, hidden=4, depth=3, trees=1, seed=1)
 MIB = 1 << 20
 
 
@@ -65,9 +65,13 @@ def with_prepare(
 )
 def test_rotation_passes_its_gate(implementation: Implementation, routing: str) -> None:
     """Every implementation is right on each set of weights, and takes them in turn."""
-    plain = {"ff": FF, "fff": FFF, "leaf": LEAF}[implementation.layer]
-    router = {"routed_trees": 1, "routed_depth": 3} if plain is FF and routing != "uniform" else {}
-    problem = replace(plain, routing=routing, **router)
+    layer = implementation.layer
+    shape = {"depth": 3, "trees": 1} if layer == "fff" else EXTENTS[layer]
+    steered = layer != "fff" and routing != "uniform"
+    router = {"routed_trees": 1, "routed_depth": 3} if steered else {}
+    problem = Problem(
+        layer=layer, batch=9, d_in=24, d_out=16, seed=1, routing=routing, **shape, **router
+    )
     if implementation.unavailable():
         pytest.skip(implementation.unavailable())
     found = rotate(implementation, problem, 3)

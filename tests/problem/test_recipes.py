@@ -221,7 +221,7 @@ def test_shorter_batch_is_the_head() -> None:
         ({"data": "zeros", "rows": "same"}, "data zeros has one row"),
         ({"rows": "same", "routing": "zipf"}, "rows same sends every token"),
         ({"routing": "zipf", "d_in": 13}, "needs d_in of at least 14, got 13"),
-        ({"routed_trees": 1}, "belong to an FF"),
+        ({"routed_trees": 1}, "belong to a layer beside an FFF"),
     ],
 )
 def test_refusals(change: dict[str, Any], text: str) -> None:
