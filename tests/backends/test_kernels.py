@@ -125,17 +125,36 @@ def _problems_of(case: Case) -> list[Problem]:
     return _FEW if case.implementation.costly_prepare else _PROBLEMS[case.implementation.layer]
 
 
+def _marks(case: Case) -> list[pytest.MarkDecorator]:
+    """Blocks of eight warps are emulated on threads: a hundred times as slow as kernels that need none."""
+    return [pytest.mark.slow] * case.implementation.id.endswith("_team8")
+
+
+# Problems that one test judges: a test costs as much as one of the small passes that it is about.
+_TOGETHER = 9
+
+
+def _together(case: Case) -> list[list[Problem]]:
+    """Return the problems of a case, a few at a time, in their order."""
+    problems = [replace(problem, dtype=case.dtype) for problem in _problems_of(case)]
+    size = 1 if case.implementation.costly_prepare else _TOGETHER
+    return [problems[i : i + size] for i in range(0, len(problems), size)]
+
+
 @pytest.mark.parametrize(
-    ("case", "problem"),
+    ("case", "problems"),
     [
-        pytest.param(case, replace(problem, dtype=case.dtype), id=f"{case}-{_name(problem)}")
+        pytest.param(
+            case, problems, id=f"{case}-{_name(problems[0])}-{len(problems)}", marks=_marks(case)
+        )
         for case in CASES
-        for problem in _problems_of(case)
+        for problems in _together(case)
     ],
 )
-def test_agrees_with_oracle(case: Case, problem: Problem) -> None:
+def test_agrees_with_oracle(case: Case, problems: list[Problem]) -> None:
     """Every pass equals the oracle, leaves the same bytes, and touches its output and workspace only."""
-    assert judge(case, problem) == ""
+    faults = {_name(problem): judge(case, problem) for problem in problems}
+    assert {name: fault for name, fault in faults.items() if fault} == {}
 
 
 @pytest.mark.parametrize(
@@ -195,16 +214,17 @@ def test_exact_ties_turn_right(case: Case) -> None:
 # ---- values that are not finite -----------------------------------------------------------------
 
 
-@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-@pytest.mark.parametrize("case", LAYER_CASES, ids=str)
-def test_not_finite_stays_in_its_rows(case: Case, value: float) -> None:
+@pytest.mark.parametrize(
+    "case", [pytest.param(case, id=str(case), marks=_marks(case)) for case in LAYER_CASES]
+)
+def test_not_finite_stays_in_its_rows(case: Case) -> None:
     """A NaN or infinity in x makes its own rows not finite, as the oracle's, and touches no other."""
     layer = case.implementation.layer
     problem = Problem(layer=layer, batch=67, d_in=17, d_out=9, dtype=case.dtype, **EXTENTS[layer])
     operands = make_operands(problem)
-    hit = np.array([0, 5, 63, 66])
+    hit = np.array([0, 2, 5, 9, 63, 66])
     x = operands.x.copy()
-    x[hit, [0, 8, 16, 3]] = value
+    x[hit, [0, 2, 8, 16, 3, 9]] = [np.nan, np.inf, -np.inf, np.nan, np.inf, -np.inf]
     assert judge(case, problem, with_x(operands, x)) == ""
     guarded, prepared = prepare(case, problem, with_x(operands, x))
     prepared.forward()
@@ -242,17 +262,14 @@ def _any_problem(draw: st.DrawFn, layer: Layer) -> Problem:
     )  # fmt: skip
 
 
-# Blocks of eight warps are emulated on threads: a hundred times as slow as kernels that need none.
-_IN_TURN = [
-    pytest.param(
-        case, id=str(case), marks=[pytest.mark.slow] * case.implementation.id.endswith("_team8")
-    )
-    for case in CASES
-    if not case.implementation.costly_prepare
-]
-
-
-@pytest.mark.parametrize("case", _IN_TURN)
+@pytest.mark.parametrize(
+    "case",
+    [
+        pytest.param(case, id=str(case), marks=_marks(case))
+        for case in CASES
+        if not case.implementation.costly_prepare
+    ],
+)
 @settings(
     max_examples=15, deadline=None, derandomize=True, database=None,
     suppress_health_check=[HealthCheck.too_slow],
