@@ -24,7 +24,7 @@ from harness.backends import registry, sources, timer
 from harness.backends.registry import Context, Implementation, Prepared, register
 from harness.errors import UnavailableError, UsageError
 from harness.problem.operands import Operands
-from harness.problem.problem import DTYPES, Array, Layer, Problem
+from harness.problem.problem import DTYPES, LAYERS, Array, Layer, Problem
 
 __all__ = [
     "Context", "Implementation", "Operands", "Prepared", "Problem", "include_dir", "load",
@@ -32,7 +32,7 @@ __all__ = [
 ]  # fmt: skip
 
 GROUP = "harness.implementations"
-Function = Callable[[Array, Array, Array, Array], object]
+Function = Callable[..., object]  # of x, the weights and y
 WorkspaceBytes = Callable[[Problem], int]
 
 _loaded: set[str] = set()
@@ -165,8 +165,8 @@ def _prepare_python(
     function: Function, notes: dict[str, str], problem: Problem, operands: Operands,
     context: Context,
 ) -> Prepared:  # fmt: skip
-    x, w_in, w_out = map(_read_only, (operands.x, operands.w_in, operands.w_out))
-    forward = partial(function, x, w_in, w_out, operands.y)
+    inputs = map(_read_only, (operands.x, *operands.weights()))
+    forward = partial(function, *inputs, operands.y)
     overhead = f"Python clock and loop, {timer.python_overhead_ns():.0f} ns a pass of its own"
     return Prepared(
         forward=lambda: _drop(forward()),
@@ -182,8 +182,10 @@ def register_python(
     """Register a Python function `function(x, w_in, w_out, y)` that fills y.
 
     x (batch, d_in), y (batch, d_out); FF: w_in (hidden, d_in), w_out (hidden, d_out); FFF:
-    (trees, n_nodes, ...). All C-contiguous, float32 or another one of `dtypes` ("bfloat16" comes as
-    `ml_dtypes.bfloat16`); all but y are read-only. What it returns is ignored.
+    (trees, n_nodes, ...). A layer with further weights gets them between w_out and y, in the order of
+    `Problem.weights`: a leaf FFF router, router_bias, b_in, b_out; peer and moe router. All C-contiguous,
+    float32 or another one of `dtypes` ("bfloat16" comes as `ml_dtypes.bfloat16`); all but y are read-only.
+    What it returns is ignored.
     A Python loop times it, whose own cost per pass is measured and noted in the record.
 
     Raises ValueError where the id is taken or does not begin with its layer.
@@ -282,8 +284,9 @@ def _load_source(source: str, label: str, declare: Callable[[str], None]) -> Non
     if not own:
         raise UsageError(f"{label}: it registers no implementation")
     for i in own:
-        if i.layer not in ("ff", "fff"):
-            raise UsageError(f"{label}: {i.id}: layer must be 'ff' or 'fff', got {i.layer!r}")
+        if i.layer not in LAYERS:
+            layers = ", ".join(LAYERS)
+            raise UsageError(f"{label}: {i.id}: layer must be one of {layers}, got {i.layer!r}")
         if not re.fullmatch(r"[A-Za-z0-9_.-]+", i.id):
             raise UsageError(f"{label}: an id has letters, digits, and _.- alone, got {i.id!r}")
         _origins[i.id] = source

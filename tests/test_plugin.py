@@ -16,14 +16,16 @@ from pathlib import Path
 import made_machines
 import numpy as np
 import pytest
+from extents import EXTENTS
 
 from harness import api, cli, plugin
 from harness.analysis.analysis import analyse
 from harness.backends import registry, timer
+from harness.backends.registry import Context
 from harness.errors import UsageError
 from harness.problem.models import parse_models
 from harness.problem.operands import make_operands
-from harness.problem.problem import Problem
+from harness.problem.problem import LAYERS, Array, Layer, Problem
 from harness.records.reader import Run, load_run
 from harness.records.schema import CellRecord, ProviderRecord, SampleRecord
 from harness.sweep import plan, processes
@@ -386,7 +388,7 @@ register(Implementation(id="fff_x", layer="fff", level=None, devices=("cpu",), s
         (GOOD.replace("fff_cpu_x", "fff_l1_blas"), "'fff_l1_blas' is registered already"),
         (GOOD.replace("fff_cpu_x", "cpu_x"), "id must begin with its layer"),
         (GOOD.replace("fff_cpu_x", "fff_a/b"), "letters, digits"),
-        (GOOD.replace('"fff"', '"fff_cpu"'), "layer must be 'ff' or 'fff'"),
+        (GOOD.replace('"fff"', '"fff_cpu"'), "layer must be one of ff, fff, leaf"),
         (GOOD.replace("kernels.so", "none.so"), "compile it first"),
         (GOOD.replace("kernels.so", "kernels.c"), "can't be loaded"),
         (f"{GOOD[:-1]}, token_block='a')", "TypeError"),
@@ -518,6 +520,25 @@ def test_broken_entry_point_names_its_package(
 
 
 # ---- the Python clock ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+def test_a_function_gets_all_of_a_layers_weights(layer: Layer, tmp_path: Path) -> None:
+    """A plugin may be of any layer: its function gets x, each of the layer's weights and y, in that order."""
+    problem = Problem(layer=layer, batch=3, d_in=5, d_out=4, **EXTENTS[layer])
+    operands = make_operands(problem)
+    got: list[Array] = []
+    found = plugin.register_python(
+        id=f"{layer}_planted_{tmp_path.name}",
+        layer=layer,
+        function=lambda *given: got.extend(given),
+    )
+    found.prepare(problem, operands, Context(provider=None, workspace=lambda size: None)).forward()
+    assert len(got) == 2 + len(problem.weights())
+    for array, given in zip((operands.x, *operands.weights()), got, strict=False):
+        assert np.shares_memory(array, given)
+        assert not given.flags.writeable
+    assert got[-1] is operands.y
 
 
 def test_python_timer_runs_the_passes_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,6 +15,7 @@ from harness.problem.axes import AXES, DEFAULTS, Conditions
 
 Array = npt.NDArray[Any]
 Layer = Literal["ff", "fff", "leaf", "topk", "hash", "peer", "moe", "ceiling"]
+LAYERS = ("ff", "fff", "leaf", "topk", "hash", "peer", "moe")
 # Those that choose some of their experts for each token (problem/experts.py).
 EXPERTS = ("topk", "peer", "moe")
 CONTROLS = ("topk", "hash", "peer", "moe")
