@@ -61,6 +61,16 @@ def touched_rows(problem: Problem) -> float:
     return inner + sum(len(np.unique(leaves[:, k])) for k in trees)
 
 
+def touched_bytes(problem: Problem) -> float:
+    """Return the bytes of its weights that one pass touches: `touched_rows`, and all rows that score."""
+    scoring: float = problem.routers if problem.layer in EXPERTS else 0
+    chosen_from = problem.weight_bytes() - scoring * problem.d_in * problem.item_bytes
+    touched = touched_rows(problem) * chosen_from / problem.neurons
+    if problem.layer == "topk":  # the rows of w_in score, whichever are chosen
+        scoring = problem.neurons - touched_rows(problem)
+    return touched + scoring * problem.d_in * problem.item_bytes
+
+
 def count_sets(problem: Problem, weights: str, last_level_bytes: int) -> tuple[int, str]:
     """Return how many sets of weights a cell needs, and why it can't have them (or an empty string).
 
@@ -70,8 +80,7 @@ def count_sets(problem: Problem, weights: str, last_level_bytes: int) -> tuple[i
     """
     if weights != "rotated":
         return 1, ""
-    row_bytes = problem.weight_bytes() / problem.neurons
-    touched = touched_rows(problem) * row_bytes
+    touched = touched_bytes(problem)
     needed = eviction_bytes(last_level_bytes)
     sets = max(2, math.ceil(needed / touched))
     held = sets * problem.weight_bytes()

@@ -16,10 +16,11 @@ from harness.measure.buffers import Placed, Store
 from harness.measure.gate import CannotRotateError, Gate
 from harness.measure.protocol import GateRequest
 from harness.measure.timing import HostTiming
+from harness.problem import working_set
 from harness.problem.axes import AXES, Axis
 from harness.problem.check import Verdict, check
 from harness.problem.operands import Operands, make_operands, make_weights
-from harness.problem.problem import Problem
+from harness.problem.problem import Layer, Problem
 
 FFF = Problem(layer="fff", batch=9, d_in=24, d_out=16, depth=3, trees=1, seed=1)
 FF = Problem(layer="ff", batch=9, d_in=24, d_out=16, hidden=30, seed=1)
@@ -78,6 +79,14 @@ def test_rotation_passes_its_gate(implementation: Implementation, routing: str) 
     assert found.verdict.ok, found.verdict.reason
     assert found.prepared.sets == 3
     assert found.prepared.notes["weights"].startswith("3 sets in turn")
+
+
+@pytest.mark.parametrize("layer", ["topk", "peer", "moe"])
+def test_rows_that_score_are_touched(layer: Layer) -> None:
+    """One token of a control touches its experts and all that scores: what the record's count finds."""
+    problem = Problem(layer=layer, batch=1, d_in=24, d_out=16, **EXTENTS[layer])
+    counted = working_set.count_nodes(problem, make_operands(problem)).working_set_bytes
+    assert locality.touched_bytes(problem) == pytest.approx(counted)
 
 
 @pytest.mark.parametrize("passes", [1, 2, 3, 4, 5])
