@@ -34,7 +34,8 @@ Tree = Callable[..., Path]
 def run(tree: Path, *words: str | Path, check: bool = True) -> subprocess.CompletedProcess[str]:
     """Run a command in a copy of the tree; its output is in the failure where it must end well."""
     # What git finds above the copy is none of it: it would take the patch for one of that repository.
-    own = {"GIT_CEILING_DIRECTORIES": str(tree.parent)}
+    # What is built there is run on small problems alone: -Og compiles it in a quarter of the time.
+    own = {"GIT_CEILING_DIRECTORIES": str(tree.parent), "FFK_CFLAGS": "-Og"}
     done = subprocess.run(
         list(map(str, words)), cwd=tree, env=dict(os.environ, **own), capture_output=True, text=True
     )

@@ -23,20 +23,22 @@ CROSS, EMULATOR = "aarch64-linux-gnu-gcc", "qemu-aarch64"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
-    """Name a processor, its instruction sets, the words of a compiler for it, and what its programs are
-    started with.
+    """Name a processor, its instruction sets, the words of a compiler for it, what its programs are started
+    with, and flags behind the build's own.
     """
 
     machine: str
     isas: list[str]
     compiler: tuple[str, ...]
     start: tuple[str, ...] = ()
+    flags: tuple[str, ...] = ()
 
 
 CC = tuple(shlex.split(os.environ.get("CC") or "cc"))
 # A processor of neither family has the generic code alone.
 UNKNOWN = Target(machine="unknown", isas=["generic"], compiler=CC)
-HERE = Target(machine=platform.machine(), isas=native.isas(), compiler=CC)
+# What the build's own optimisation makes of the kernels here is what the conformance suite runs.
+HERE = Target(machine=platform.machine(), isas=native.isas(), compiler=CC, flags=("-Og",))
 TARGETS = [
     pytest.param(UNKNOWN, id=UNKNOWN.machine, marks=pytest.mark.slow),
     pytest.param(HERE, id=HERE.machine, marks=pytest.mark.slow),
@@ -60,6 +62,7 @@ def build(target: Target, folder: Path) -> Path:
     """Return the program for a target: the build's own sources, macros and flags, and the check's."""
     macros = [f"-D{name}={value}" for name, value in build_native.macros(target.machine)]
     flags = [*build_native.FLAGS, "-Werror", *macros, "-Inative/include", "-Inative"]
+    flags += target.flags
     own = [str(path.relative_to(ROOT)) for path in sorted((ROOT / "native" / "check").glob("*.c"))]
 
     def compile_one(source: str) -> str:
