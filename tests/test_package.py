@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -48,3 +49,12 @@ def test_what_is_no_code_does_not_count(copied: Path) -> None:
 def test_this_harness_is_itself() -> None:
     """What is found here is no other harness."""
     assert package.why_another(package.identify()) == ""
+
+
+@pytest.mark.parametrize("name", ["version", "license"])
+def test_citation_says_what_the_package_says(name: str) -> None:
+    """CITATION.cff names the version and the license of pyproject.toml."""
+    root = Path(__file__).parents[1]
+    own = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"][name]
+    lines = (root / "CITATION.cff").read_text(encoding="utf-8").splitlines()
+    assert f"{name}: {own}" in lines
