@@ -315,6 +315,31 @@ def test_activation_is_the_erf_gelu(case: Case) -> None:
     assert error.max() < 3e-7, z[error.argmax()]
 
 
+@pytest.mark.parametrize(
+    "case",
+    [c for c in CASES if c.implementation.layer == "moe" and c.dtype == "float32"],
+    ids=str,
+)
+def test_gates_are_the_softmax(case: Case) -> None:
+    """A gate is within 5e-7 of e^s / (e^s + 1), relative to itself, from 80 down to where floats end."""
+    s = np.linspace(-87, 80, 20_001).astype(np.float32)
+    problem = Problem(
+        layer="moe", batch=len(s), d_in=2, d_out=1, experts=2, hidden=1, active=2
+    )  # fmt: skip
+    # The first expert scores s, the second 0; both are 16 before and behind the GELU, and the first counts.
+    operands = Operands(
+        x=np.stack([s, np.ones_like(s)], axis=1), y=np.zeros((len(s), 1), np.float32),
+        w_in=np.array([[[0, 16]], [[0, 16]]], np.float32),
+        w_out=np.array([[[1]], [[0]]], np.float32),
+        router=np.array([[1, 0], [0, 0]], np.float32),
+    )  # fmt: skip
+    guarded, prepared = prepare(case, problem, operands)
+    prepared.forward()
+    exact = 16 / (1 + np.exp(-s.astype(np.float64)))
+    error = np.abs(guarded.operands.y[:, 0] / exact - 1)
+    assert error.max() < 5e-7, s[error.argmax()]
+
+
 # ---- planted faults -----------------------------------------------------------------------------
 
 _FAULT_PROBLEMS = {
