@@ -20,6 +20,7 @@ from harness.analysis.ceilings import Ceilings
 from harness.analysis.contrasts import Contrast
 from harness.analysis.index import RunIndex, index_run
 from harness.analysis.ladder import Ladder
+from harness.analysis.leaf import make_leaf_ledger
 from harness.analysis.quality import Quality
 from harness.analysis.reach import Remedy, find_remedies
 from harness.analysis.routing import RoutedSpeedup
@@ -40,6 +41,7 @@ class Analysis:
     peakless: precisions of its layers that have no peak, and why. remedies: what could be tried where the
     baseline reaches little. routed: its speedups under each of
     several routings. quality: what was published and measured of how good the layers are, of no run.
+    ledger, leaf_ledger: what it says of the published cells, and of those of the original FFF.
     contests: best against best on a device. ladder: None where the run
     measured none.
     processes, samples: how many processes took samples, and how many they took. call_ns: the median time of
@@ -67,6 +69,7 @@ class Analysis:
     quality: Quality
     contests: Sequence[Contests]
     ledger: Sequence[analysis_ledger.Entry]
+    leaf_ledger: Sequence[analysis_ledger.Entry]
     ladder: Ladder | None
     processes: int
     samples: int
@@ -109,7 +112,8 @@ def analyse(run: Run) -> Analysis:
         routed=analysis_routing.find_routed(index, points),
         quality=analysis_quality.find_quality(analysis_points.models(index)),
         contests=analysis_gpu.contests(index, points),
-        ledger=analysis_ledger.make_ledger(run.head, points), ladder=analysis_ladder.find_ladder(index),
+        ledger=analysis_ledger.make_ledger(run.head, points),
+        leaf_ledger=make_leaf_ledger(index), ladder=analysis_ladder.find_ladder(index),
         processes=run.samples["process"].nunique(), samples=len(run.samples),
         call_ns=float(calls.median()) if calls.any() else None,
         checked_tokens=_checked_tokens(index),

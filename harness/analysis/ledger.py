@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
 from harness.analysis import gpu as analysis_gpu
 from harness.analysis import points as analysis_points
@@ -28,8 +28,9 @@ FINDINGS: tuple[Finding, ...] = ("reproduced", "not reproduced", "not comparable
 class Entry:
     """Hold one published cell and what the run says of it.
 
-    measured, low, high: the speedup and its 95 % interval, None where there is none. provider: the BLAS
-    library that it was judged with, empty where none was. A level's fastest FF is that of the whole run.
+    measured, low, high: the speedup and its 95 % interval, None where there is none. provider: what it was
+    judged with, empty where nothing was: the BLAS library, for a leaf FFF the implementations of both layers.
+    A level's fastest FF is that of the whole run.
     """
 
     model: str
@@ -47,7 +48,16 @@ class Entry:
     provider: str = ""
 
 
-def judge(measured: Ratio, cell: PublishedCell) -> tuple[Finding, str]:
+class Published(Protocol):
+    """State what a published cell is judged by: how many times faster it is said to be."""
+
+    @property
+    def speedup(self) -> float:
+        """Return the published speedup."""
+        ...
+
+
+def judge(measured: Ratio, cell: Published) -> tuple[Finding, str]:
     """Return the finding on a measured ratio that can be compared with a published cell, and the reason.
 
     The rule: a cell is reproduced when the measured 95 % interval overlaps the published value within a

@@ -15,7 +15,7 @@ from harness.problem.operands import Operands
 from harness.problem.problem import DTYPES, Problem
 
 Pass = Callable[[], None]
-Weights = tuple[Any, Any]  # w_in and w_out, torch tensors
+Weights = tuple[Any, ...]  # as `Problem.weights` orders them, torch tensors
 # A way of launching: its name in the record, and what makes a pass of it over a set of weights.
 Candidate = tuple[str, Callable[[Weights], Pass]]
 
@@ -103,6 +103,18 @@ def grouped_candidates(problem: Problem, operands: Operands, context: Context) -
     return [(f"{tile} tokens", partial(bind, tile)) for tile in triton_tiling.GROUPED_TILES]
 
 
+def leaf_candidates(problem: Problem, operands: Operands, context: Context) -> list[Candidate]:
+    """Return the kernels of a leaf FFF with each tile."""
+    from harness.backends import triton_leaf
+
+    memory = context.workspace(triton_tiling.leaf_workspace_bytes(problem))
+
+    def bind(tile: int, weights: Weights) -> Pass:
+        return triton_leaf.bind(problem, tile, weights, operands.x, operands.y, memory)
+
+    return [(f"{tile} tokens", partial(bind, tile)) for tile in triton_tiling.GROUPED_TILES]
+
+
 def prepare(
     candidates_of: Callable[[Problem, Operands, Context], Sequence[Candidate]],
     problem: Problem, operands: Operands, context: Context,
@@ -110,7 +122,7 @@ def prepare(
     """Choose the fastest candidate on these operands, torch tensors; compile it for every set of weights."""
     import triton
 
-    sets = ((operands.w_in, operands.w_out), *operands.rotation)
+    sets = operands.sets()
     candidates = candidates_of(problem, operands, context)
     name, bind = choose(candidates, sets[0], context)
     passes = [bind(weights) for weights in sets]
@@ -162,5 +174,13 @@ register(
         prepare=_prepare_grouped, tensor_pass=partial(tensor_pass, grouped_candidates),
         workspace_bytes=triton_tiling.grouped_workspace_bytes, tf32=True,
         unavailable=unavailable,
+    )
+)  # fmt: skip
+register(
+    Implementation(
+        id="leaf_triton_grouped", layer="leaf", level=None, devices=("cuda",), dtypes=DTYPES,
+        summary="Triton: tokens sorted by leaf on the device, two dense products a leaf",
+        prepare=partial(prepare, leaf_candidates),
+        workspace_bytes=triton_tiling.leaf_workspace_bytes, tf32=True, unavailable=unavailable,
     )
 )  # fmt: skip

@@ -61,15 +61,20 @@ def fused_tiles(problem: Problem) -> list[FusedTile]:
     return list(dict.fromkeys(fit))
 
 
-def output_columns(problem: Problem, tile: int) -> int:
-    """Return the columns of a grouped output tile.
+def product_columns(problem: Problem, extent: int, tile: int) -> int:
+    """Return the columns of a tile of a grouped product whose rows have an extent.
 
     A thread holds 16 sums of a float32 product, whose FMA loop unrolls into more than registers hold at
     64, or 32 of a bfloat16 one on tensor cores.
     """
     sums = 16 if problem.dtype == "float32" else 32
     most = min(128, sums * 32 * GROUPED_WARPS // tile)
-    return min(most, max(LEAST_EXTENT, power_of_2(problem.d_out)))
+    return min(most, max(LEAST_EXTENT, power_of_2(extent)))
+
+
+def output_columns(problem: Problem, tile: int) -> int:
+    """Return the columns of a grouped output tile."""
+    return product_columns(problem, problem.d_out, tile)
 
 
 def input_columns(problem: Problem) -> int:
@@ -108,6 +113,15 @@ class Workspace:
     bytes: int
 
 
+def _place(sizes: dict[str, int]) -> tuple[dict[str, tuple[int, int]], int]:
+    """Return (first byte, bytes) of parts that lie one behind the other, aligned, and where they end."""
+    spans, cursor = {}, 0
+    for name, size in sizes.items():
+        spans[name] = (cursor, size)
+        cursor += -(-size // _ALIGNMENT) * _ALIGNMENT
+    return spans, cursor
+
+
 def grouped_workspace(problem: Problem, tile: int) -> Workspace:
     """Return the layout for a tile; empty where nothing is grouped."""
     bands = first_levels(problem.batch, problem.depth)
@@ -120,11 +134,8 @@ def grouped_workspace(problem: Problem, tile: int) -> Workspace:
         "activations": problem.trees * per_tree * (problem.depth + 1) if bands else 0,
         "total": per_tree * problem.d_out if needs_total(problem) else 0,
     }
-    spans, cursor = {}, 0
-    for name, size in sizes.items():
-        spans[name] = (cursor, size)
-        cursor += -(-size // _ALIGNMENT) * _ALIGNMENT
-    return Workspace(**spans, bytes=cursor)
+    spans, size = _place(sizes)
+    return Workspace(**spans, bytes=size)
 
 
 def needs_total(problem: Problem) -> bool:
@@ -147,3 +158,58 @@ def has_tail(problem: Problem) -> bool:
 def grouped_workspace_bytes(problem: Problem) -> int:
     """Return the bytes that the grouped implementation asks for: the most that any of its tiles needs."""
     return max(grouped_workspace(problem, tile).bytes for tile in GROUPED_TILES)
+
+
+def descent_tile(problem: Problem) -> FusedTile:
+    """Return the tile of a descent of a leaf FFF's router: as many tokens, up to 4, as registers hold x of.
+
+    A thread holds 16 elements of x where the warps allow it.
+    """
+    block = min(power_of_2(problem.d_in), MAX_BLOCK)
+    most = min(problem.batch, max(1, 16 * 32 * MAX_WARPS // block))
+    tokens = next(n for n in (4, 2, 1) if n <= most)
+    warps = min(max(tokens * block // (32 * 16), 1), MAX_WARPS)
+    return FusedTile(tokens=tokens, block_in=block, block_out=0, warps=warps)
+
+
+def leaf_columns(problem: Problem) -> int:
+    """Return the neurons of a leaf in one step of its output product."""
+    line = 32 if problem.dtype == "float32" else 64
+    return min(line, max(LEAST_EXTENT, power_of_2(problem.hidden)))
+
+
+def leaf_tiles(problem: Problem, tile: int) -> int:
+    """Return the most tiles that the tokens of a leaf FFF can need: each leaf may leave one not full."""
+    return problem.batch // tile + min(problem.n_leaves, problem.batch)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeafWorkspace:
+    """State where the parts of a leaf FFF's workspace lie, as (first byte, bytes) by name.
+
+    state: tokens of each leaf, and the slots taken so far; slots: the token of each slot; both int32, zeroed
+    before a pass. leaf, rank: of each token; first: of each leaf its first slot, int32. activations (batch,
+    hidden), in the dtype of the operands.
+    """
+
+    spans: dict[str, tuple[int, int]]
+    bytes: int
+
+
+def leaf_workspace(problem: Problem, tile: int) -> LeafWorkspace:
+    """Return the layout for a tile."""
+    sizes = {
+        "state": 4 * (problem.n_leaves + 1),
+        "slots": 4 * leaf_tiles(problem, tile) * tile,
+        "leaf": 4 * problem.batch,
+        "rank": 4 * problem.batch,
+        "first": 4 * problem.n_leaves,
+        "activations": problem.item_bytes * problem.batch * problem.hidden,
+    }
+    spans, size = _place(sizes)
+    return LeafWorkspace(spans=spans, bytes=size)
+
+
+def leaf_workspace_bytes(problem: Problem) -> int:
+    """Return the bytes that the leaf FFF asks for: the most that any of its tiles needs."""
+    return max(leaf_workspace(problem, tile).bytes for tile in GROUPED_TILES)

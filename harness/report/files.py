@@ -65,7 +65,7 @@ def write_tables(analysis: Analysis) -> list[Path]:
         format_csv(csv_frame(analysis)),
         format_csv(speeds_csv_frame(analysis)),
         latex.format_latex(analysis),
-        report_ledger.format_json(analysis.ledger),
+        report_ledger.format_json(analysis.ledger, analysis.leaf_ledger),
     )
     return write_texts(dict(zip((analysis.folder / n for n in TABLE_FILES), texts, strict=True)))
 

@@ -253,6 +253,14 @@ def _ledger_words(analysis: Analysis) -> tuple[str, Table]:
     )
 
 
+def _leaf_ledger(analysis: Analysis) -> list[tuple[str, Table]]:
+    """Return the published speedups of leaf FFFs beside those here, with words; empty without any."""
+    measured = report_ledger.find_measured(analysis.leaf_ledger)
+    caption = "Each published speedup of a leaf FFF and what this run says of it"
+    shown = _table(caption, report_ledger.ledger_frame(measured))
+    return [(report_ledger.leaf_words(analysis.leaf_ledger), shown)] if measured else []
+
+
 def _quality(analysis: Analysis) -> list[tuple[Markup, Table]]:
     """Return what the paper claims of its models and what students miss here, each with its words before."""
     found, parts = analysis.quality, []
@@ -321,7 +329,7 @@ def _run(analysis: Analysis, prefix: str) -> dict[str, Any]:
         "figures": _figures(analysis),
         "contests": [_table(f"Over the fastest FF of each precision, {_where(c.point)}",
                             report_gpu.contest_frame(c)) for c in analysis.contests if c.rows],
-        "ledger": says, "ledger_table": cells,
+        "ledger": says, "ledger_table": cells, "leaf_ledger": _leaf_ledger(marked),
         "contrasts": _table("Each cell under each of its conditions", contrast_frame(analysis.contrasts))
         if analysis.contrasts else None,
         "routed": _table("What routing does to the speedup over the fastest FF",

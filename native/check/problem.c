@@ -58,30 +58,64 @@ static double *fill(const guarded *g, int32_t dtype, double bound, uint64_t seed
     return exact;
 }
 
-problem make_problem(const ffk_shape *s, size_t workspace_bytes) {
-    const int is_tree = s->hidden == 0;
-    const int64_t used = is_tree ? s->trees * (s->depth + 1) : s->hidden;
-    const int64_t neurons = is_tree ? s->trees * (((int64_t)2 << s->depth) - 1) : s->hidden;
+/* Return the elements of each input, and the neurons that a token's sum is over. */
+static int64_t count_inputs(const char *layer, const ffk_shape *s, int64_t count[INPUTS]) {
+    const int64_t leaves = (int64_t)1 << s->depth;
+    int64_t neurons = s->hidden, used = s->hidden, router = 0, bias = 0;
+    if (strcmp(layer, "fff") == 0 || strcmp(layer, "hash") == 0) {
+        neurons = s->trees * (2 * leaves - 1);
+        used = s->trees * (s->depth + 1);
+    } else if (strcmp(layer, "leaf") == 0) {
+        neurons = leaves * s->hidden;
+        router = leaves - 1;
+        bias = leaves;
+    } else if (s->experts > 0) {
+        neurons = s->experts * s->hidden;
+        used = s->active * s->hidden;
+        router = strcmp(layer, "moe") == 0 ? s->experts : 0;
+        if (strcmp(layer, "peer") == 0)
+            router = 2 * llround(sqrt((double)s->experts));
+    }
+    count[X] = s->batch * s->d_in;
+    count[W_IN] = neurons * s->d_in;
+    count[W_OUT] = neurons * s->d_out;
+    count[ROUTER] = router * s->d_in;
+    count[ROUTER_BIAS] = bias > 0 ? router : 0;
+    count[B_IN] = bias * s->hidden;
+    count[B_OUT] = bias * s->d_out;
+    return used;
+}
+
+problem make_problem(const char *layer, const ffk_shape *s, size_t workspace_bytes) {
     const size_t item = s->dtype == FFK_BFLOAT16 ? 2 : 4;
-    problem p = {.shape = *s,
-                 .x = make_guarded((size_t)(s->batch * s->d_in) * item),
-                 .w_in = make_guarded((size_t)(neurons * s->d_in) * item),
-                 .w_out = make_guarded((size_t)(neurons * s->d_out) * item),
+    int64_t count[INPUTS];
+    const int64_t used = count_inputs(layer, s, count);
+    problem p = {.layer = layer,
+                 .shape = *s,
                  .y = make_guarded((size_t)(s->batch * s->d_out) * item),
                  .workspace = make_guarded(workspace_bytes)};
-    p.exact.x = fill(&p.x, s->dtype, sqrt(3.0), 1);
-    p.exact.w_in = fill(&p.w_in, s->dtype, 1.0 / sqrt((double)s->d_in), 2);
-    p.exact.w_out = fill(&p.w_out, s->dtype, 1.0 / sqrt((double)used), 3);
+    for (int k = 0; k < INPUTS; ++k) {
+        const int64_t meets = k == W_OUT || k == B_OUT ? used : s->d_in;
+        const double bound = k == X ? sqrt(3.0) : 1.0 / sqrt((double)meets);
+        p.input[k] = make_guarded((size_t)count[k] * item);
+        p.exact[k] = count[k] > 0 ? fill(&p.input[k], s->dtype, bound, (uint64_t)k + 1) : NULL;
+    }
     return p;
 }
 
 void free_problem(problem *p) {
-    guarded *const all[] = {&p->x, &p->w_in, &p->w_out, &p->y, &p->workspace};
-    for (size_t i = 0; i < sizeof all / sizeof *all; ++i)
-        free(all[i]->memory);
-    free((void *)p->exact.x);
-    free((void *)p->exact.w_in);
-    free((void *)p->exact.w_out);
+    for (int k = 0; k < INPUTS; ++k) {
+        free(p->input[k].memory);
+        free((void *)p->exact[k]);
+    }
+    free(p->y.memory);
+    free(p->workspace.memory);
+}
+
+const float *input_of(const problem *p, int which) {
+    /* The router of a single leaf has no row, and yet an address. */
+    const int has = p->input[which].bytes > 0 || strcmp(p->layer, "leaf") == 0;
+    return has ? (const float *)(const void *)p->input[which].data : NULL;
 }
 
 void poison(problem *p) {
@@ -95,11 +129,10 @@ void poison(problem *p) {
 }
 
 uint64_t inputs_hash(const problem *p) {
-    const guarded *const all[] = {&p->x, &p->w_in, &p->w_out};
     uint64_t hash = 0xCBF29CE484222325ULL; /* FNV-1a */
-    for (size_t k = 0; k < sizeof all / sizeof *all; ++k)
-        for (size_t i = 0; i < all[k]->bytes; ++i)
-            hash = (hash ^ all[k]->data[i]) * 0x100000001B3ULL;
+    for (size_t k = 0; k < INPUTS; ++k)
+        for (size_t i = 0; i < p->input[k].bytes; ++i)
+            hash = (hash ^ p->input[k].data[i]) * 0x100000001B3ULL;
     return hash;
 }
 
@@ -113,18 +146,31 @@ static double output(const problem *p, int64_t i) {
                                           : (double)((const float *)p->y.data)[i];
 }
 
+static int are_guards_intact(const problem *p) {
+    for (size_t k = 0; k < INPUTS; ++k)
+        if (!is_intact(&p->input[k]))
+            return 0;
+    return is_intact(&p->y) && is_intact(&p->workspace);
+}
+
 const char *judge(const problem *p, int64_t *near_ties) {
     const ffk_shape *s = &p->shape;
-    const guarded *const all[] = {&p->x, &p->w_in, &p->w_out, &p->y, &p->workspace};
-    for (size_t i = 0; i < sizeof all / sizeof *all; ++i)
-        if (!is_intact(all[i]))
-            return "something outside of the arrays was written";
-    double *room = allocate(3 * (size_t)s->d_out * sizeof *room);
-    token_truth t = {.y = room, .scale = room + s->d_out, .squares = room + 2 * s->d_out};
+    const double *const *e = p->exact;
+    const operands64 exact = {e[X],           e[W_IN], e[W_OUT], e[ROUTER],
+                              e[ROUTER_BIAS], e[B_IN], e[B_OUT]};
+    if (!are_guards_intact(p))
+        return "something outside of the arrays was written";
+    double *room = allocate((size_t)(3 * s->d_out + 2 * s->experts) * sizeof *room);
+    double *scores = room + 3 * s->d_out;
+    token_truth t = {.y = room,
+                     .scale = room + s->d_out,
+                     .squares = room + 2 * s->d_out,
+                     .score = scores,
+                     .size = scores + s->experts};
     const char *wrong = NULL;
     *near_ties = 0;
     for (int64_t b = 0; b < s->batch && wrong == NULL; ++b) {
-        find_truth(s, &p->exact, b, &t);
+        find_truth(p->layer, s, &exact, b, &t);
         const int skip = is_near_tie(&t);
         *near_ties += skip;
         for (int64_t j = 0; j < s->d_out && wrong == NULL; ++j) {

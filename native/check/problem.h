@@ -10,18 +10,25 @@ typedef struct {
     size_t bytes;
 } guarded;
 
+/* What a pass reads; those that a layer has not are empty. */
+enum { X, W_IN, W_OUT, ROUTER, ROUTER_BIAS, B_IN, B_OUT, INPUTS };
+
 typedef struct {
+    const char *layer;
     ffk_shape shape;
-    guarded x, w_in, w_out, y, workspace;
-    operands64 exact; /* the stored values */
+    guarded input[INPUTS], y, workspace;
+    const double *exact[INPUTS]; /* the stored values; NULL of an empty one */
 } problem;
 
 /* Return drawn operands; the same shape gives the same bytes. Ends the program without memory. */
-problem make_problem(const ffk_shape *shape, size_t workspace_bytes);
+problem make_problem(const char *layer, const ffk_shape *shape, size_t workspace_bytes);
 void free_problem(problem *p);
 
 /* Fill y with a NaN of known bits. */
 void poison(problem *p);
+
+/* Return what a kernel gets of an input: NULL of an empty one. */
+const float *input_of(const problem *p, int which);
 
 /* Return a number that changes with any byte of x and the weights. */
 uint64_t inputs_hash(const problem *p);

@@ -23,6 +23,8 @@ SCRIPTS = ROOT / "tests" / "fabricate"
 GOLDEN = ROOT / "tests" / "data" / "triton_resources.json"
 # Another version of the compiler schedules otherwise; more than this is another kernel.
 REGISTERS, SHARED = 16, 8192
+# The kernels whose work is products, on tensor cores where the dtype has some.
+PRODUCTS = ("route_kernel", "hidden_kernel", "output_kernel")
 # What rows that begin anywhere may spill: ptxas trades a register or two for a higher occupancy.
 ODD_STACK = 16
 
@@ -43,13 +45,16 @@ def _run(words: list[str], **variables: str) -> str:
     return done.stdout
 
 
-def test_interpreted_kernels_conform() -> None:
+@pytest.mark.parametrize(
+    ("script", "least"), [("triton_interpreted.py", 50), ("triton_leaf_interpreted.py", 50)]
+)
+def test_interpreted_kernels_conform(script: str, least: int) -> None:
     """Every Triton kernel passes the conformance suite under the interpreter, and planted faults fail it."""
-    words = ["-m", "pytest", str(SCRIPTS / "triton_interpreted.py"), "-p", "no:cacheprovider"]
+    words = ["-m", "pytest", str(SCRIPTS / script), "-p", "no:cacheprovider"]
     told = _run(words, TRITON_INTERPRET="1").strip().splitlines()[-1]
     passed = re.fullmatch(r"(\d+) passed in .*", told)
     assert passed, f"some did not run: {told}"
-    assert int(passed.group(1)) > 50
+    assert int(passed.group(1)) > least
 
 
 def find_growth(found: Usage, golden: Usage, *, same: bool = True) -> list[str]:
@@ -84,7 +89,7 @@ def test_compiled_kernels(tmp_path: Path) -> None:
     same = compiled["triton"] == golden["triton"]
     assert find_growth(compiled["launches"], golden["launches"], same=same) == []
     launches: Usage = compiled["launches"]
-    grouped = {k: u for k, u in launches.items() if k.endswith(("route_kernel", "output_kernel"))}
+    grouped = {k: u for k, u in launches.items() if k.endswith(PRODUCTS)}
     for key, usage in grouped.items():
         assert bool(usage["products"]) == (" bfloat16 " in key or " tf32 " in key), key
     for architecture in ("sm_80", "sm_90"):

@@ -13,7 +13,7 @@ from harness.backends import registry, triton_layers, triton_tiling
 from harness.backends.registry import Context
 from harness.problem.problem import DTYPES, Problem
 
-IDS = ("fff_triton_fused", "fff_triton_grouped")
+IDS = ("fff_triton_fused", "fff_triton_grouped", "leaf_triton_grouped")
 
 
 def fff(**extents: int) -> Problem:
@@ -78,6 +78,42 @@ def test_workspace_holds_its_parts_apart(dtype: str, shape: tuple[int, int, int]
         assert all(end <= first for end, (first, _) in zip(ends, parts[1:], strict=False))
         assert ends[-1] <= layout.bytes <= announced
     assert (announced == 0) == (batch < triton_tiling.LEAST_GROUP)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", [(16384, 16, 8), (300, 130, 0), (2, 1, 11)])
+def test_workspace_of_leaves_holds_its_parts_apart(dtype: str, shape: tuple[int, int, int]) -> None:
+    """The parts lie apart, aligned, within what is announced; slots are enough for all tokens."""
+    batch, hidden, depth = shape
+    problem = Problem(
+        layer="leaf", batch=batch, d_in=8, d_out=9, hidden=hidden, depth=depth, trees=1, dtype=dtype
+    )
+    announced = triton_tiling.leaf_workspace_bytes(problem)
+    rng = np.random.default_rng(0)
+    for tile in triton_tiling.GROUPED_TILES:
+        layout = triton_tiling.leaf_workspace(problem, tile)
+        parts = list(layout.spans.values())
+        ends = [first + size for first, size in parts]
+        assert all(first % 64 == 0 for first, _ in parts)
+        assert all(end <= first for end, (first, _) in zip(ends, parts[1:], strict=False))
+        assert ends[-1] <= layout.bytes <= announced
+        for share in (0.01, 1.0, 100.0):
+            counts = rng.multinomial(batch, rng.dirichlet(np.full(problem.n_leaves, share)))
+            slots = int((-(-counts // tile)).sum()) * tile
+            assert 4 * slots <= layout.spans["slots"][1]
+
+
+def test_a_descent_holds_its_rows_in_registers() -> None:
+    """A program of a router's descent takes no more tokens than the batch, nor than its threads hold x of."""
+    for batch in (1, 2, 3, 16384):
+        for width in (1, 31, 768, 5000, 12288):
+            problem = Problem(
+                layer="leaf", batch=batch, d_in=width, d_out=8, hidden=4, depth=3, trees=1
+            )
+            tile = triton_tiling.descent_tile(problem)
+            assert tile.tokens <= batch
+            assert tile.warps in (1, 2, 4, 8, 16)
+            assert tile.tokens * tile.block_in <= 16 * 32 * tile.warps
 
 
 def test_sums_of_bfloat16_are_kept_in_float32() -> None:
@@ -159,7 +195,7 @@ def test_the_tile_of_a_run_is_kept() -> None:
 
 @pytest.mark.parametrize("name", IDS)
 def test_registered_for_cuda(name: str) -> None:
-    """Both layers are known, for CUDA alone, in every dtype; without a GPU they say why in one line."""
+    """All layers are known, for CUDA alone, in every dtype; without a GPU they say why in one line."""
     implementation = registry.get(name)
     assert implementation.devices == ("cuda",)
     assert implementation.dtypes == DTYPES

@@ -49,7 +49,7 @@ def _hold(device: Device, guarded: Guarded) -> Held:
 
 def _inputs(held: Held) -> list[bytes]:
     operands = held.guarded.operands
-    return [a.tobytes() for a in (operands.x, operands.w_in, operands.w_out)]
+    return [a.tobytes() for a in (operands.x, *operands.weights())]
 
 
 def judge_on(device: Device, implementation: Implementation, problem: Problem) -> str:
@@ -61,12 +61,14 @@ def judge_on(device: Device, implementation: Implementation, problem: Problem) -
     """
     first = _hold(device, guard(make_operands(problem), implementation.workspace_bytes(problem)))
     host = first.guarded.operands
-    w_in, w_out = make_weights(problem, 1)
-    second = _hold(device, guard(replace(host, w_in=w_in, w_out=w_out)))
+    names = problem.weights()
+    further: dict[str, Any] = dict(zip(names, make_weights(problem, 1), strict=True))
+    second = _hold(device, guard(replace(host, **further)))
     other = second.guarded.operands
+    weights = {name: first.tensor(getattr(host, name)) for name in names}
     own = Operands(
-        x=first.tensor(host.x), w_in=first.tensor(host.w_in), w_out=first.tensor(host.w_out),
-        y=first.tensor(host.y), rotation=((second.tensor(other.w_in), second.tensor(other.w_out)),),
+        x=first.tensor(host.x), y=first.tensor(host.y), **weights,
+        rotation=(tuple(second.tensor(getattr(other, name)) for name in names),),
     )  # fmt: skip
     context = Context(
         provider=None, workspace=lambda size: first.tensor(first.guarded.workspace)[:size],
@@ -81,16 +83,16 @@ def judge_on(device: Device, implementation: Implementation, problem: Problem) -
         passes.append((lambda: device.capture(prepared.forward)(), 0))
     before = _inputs(first), _inputs(second)
     outputs: tuple[set[bytes], set[bytes]] = (set(), set())
-    for run, weights in passes:
+    for run, turn in passes:
         poison(host.y)
         first.send()
         run()
         first.fetch()
-        used = (host, replace(host, w_in=other.w_in, w_out=other.w_out))[weights]
+        used = (host, replace(host, **{name: getattr(other, name) for name in names}))[turn]
         verdict = check(problem, used)
         if not verdict.ok:
             return verdict.reason
-        outputs[weights].add(host.y.tobytes())
+        outputs[turn].add(host.y.tobytes())
     second.fetch()
     if not (first.guarded.intact() and second.guarded.intact()):
         return "something outside of the arrays was written"

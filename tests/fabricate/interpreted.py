@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import importlib.util
 import sys
-from dataclasses import replace
+from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import triton.language as tl
 from conformance import Case
@@ -27,7 +28,7 @@ from harness.gpu.torch_cuda import as_tensor
 from harness.problem.operands import Operands
 from harness.problem.problem import Problem
 
-FUSED, GROUPED = "fff_triton_fused", "fff_triton_grouped"
+FUSED, GROUPED, LEAF = "fff_triton_fused", "fff_triton_grouped", "leaf_triton_grouped"
 _PACKAGE = "harness.backends"
 
 
@@ -44,12 +45,18 @@ def _cut(handle: TensorHandle) -> TensorHandle:
 
 
 def mend_interpreter() -> None:
-    """Let the interpreter's product take bfloat16 and TF32.
+    """Let the interpreter's product take bfloat16 and TF32, and let it round as the device does.
 
     Up to 3.9 it multiplies the bits of bfloat16 as integers, and TF32 as float32. Products of either are
-    exact in float32, where the device accumulates them too.
+    exact in float32, where the device accumulates them too. It cuts a float32 to bfloat16, where the device
+    rounds to the nearest.
     """
-    multiply = InterpreterBuilder.create_dot
+    multiply, cast = InterpreterBuilder.create_dot, InterpreterBuilder.cast_impl
+
+    def cast_impl(self: Any, value: TensorHandle, dst_type: Any) -> Any:
+        if (value.dtype.scalar, dst_type.scalar) == (tl.float32, tl.bfloat16):
+            return TensorHandle(value.data.astype(ml_dtypes.bfloat16).view(np.uint16), tl.bfloat16)
+        return cast(self, value, dst_type)
 
     def create_dot(
         self: Any, a: TensorHandle, b: TensorHandle, d: TensorHandle, precision: Any, *rest: Any
@@ -61,20 +68,23 @@ def mend_interpreter() -> None:
         return multiply(self, a, b, d, precision, *rest)
 
     InterpreterBuilder.create_dot = create_dot
+    InterpreterBuilder.cast_impl = cast_impl
 
 
 def _tensors(operands: Operands) -> Operands:
-    arrays = {name: as_tensor(getattr(operands, name)) for name in ("x", "w_in", "w_out", "y")}
-    pairs = tuple((as_tensor(w_in), as_tensor(w_out)) for w_in, w_out in operands.rotation)
-    return replace(operands, **arrays, rotation=pairs)
+    own = {f.name: getattr(operands, f.name) for f in fields(operands) if f.name != "rotation"}
+    arrays = {name: as_tensor(array) for name, array in own.items() if array is not None}
+    sets = tuple(tuple(map(as_tensor, arrays)) for arrays in operands.rotation)
+    return replace(operands, **arrays, rotation=sets)
 
 
 def make(
-    name: str, candidates_of: Any, workspace_bytes: Any = triton_tiling.grouped_workspace_bytes
-) -> Case:
+    name: str, candidates_of: Any, workspace_bytes: Any = triton_tiling.grouped_workspace_bytes,
+    of: str = FUSED,
+) -> Case:  # fmt: skip
     """Return a case of candidates, on tensors over its arrays."""
     implementation = replace(
-        registry.get(FUSED), id=name, prepare=partial(triton_layers.prepare, candidates_of),
+        registry.get(of), id=name, prepare=partial(triton_layers.prepare, candidates_of),
         workspace_bytes=workspace_bytes,
     )  # fmt: skip
     return on_tensors(implementation)
@@ -142,6 +152,24 @@ def grouped_by(bands: ModuleType, tokens: int = 16) -> Case:
         return [("", bind)]
 
     return make(f"{GROUPED}_{tokens}", candidates)
+
+
+def leaves(tokens: int, kernels: ModuleType | None = None) -> Case:
+    """Return the kernels of the leaf FFF with a tile of some tokens."""
+    from harness.backends import triton_leaf
+
+    module = triton_leaf if kernels is None else kernels
+
+    def candidates(problem: Problem, operands: Operands, context: Context) -> list[Candidate]:
+        memory = context.workspace(triton_tiling.leaf_workspace_bytes(problem))
+
+        def bind(weights: Weights) -> Pass:
+            launch: Pass = module.bind(problem, tokens, weights, operands.x, operands.y, memory)
+            return launch
+
+        return [("", bind)]
+
+    return make(f"{LEAF}_{tokens}", candidates, triton_tiling.leaf_workspace_bytes, LEAF)
 
 
 def plant(folder: Path, name: str, right: str, wrong: str) -> ModuleType:

@@ -23,7 +23,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from triton.runtime.jit import JITFunction
 
-from harness.backends import triton_fused, triton_grouped_launch, triton_tiling
+from harness.backends import triton_fused, triton_grouped_launch, triton_leaf, triton_tiling
 from harness.problem.problem import DTYPES, Problem
 
 ARCHITECTURES = (80, 90)
@@ -103,9 +103,8 @@ def usage(launch: Launch, architecture: int) -> dict[str, int]:
 
 
 def _operands(problem: Problem) -> list[torch.Tensor]:
-    shapes = (
-        (problem.batch, problem.d_in), *problem.weight_shapes(), (problem.batch, problem.d_out)
-    )  # fmt: skip
+    rows = [(problem.batch, width) for width in (problem.d_in, problem.d_out)]
+    shapes = (rows[0], *problem.weights().values(), rows[1])
     dtype = getattr(torch, problem.dtype)
     return [torch.empty(shape, dtype=dtype, device="meta") for shape in shapes]
 
@@ -129,6 +128,20 @@ def grouped_pass(problem: Problem, tile: int) -> Callable[[], None]:
     return triton_grouped_launch.bind(problem, tile, (w_in, w_out), x, y, memory)
 
 
+def leaf_pass(
+    batch: int, hidden: int, depth: int, dtype: str, tile: int, width: int = 768, math: str = "ieee"
+) -> Callable[[], None]:
+    """Return a pass of the kernels of a leaf FFF with a tile."""
+    problem = Problem(
+        layer="leaf", batch=batch, d_in=width, d_out=width, hidden=hidden, depth=depth, trees=1,
+        dtype=dtype, math=math,
+    )  # fmt: skip
+    x, *weights, y = _operands(problem)
+    size = triton_tiling.leaf_workspace(problem, tile).bytes
+    memory = torch.empty(size, dtype=torch.uint8, device="meta")
+    return triton_leaf.bind(problem, tile, tuple(weights), x, y, memory)
+
+
 def _fff(batch: int, trees: int, depth: int, dtype: str, width: int = 768) -> Problem:
     return Problem(
         layer="fff", batch=batch, d_in=width, d_out=width, depth=depth, trees=trees, dtype=dtype
@@ -150,14 +163,19 @@ def passes(dtype: str) -> dict[str, Callable[[], None]]:
     if dtype == "float32":  # its sort is of integers
         found["1x13"] = grouped_pass(_fff(1 << 16, 1, 13, dtype), widest)
     wide = fused_passes(_fff(64, 1, 11, dtype, width=12288))
-    return found | {f"wide {k}": run for k, run in wide.items()}
+    found |= {f"wide {k}": run for k, run in wide.items()}
+    for tile in triton_tiling.GROUPED_TILES:
+        found[f"leaf 16x8 {tile} tokens"] = leaf_pass(16384, 16, 8, dtype, tile)
+    found["leaf 128x3"] = leaf_pass(2048, 128, 3, dtype, widest)
+    return found | {"leaf wide": leaf_pass(64, 32, 4, dtype, widest, width=12288)}
 
 
 def tf32_passes() -> dict[str, Callable[[], None]]:
     """Return the grouped passes whose float32 products are TF32."""
     problem = replace(_fff(16384, 1, 11, "float32"), math="tf32")
     least, *_, widest = triton_tiling.GROUPED_TILES
-    return {f"tf32 {t} tokens": grouped_pass(problem, t) for t in (least, widest)}
+    found = {f"tf32 {t} tokens": grouped_pass(problem, t) for t in (least, widest)}
+    return found | {"tf32 leaf 16x8": leaf_pass(16384, 16, 8, "float32", widest, math="tf32")}
 
 
 def odd_passes(dtype: str) -> dict[str, Callable[[], None]]:
@@ -167,6 +185,8 @@ def odd_passes(dtype: str) -> dict[str, Callable[[], None]]:
     found |= {f"odd 37 by {k}": run for k, run in list(fused_passes(odd).items())[-1:]}
     tile = triton_tiling.GROUPED_TILES[0]
     found["odd 1 grouped"] = grouped_pass(_fff(16, 1, 1, dtype, width=1), tile)
+    found["odd 1 leaf"] = leaf_pass(1, 1, 1, dtype, tile, width=1)
+    found["odd 37 leaf"] = leaf_pass(331, 5, 5, dtype, tile, width=37)
     return found | {"odd 37 grouped": grouped_pass(odd, tile)}
 
 
