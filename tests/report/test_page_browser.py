@@ -24,6 +24,7 @@ axe = pytest.importorskip(
 )
 CHROMIUM = shutil.which("chromium")
 pytestmark = [
+    pytest.mark.xdist_group("page_browser"),
     pytest.mark.slow,
     pytest.mark.skipif(CHROMIUM is None, reason="no chromium is installed"),
 ]
