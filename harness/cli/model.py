@@ -17,7 +17,7 @@ from harness.cli.sweep_options import make_spec
 from harness.errors import UsageError
 from harness.machine import facts
 from harness.problem.models import BASELINE
-from harness.problem.transformer import find_architecture, parse_shapes
+from harness.problem.transformer import Architecture, find_architecture, parse_shapes
 from harness.records.reader import Run
 from harness.sweep import defaults, resume
 from harness.sweep import transformer as sweep_transformer
@@ -29,20 +29,28 @@ _FIELDS = {
 }  # fmt: skip
 
 
+def _usual_shapes(architecture: Architecture, *, quick: bool) -> str:
+    """Return the batches where none is asked for."""
+    if architecture.is_decoder:
+        return defaults.DECODER_SHAPES
+    return defaults.MODEL_QUICK_SHAPES if quick else defaults.MODEL_SHAPES
+
+
 def _make_spec(
-    arch: str, layers: int | None, batch: str, spec: SweepSpec
+    arch: str, layers: int | None, batch: str | None, spec: SweepSpec
 ) -> SweepSpec:  # fmt: skip
     """Return the spec of whole models, from one of the layers that stand in them. Raises UsageError."""
     options.require_positive("--layers", layers)
     architecture = find_architecture(arch, layers)
     try:
-        shapes = parse_shapes(batch, architecture.positions)
+        shapes = parse_shapes(batch or _usual_shapes(architecture, quick=spec.quick), architecture)
     except UsageError as error:
         raise UsageError(f"--batch: {error}") from None
     sweep_transformer.check_models(spec.models)
     return replace(
         spec, architecture=architecture, shapes=[f"{s}x{t}" for s, t in shapes],
-        batches=list(dict.fromkeys(s * t for s, t in shapes)), widths=[architecture.width],
+        batches=list(dict.fromkeys(s * (1 if architecture.is_decoder else t) for s, t in shapes)),
+        widths=[architecture.width],
         blas=[], levels=[], baseline=BASELINE,
     )  # fmt: skip
 
@@ -51,7 +59,10 @@ def model_command(
     context: typer.Context,
     arch: Annotated[
         str,
-        typer.Option(help="Architecture: bert-base, or a config.json of transformers' BERT."),
+        typer.Option(
+            help="Architecture: bert-base, gpt2-small (a pass is one step of generation), or a "
+            "config.json of transformers' BERT or GPT-2."
+        ),
     ] = "bert-base",
     layers: Annotated[
         int | None,
@@ -63,8 +74,9 @@ def model_command(
     batch: Annotated[
         str | None,
         typer.Option(
-            help="Batches, a list of SEQUENCESxTOKENS. "
-            f"[default: {defaults.MODEL_SHAPES}; with --quick {defaults.MODEL_QUICK_SHAPES}]"
+            help="Batches, a list of SEQUENCESxTOKENS; of a decoder the tokens that it has read before the "
+            f"step. [default: {defaults.MODEL_SHAPES}; with --quick {defaults.MODEL_QUICK_SHAPES}; of a "
+            f"decoder {defaults.DECODER_SHAPES}]"
         ),
     ] = None,
     models: Annotated[
@@ -111,7 +123,7 @@ def model_command(
         )
     spec = _make_spec(
         arch, defaults.MODEL_QUICK_LAYERS if quick and layers is None else layers,
-        batch or (defaults.MODEL_QUICK_SHAPES if quick else defaults.MODEL_SHAPES), spec,
+        batch, spec,
     )  # fmt: skip
     resumed: Run | None = None
     if resume_run is not None:

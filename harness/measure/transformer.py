@@ -28,17 +28,17 @@ from harness.problem.transformer import DENSE, LEFT_OUT, Architecture, Transform
 
 
 class _Passes:
-    """Run passes of a model over tokens, and keep what the last one left."""
+    """Run passes of a model over its inputs, and keep what the last one left."""
 
-    def __init__(self, model: Any, tokens: Any, *, in_parts: bool) -> None:
+    def __init__(self, model: Any, inputs: Any, *, in_parts: bool) -> None:
         self.timers = PartTimers(model) if in_parts else None
-        self._model, self._tokens = model, tokens
+        self._model, self._inputs = model, inputs
         self.output: Any = None
 
     def _repeat(self, loops: int) -> int:
         start = perf_counter_ns()
         for _ in range(loops):
-            self.output = nn_transformer.run(self._model, self._tokens)
+            self.output = nn_transformer.run(self._model, self._inputs)
         return perf_counter_ns() - start
 
     def time(self, loops: int) -> int:
@@ -119,13 +119,13 @@ class Bench:
             model = self._model(whole, request.seed)
         except UnavailableError as error:
             return Unavailable(reason=str(error)), None
-        tokens = nn_transformer.draw_tokens(whole, request.seed)
-        passes = _Passes(model, tokens, in_parts=whole.in_parts)
+        inputs = nn_transformer.make_inputs(model, whole, request.seed)
+        passes = _Passes(model, inputs, in_parts=whole.in_parts)
         gate_ns = passes.time(1)
         checked: Checked = _kept(
             self._checked, whole.without_timers(),
             lambda: transformer_check.check_model(
-                model, whole, tokens, seed=request.check_seed, touches=request.count_nodes
+                model, whole, inputs, seed=request.check_seed, touches=request.count_nodes
             ),
         )  # fmt: skip
         cell = ReadyTransformer(

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import copy
+import functools
+import inspect
 import itertools
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from time import perf_counter_ns
 from typing import Any
 
@@ -14,39 +17,54 @@ import torch
 
 from harness.errors import UnavailableError
 from harness.nn.layers import FF, FFF
-from harness.nn.swap import Dense, swap_ffn
+from harness.nn.swap import Dense, Make, swap_ffn
 from harness.problem.transformer import DENSE, INSTALL, LEFT_OUT, PARTS, Architecture, Transformer
 
-# The modules that each part is the time of; what stands inside another one counts for itself alone.
+# The modules that each part is the time of, in BERT and in GPT-2; what stands inside another one counts for
+# itself alone.
 _PARTS = {
-    "qkv": r"layer\.\d+\.attention\.self\.(query|key|value)",
-    "scores": r"layer\.\d+\.attention\.self",
-    "projection": r"layer\.\d+\.attention\.output\.dense",
-    "ff": r"layer\.\d+\.(intermediate|output\.dense)",
-    "norms": r".*LayerNorm",
+    "qkv": r"layer\.\d+\.attention\.self\.(query|key|value)|h\.\d+\.attn\.c_attn",
+    "scores": r"layer\.\d+\.attention\.self|h\.\d+\.attn",
+    "projection": r"layer\.\d+\.attention\.output\.dense|h\.\d+\.attn\.c_proj",
+    "ff": r"layer\.\d+\.(intermediate|output\.dense)|h\.\d+\.mlp",
+    "norms": r"LayerNorm|h\.\d+\.ln_[12]|ln_f",
+    "head": r"lm_head",
 }
 
 
-def build(architecture: Architecture, seed: int) -> torch.nn.Module:
-    """Return a model with drawn weights in float32, in evaluation, whose attention is torch's own (SDPA).
-
-    Dropout is 0, and there is no pooler behind the last layer. Raises UnavailableError where what knows the
-    architecture is not installed.
-    """
-    try:
-        import transformers
-    except ImportError:
-        raise UnavailableError(INSTALL) from None
-    a = architecture
+def _make_bert(a: Architecture, transformers: Any) -> torch.nn.Module:
     config = transformers.BertConfig(
         vocab_size=a.vocabulary, hidden_size=a.width, num_hidden_layers=a.layers,
         num_attention_heads=a.heads, intermediate_size=a.hidden,
         max_position_embeddings=a.positions, hidden_act="gelu", hidden_dropout_prob=0.0,
         attention_probs_dropout_prob=0.0, attn_implementation="sdpa",
     )  # fmt: skip
+    return transformers.BertModel(config, add_pooling_layer=False)
+
+
+def _make_gpt2(a: Architecture, transformers: Any) -> torch.nn.Module:
+    config = transformers.GPT2Config(
+        vocab_size=a.vocabulary, n_positions=a.positions, n_embd=a.width, n_layer=a.layers,
+        n_head=a.heads, n_inner=a.hidden, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0,
+        bos_token_id=None, eos_token_id=None, attn_implementation="sdpa",
+    )  # fmt: skip
+    return transformers.GPT2LMHeadModel(config)
+
+
+def build(architecture: Architecture, seed: int) -> torch.nn.Module:
+    """Return a model with drawn weights in float32, in evaluation, whose attention is torch's own (SDPA).
+
+    Dropout is 0. An encoder has no pooler behind its last layer, a decoder its head. Raises UnavailableError
+    where what knows the architecture is not installed.
+    """
+    try:
+        import transformers
+    except ImportError:
+        raise UnavailableError(INSTALL) from None
+    make = {"bert": _make_bert, "gpt2": _make_gpt2}[architecture.kind]
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        return transformers.BertModel(config, add_pooling_layer=False).eval()
+        return make(architecture, transformers).eval()
 
 
 def share(model: torch.nn.Module) -> torch.nn.Module:
@@ -75,8 +93,22 @@ def with_ff(model: torch.nn.Module, transformer: Transformer, seed: int) -> torc
     swapped = share(model)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        swap_ffn(swapped, make)
-    return swapped
+        if transformer.architecture.is_decoder:
+            _swap_decoder(swapped, transformer.architecture, make)
+        else:
+            swap_ffn(swapped, make)
+    return swapped.eval()
+
+
+def _swap_decoder(model: torch.nn.Module, a: Architecture, make: Make) -> None:
+    """Replace the FF of each block of GPT-2, whose products are no `torch.nn.Linear`."""
+    for i, block in enumerate(model.transformer.h):
+        block.mlp = make(
+            Dense(
+                name=f"transformer.h.{i}.mlp", d_in=a.width, hidden=a.hidden, d_out=a.width,
+                module=block.mlp,
+            )
+        )  # fmt: skip
 
 
 def find_layers(model: torch.nn.Module) -> list[FF | FFF]:
@@ -84,17 +116,74 @@ def find_layers(model: torch.nn.Module) -> list[FF | FFF]:
     return [module for module in model.modules() if isinstance(module, FF | FFF)]
 
 
-def draw_tokens(transformer: Transformer, seed: int) -> torch.Tensor:
-    """Return the tokens of a pass (sequences, tokens), drawn evenly from the vocabulary."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inputs:
+    """Hold what a pass is run on: tokens (sequences, length), and what a decoder remembers of those before.
+
+    cache: of the keys and values, None for an encoder.
+    """
+
+    tokens: torch.Tensor
+    cache: Any = None
+
+    def in_float64(self, sequences: list[int]) -> Inputs:
+        """Return the inputs of some of the sequences, for a model in float64."""
+        cache = copy.deepcopy(self.cache)
+        for layer in cache.layers if cache is not None else ():
+            layer.keys = layer.keys[sequences].double()
+            layer.values = layer.values[sequences].double()
+        return Inputs(tokens=self.tokens[sequences], cache=cache)
+
+
+def _draw_tokens(transformer: Transformer, length: int, seed: int) -> torch.Tensor:
     generator = torch.Generator().manual_seed(seed)
-    shape = (transformer.sequences, transformer.tokens)
+    shape = (transformer.sequences, length)
     return torch.randint(transformer.architecture.vocabulary, shape, generator=generator)
 
 
-def run(model: torch.nn.Module, tokens: torch.Tensor) -> torch.Tensor:
-    """Return what the last layer makes of tokens, (sequences, tokens, width), by a pass without gradients."""
+def make_inputs(model: torch.nn.Module, transformer: Transformer, seed: int) -> Inputs:
+    """Return what a model's passes are run on, tokens drawn evenly from the vocabulary.
+
+    A decoder has read the tokens of each sequence, by itself, and is given one more.
+    """
+    drawn = _draw_tokens(transformer, transformer.tokens, seed)
+    if not transformer.architecture.is_decoder:
+        return Inputs(tokens=drawn)
+    from transformers import DynamicCache
+
+    cache = DynamicCache()
+    _call_decoder(model, drawn, cache)
+    return Inputs(tokens=_draw_tokens(transformer, 1, seed + 1), cache=cache)
+
+
+def _call_decoder(model: torch.nn.Module, tokens: torch.Tensor, cache: Any) -> torch.Tensor:
     with torch.inference_mode():
-        hidden: torch.Tensor = model(input_ids=tokens).last_hidden_state
+        logits: torch.Tensor = model(
+            input_ids=tokens, use_cache=True, **{_cache_argument(): cache}
+        ).logits
+        return logits
+
+
+@functools.cache
+def _cache_argument() -> str:
+    """Return how a decoder's cache is called: what a newer release says `cache` for was `past_key_values`."""
+    from transformers import GPT2LMHeadModel
+
+    known = inspect.signature(GPT2LMHeadModel.forward).parameters
+    return "cache" if "cache" in known else "past_key_values"
+
+
+def run(model: torch.nn.Module, inputs: Inputs) -> torch.Tensor:
+    """Return what a pass without gradients makes of its inputs, (sequences, length, ...).
+
+    Of an encoder what leaves its last layer; of a decoder the logits, and its cache is then what it was.
+    """
+    if inputs.cache is not None:
+        logits = _call_decoder(model, inputs.tokens, inputs.cache)
+        inputs.cache.crop(-inputs.tokens.shape[1])
+        return logits
+    with torch.inference_mode():
+        hidden: torch.Tensor = model(input_ids=inputs.tokens).last_hidden_state
         return hidden
 
 
@@ -112,7 +201,7 @@ class PartTimers:
             (module, part)
             for name, module in model.named_modules()
             for part, pattern in _PARTS.items()
-            if re.fullmatch(rf"(.*\.)?{pattern}", name)
+            if re.fullmatch(rf"(.*\.)?({pattern})", name)
         ]
         self._open: list[str] = []
         self._since = 0

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from harness.nn.layers import FF, FFF
-from harness.nn.transformer import find_layers, run, share
+from harness.nn.transformer import Inputs, find_layers, run, share
 from harness.problem import check, working_set
 from harness.problem.check import Verdict
 from harness.problem.operands import Operands
@@ -56,7 +56,7 @@ class _Answer:
 
 def choose_sequences(transformer: Transformer, seed: int) -> list[int]:
     """Return the sequences that the rest of a model is compared on: a random subset, the first among them."""
-    most = max(1, CHECKED_TOKENS // transformer.tokens)
+    most = max(1, CHECKED_TOKENS // transformer.length)
     others = np.arange(1, transformer.sequences)
     rng = np.random.default_rng([seed, transformer.sequences])
     drawn = rng.choice(others, size=min(most - 1, len(others)), replace=False)
@@ -93,7 +93,7 @@ class _Replay(torch.nn.Module):
 
 
 def _run_watched(
-    model: torch.nn.Module, tokens: torch.Tensor, problem: Problem, chosen: list[int], seed: int,
+    model: torch.nn.Module, inputs: Inputs, problem: Problem, chosen: list[int], seed: int,
     *, touches: bool,
 ) -> tuple[torch.Tensor, list[_Answer], Touched | None]:  # fmt: skip
     """Run a pass whose layers are judged one by one; return its output and their answers."""
@@ -109,7 +109,7 @@ def _run_watched(
 
     handles = [layer.register_forward_hook(watch) for layer in find_layers(model)]
     try:
-        return run(model, tokens), answers, touched[0] if touched else None
+        return run(model, inputs), answers, touched[0] if touched else None
     finally:
         for handle in handles:
             handle.remove()
@@ -147,10 +147,10 @@ def _judge(answers: list[_Answer], inputs: list[float], last: float, tokens: int
 
 
 def check_model(
-    model: torch.nn.Module, transformer: Transformer, tokens: torch.Tensor, *, seed: int,
+    model: torch.nn.Module, transformer: Transformer, inputs: Inputs, *, seed: int,
     touches: bool = False,
 ) -> Checked:  # fmt: skip
-    """Return the verdict on a pass of a model over tokens (sequences, tokens).
+    """Return the verdict on a pass of a model over its inputs.
 
     seed: draws what is compared. touches: whether to count what the first swapped layer touches. Every
     layer is judged on all tokens (problem/check.py), the rest of the model on whole sequences of some 512
@@ -159,10 +159,10 @@ def check_model(
     chosen = choose_sequences(transformer, seed)
     layers = transformer.architecture.layers
     output, answers, touched = _run_watched(
-        model, tokens, transformer.problem(seed), chosen, seed, touches=touches
+        model, inputs, transformer.problem(seed), chosen, seed, touches=touches
     )
     replays = [_Replay(answer, layers) for answer in answers]
-    exact = run(_exact_model(model, replays), tokens[chosen])
+    exact = run(_exact_model(model, replays), inputs.in_float64(chosen))
     last = disagreement(output[chosen], exact, layers)
-    verdict = _judge(answers, [r.worst for r in replays], last, len(chosen) * transformer.tokens)
+    verdict = _judge(answers, [r.worst for r in replays], last, len(chosen) * transformer.length)
     return Checked(output=output, verdict=verdict, touched=touched)

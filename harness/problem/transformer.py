@@ -12,13 +12,14 @@ from harness.errors import UnknownNameError, UsageError
 from harness.problem.models import Model, parse_model, split
 from harness.problem.problem import Problem
 
-Kind = Literal["bert"]
+Kind = Literal["bert", "gpt2"]
 # What stands as the FF of a model: its own, nothing, or a layer by its name (`ultrafastbert-1x11`, `ff-12`).
 DENSE, LEFT_OUT = "dense", "left-out"
 # What a pass is divided into. qkv: the products that make queries, keys and values. scores: what attention
 # makes of them. projection: the product behind it. ff: the feedforward layer, both products and the
-# activation. norms: the normalisations. rest: embeddings, residuals, calls.
-PARTS = ("qkv", "scores", "projection", "ff", "norms", "rest")
+# activation. norms: the normalisations. head: the product that makes a decoder's choice among its vocabulary.
+# rest: embeddings, residuals, calls.
+PARTS = ("qkv", "scores", "projection", "ff", "norms", "head", "rest")
 # Tokens of a pass that the rest of a model is compared on, whole sequences: some seconds of float64 work.
 CHECKED_TOKENS = 512
 _FLOAT_BYTES = 4
@@ -42,6 +43,11 @@ class Architecture:
     vocabulary: int
     positions: int
 
+    @property
+    def is_decoder(self) -> bool:
+        """Say whether a pass is a step of generation, a token a sequence, and not whole sequences."""
+        return self.kind == "gpt2"
+
     def weights(self) -> int:
         """Return the weights of the model without those of its FFs; biases and norms are not counted."""
         embedded = (self.vocabulary + self.positions) * self.width
@@ -53,13 +59,27 @@ ARCHITECTURES = {
         name="bert-base", kind="bert", layers=12, width=768, hidden=3072, heads=12,
         vocabulary=30522, positions=512,
     ),
+    "gpt2-small": Architecture(
+        name="gpt2-small", kind="gpt2", layers=12, width=768, hidden=3072, heads=12,
+        vocabulary=50257, positions=1024,
+    ),
 }  # fmt: skip
 
-# What a configuration calls the fields of an architecture, as the package transformers writes it.
-_CONFIGURED = {
-    "layers": "num_hidden_layers", "width": "hidden_size", "hidden": "intermediate_size",
-    "heads": "num_attention_heads", "vocabulary": "vocab_size",
-    "positions": "max_position_embeddings",
+# What a configuration calls the fields of an architecture, as the package transformers writes it, and the
+# activation that each kind has.
+_CONFIGURED: dict[Kind, dict[str, str]] = {
+    "bert": {
+        "layers": "num_hidden_layers", "width": "hidden_size", "hidden": "intermediate_size",
+        "heads": "num_attention_heads", "vocabulary": "vocab_size",
+        "positions": "max_position_embeddings",
+    },
+    "gpt2": {
+        "layers": "n_layer", "width": "n_embd", "hidden": "n_inner", "heads": "n_head",
+        "vocabulary": "vocab_size", "positions": "n_positions",
+    },
+}  # fmt: skip
+_ACTIVATIONS: dict[Kind, tuple[str, str]] = {
+    "bert": ("hidden_act", "gelu"), "gpt2": ("activation_function", "gelu_new"),
 }  # fmt: skip
 
 
@@ -67,8 +87,9 @@ _CONFIGURED = {
 class Transformer:
     """State what one pass is of: a model on a batch of sequences, and what stands as its FF.
 
-    sequences, tokens: of the batch, and of each sequence. ff: DENSE, LEFT_OUT or the name of a layer.
-    in_parts: whether the time of each part is taken within the pass.
+    sequences: of the batch. tokens: of each of them; of a decoder those that are in its cache as the step
+    begins. ff: DENSE, LEFT_OUT or the name of a layer. in_parts: whether the time of each part is taken
+    within the pass.
     """
 
     architecture: Architecture
@@ -78,9 +99,14 @@ class Transformer:
     in_parts: bool = False
 
     @property
+    def length(self) -> int:
+        """Return the tokens of each sequence that a pass computes."""
+        return 1 if self.architecture.is_decoder else self.tokens
+
+    @property
     def batch(self) -> int:
         """Return the tokens of a pass."""
-        return self.sequences * self.tokens
+        return self.sequences * self.length
 
     @property
     def shape(self) -> str:
@@ -101,15 +127,37 @@ class Transformer:
         """Return the operations of one pass; norms, activations and embeddings are not counted."""
         a = self.architecture
         products = 8 * self.batch * a.width**2
-        scores = 4 * self.batch * self.tokens * a.width
+        scores = 4 * self.batch * self._seen() * a.width
         own = 0 if self.ff == LEFT_OUT else self.problem(0).flops()
-        return a.layers * (products + scores + own)
+        head = 2 * self.batch * a.width * a.vocabulary if a.is_decoder else 0
+        return a.layers * (products + scores + own) + head
+
+    def bytes_moved(self) -> int:
+        """Return the bytes of weights and of the cache that one pass reads, each once."""
+        a = self.architecture
+        own = 0 if self.ff == LEFT_OUT else self.problem(0).bytes_moved()
+        head = a.width * a.vocabulary if a.is_decoder else 0
+        return (
+            a.layers * (4 * _FLOAT_BYTES * a.width**2 + own)
+            + _FLOAT_BYTES * head
+            + self.cache_bytes()
+        )
+
+    def cache_bytes(self) -> int:
+        """Return the bytes of the keys and values that a decoder remembers, 0 for an encoder."""
+        a = self.architecture
+        kept = 2 * a.layers * self.sequences * self.tokens * a.width if a.is_decoder else 0
+        return _FLOAT_BYTES * kept
 
     def weight_bytes(self) -> int:
         """Return the bytes of its weights in float32, those of its FFs with them."""
         a = self.architecture
         own = 0 if self.ff == LEFT_OUT else a.layers * self.problem(0).weight_bytes()
         return _FLOAT_BYTES * a.weights() + own
+
+    def _seen(self) -> int:
+        """Return the tokens that each token of a pass attends to."""
+        return self.tokens + 1 if self.architecture.is_decoder else self.tokens
 
     def without_timers(self) -> Transformer:
         """Return the same pass without the times of its parts."""
@@ -126,20 +174,24 @@ def _read_configuration(path: Path) -> Architecture:
     except (OSError, ValueError) as error:
         raise UsageError(f"{path} can't be read as a configuration: {error}") from None
     kind = data.get("model_type") if isinstance(data, dict) else None
-    if kind != "bert":
-        raise UsageError(f"{path}: need model_type 'bert', got {kind!r}")
-    if (activation := data.get("hidden_act", "gelu")) != "gelu":
-        raise UsageError(f"{path}: need hidden_act 'gelu', as the layers have, got {activation!r}")
-    values = {name: data.get(key) for name, key in _CONFIGURED.items()}
+    if kind not in _CONFIGURED:
+        raise UsageError(f"{path}: need model_type {' or '.join(_CONFIGURED)}, got {kind!r}")
+    field, usual = _ACTIVATIONS[kind]
+    if (activation := data.get(field, usual)) != usual:
+        raise UsageError(f"{path}: need {field} {usual!r}, got {activation!r}")
+    if kind == "gpt2" and data.get("n_inner") is None and type(data.get("n_embd")) is int:
+        data = {**data, "n_inner": 4 * data["n_embd"]}
+    keys = _CONFIGURED[kind]
+    values = {name: data.get(key) for name, key in keys.items()}
     for name, value in values.items():
         if type(value) is not int or value < 1:
-            raise UsageError(f"{path}: need {_CONFIGURED[name]} of at least 1, got {value!r}")
+            raise UsageError(f"{path}: need {keys[name]} of at least 1, got {value!r}")
     if values["width"] % values["heads"]:
         raise UsageError(
-            f"{path}: hidden_size {values['width']} is not divided by {values['heads']} heads"
+            f"{path}: {keys['width']} {values['width']} is not divided by {values['heads']} heads"
         )
     stem = path.parent.resolve().name if path.stem == "config" else path.stem
-    return Architecture(name=re.sub(r"[^A-Za-z0-9.-]+", "-", stem), kind="bert", **values)
+    return Architecture(name=re.sub(r"[^A-Za-z0-9.-]+", "-", stem), kind=kind, **values)
 
 
 def find_architecture(word: str, layers: int | None = None) -> Architecture:
@@ -157,19 +209,23 @@ def find_architecture(word: str, layers: int | None = None) -> Architecture:
     return found if layers is None else replace(found, layers=layers)
 
 
-def parse_shapes(text: str, positions: int) -> list[tuple[int, int]]:
+def parse_shapes(text: str, architecture: Architecture) -> list[tuple[int, int]]:
     """Return the (sequences, tokens) of a list such as `1x128,8x128`.
 
-    positions: the most tokens of a sequence. Raises UsageError for anything else.
+    Raises UsageError for anything else, and for sequences that are longer than a model's positions.
     """
-    found = []
+    most, found = architecture.positions - architecture.is_decoder, []
     for part in split(text):
         match = re.fullmatch(r"([1-9]\d{0,6})x([1-9]\d{0,6})", part)
         if not match:
             raise UsageError(f"need SEQUENCESxTOKENS such as 8x128, got {part!r}")
         shape = int(match[1]), int(match[2])
-        if shape[1] > positions:
-            raise UsageError(f"the model has {positions} positions, got sequences of {shape[1]}")
+        if shape[1] > most:
+            behind = " and a step behind them" if architecture.is_decoder else ""
+            raise UsageError(
+                f"{architecture.name} has {architecture.positions} positions, got sequences of "
+                f"{shape[1]} tokens{behind}"
+            )
         found.append(shape)
     if not found:
         raise UsageError(f"need at least one SEQUENCESxTOKENS, got {text!r}")

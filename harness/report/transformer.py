@@ -25,7 +25,7 @@ from harness.report.formats import (
 _NAMES = {DENSE: "as it is", LEFT_OUT: "left out"}
 PART_NAMES = {
     "qkv": "QKV", "scores": "scores", "projection": "projection", "ff": "FF", "norms": "norms",
-    "rest": "rest",
+    "head": "head", "rest": "rest",
 }  # fmt: skip
 
 
@@ -37,11 +37,12 @@ def name_form(form: Form) -> str:
 def format_whole(model: WholeModel) -> str:
     """Return which model at which batch is told of."""
     whole = model.transformer
-    layers = whole.architecture.layers
-    return (
-        f"{whole.architecture.name}, {layers} layer{'s' if layers != 1 else ''}, {whole.sequences} x "
-        f"{whole.tokens} tokens"
-    )
+    layers, sequences = whole.architecture.layers, whole.sequences
+    name = f"{whole.architecture.name}, {layers} layer{'s' if layers != 1 else ''}"
+    if whole.architecture.is_decoder:
+        of = f"{sequences} sequence{'s' if sequences != 1 else ''}"
+        return f"{name}, a step of {of} behind {whole.tokens} tokens"
+    return f"{name}, {sequences} x {whole.tokens} tokens"
 
 
 def _percent(share: Ratio | None) -> str:
@@ -51,6 +52,11 @@ def _percent(share: Ratio | None) -> str:
     if not share.known:
         return f"~{100 * share.value:.0f} %"
     return f"{100 * share.value:.1f} % [{100 * share.low:.1f}, {100 * share.high:.1f}]"
+
+
+def find_parts(model: WholeModel) -> list[str]:
+    """Return the parts that a model has: an encoder has no head."""
+    return [part for part in PARTS if any(form.parts_ns.get(part) for form in model.forms)]
 
 
 # ---- tables -------------------------------------------------------------------------------------
@@ -76,13 +82,13 @@ def _form_frame(model: WholeModel) -> pd.DataFrame:
 
 def _part_frame(model: WholeModel) -> pd.DataFrame:
     """Return a row a form: the time of each part, and its share of the whole."""
-    rows = []
+    rows, parts = [], find_parts(model)
     for form in model.forms:
         whole = sum(form.parts_ns.values())
         if not whole:
             continue
         row = {"the FF is": name_form(form)}
-        for part in PARTS:
+        for part in parts:
             spent = form.parts_ns[part]
             row[PART_NAMES[part]] = f"{format_time(spent)} ({format_share(spent / whole)})"
         rows.append(row)

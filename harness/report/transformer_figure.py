@@ -15,12 +15,12 @@ from harness.report import escape
 from harness.report.figure_style import new_figure, set_title
 from harness.report.formats import format_ratio, format_time
 from harness.report.palette import COLD, COLOURS, WARM
-from harness.report.transformer import PART_NAMES, format_whole, name_form
+from harness.report.transformer import PART_NAMES, find_parts, format_whole, name_form
 
 # What is no layer is grey, from attention's products to what is neither.
 _GREYS = {
     "qkv": "#4d4d4d", "scores": "#767676", "projection": "#999999", "norms": "#bdbdbd",
-    "rest": "#e0e0e0",
+    "head": "#5e5e5e", "rest": "#e0e0e0",
 }  # fmt: skip
 # The FF lies at the top of its bar, so that what no layer can take away is seen as one.
 _ORDER = (*(part for part in PARTS if part != "ff"), "ff")
@@ -69,9 +69,10 @@ def draw(analysis: Analysis) -> Figure:
     set_title(
         figure, analysis.head, "Where the time of a whole model goes, by what stands as its FF"
     )
+    seen = {part for model in models for part in find_parts(model)} - {"ff"}
     figure.legend(
         handles=[
-            *(Patch(color=_GREYS[part], label=PART_NAMES[part]) for part in _ORDER if part != "ff"),
+            *(Patch(color=_GREYS[part], label=PART_NAMES[part]) for part in _ORDER if part in seen),
             Patch(color=COLOURS[WARM[0]], label="FF"), Patch(color=COLOURS[COLD[0]], label="FFF"),
             Line2D([], [], color="black", lw=1.6, label="a pass without timers"),
         ],

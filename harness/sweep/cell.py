@@ -73,9 +73,9 @@ class Cell:
         return self.conditions.launch
 
     def work(self) -> tuple[int, int]:
-        """Return the flops of one pass and the bytes that it has to move; of a whole model its weights."""
+        """Return the flops of one pass and the bytes that it has to move."""
         if self.transformer:
-            return self.transformer.flops(), self.transformer.weight_bytes()
+            return self.transformer.flops(), self.transformer.bytes_moved()
         if self.role == "ceiling":
             return ceilings.count_work(self.implementation, self.problem)
         return self.problem.flops(), self.problem.bytes_moved()

@@ -42,7 +42,9 @@ _BUILD_S = 3.0  # drawing the weights, and once a process importing what knows t
 
 def predict_transformer_s(transformer: Transformer) -> float:
     """Return a guess of one pass of a whole model, in seconds."""
-    return transformer.flops() / _TRANSFORMER_FLOPS
+    return max(
+        transformer.flops() / _TRANSFORMER_FLOPS, transformer.bytes_moved() / _PREDICTED_BYTES
+    )
 
 
 def check_transformer_s(transformer: Transformer) -> float:
@@ -65,7 +67,15 @@ def transformer_bytes(transformers: Sequence[Transformer]) -> int:
         passing = 4 * largest * (4 * architecture.width + 2 * architecture.hidden)
         outputs = 4 * architecture.width * sum(t.batch for t in {t.without_timers() for t in own})
         exact = 2 * max(of_ff.values())
-        found += shared + sum(size - shared for size in of_ff.values()) + exact + passing + outputs
+        cached = sum(t.cache_bytes() for t in own)
+        found += (
+            cached
+            + shared
+            + sum(size - shared for size in of_ff.values())
+            + exact
+            + passing
+            + outputs
+        )
     return found
 
 

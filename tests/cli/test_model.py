@@ -22,6 +22,12 @@ def test_dry_run_prints_the_plan(capsys: pytest.CaptureFixture[str]) -> None:
     assert "predicted" in text
 
 
+def test_a_decoder_is_planned_by_its_cache(capsys: pytest.CaptureFixture[str]) -> None:
+    """Of gpt2-small a step behind 128 tokens is planned where no batch is asked for."""
+    assert cli.run(["model", "--dry-run", "--arch", "gpt2-small"]) == 0
+    assert "gpt2-small-12/dense/1x128/parts" in capsys.readouterr().out
+
+
 def test_a_printed_plan_loads_no_torch() -> None:
     """The plan of whole models is printed without what would compute them."""
     code = (

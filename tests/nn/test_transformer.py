@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import re
 from typing import Any
 
 import pytest
@@ -10,63 +11,80 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
-from fabricated_models import TINY  # noqa: E402
+from fabricated_models import DECODER, TINY  # noqa: E402
 
 from harness import nn  # noqa: E402
 from harness.errors import UnavailableError  # noqa: E402
 from harness.nn import transformer as nn_transformer  # noqa: E402
 from harness.nn import transformer_check  # noqa: E402
-from harness.nn.transformer import PartTimers  # noqa: E402
-from harness.problem.transformer import DENSE, LEFT_OUT, PARTS, Transformer  # noqa: E402
+from harness.nn.transformer import Inputs, PartTimers  # noqa: E402
+from harness.problem.transformer import (  # noqa: E402
+    DENSE,
+    LEFT_OUT,
+    PARTS,
+    Architecture,
+    Transformer,
+)
 
 FORMS = (DENSE, LEFT_OUT, "1x3", "2x2", "ff-12")
 
 
-def _whole(ff: str) -> Transformer:
-    return Transformer(architecture=TINY, sequences=3, tokens=16, ff=ff)
+KINDS = pytest.mark.parametrize("of", [TINY, DECODER], ids=lambda architecture: architecture.kind)
 
 
-def _model(ff: str) -> Any:
-    return nn_transformer.with_ff(nn_transformer.build(TINY, 0), _whole(ff), 0)
+def _whole(ff: str, of: Architecture = TINY) -> Transformer:
+    return Transformer(architecture=of, sequences=3, tokens=16, ff=ff)
 
 
-def _tokens() -> Any:
-    return nn_transformer.draw_tokens(_whole(DENSE), 0)
+def _model(ff: str, of: Architecture = TINY) -> Any:
+    return nn_transformer.with_ff(nn_transformer.build(of, 0), _whole(ff, of), 0)
+
+
+def _inputs(model: Any, of: Architecture = TINY) -> Inputs:
+    return nn_transformer.make_inputs(model, _whole(DENSE, of), 0)
 
 
 # ---- models -------------------------------------------------------------------------------------
 
 
+@KINDS
 @pytest.mark.parametrize("ff", FORMS)
-def test_what_is_not_the_ff_is_shared(ff: str) -> None:
+def test_what_is_not_the_ff_is_shared(ff: str, of: Architecture) -> None:
     """Models of one architecture have the very same weights in all that is not their FF."""
-    base = nn_transformer.build(TINY, 0)
-    swapped = nn_transformer.with_ff(base, _whole(ff), 0)
-    own = dict(swapped.named_parameters())
-    ffs = (".intermediate.", ".layer.0.output.dense", ".layer.1.output.dense")
+    base = nn_transformer.build(of, 0)
+    own = dict(nn_transformer.with_ff(base, _whole(ff, of), 0).named_parameters())
     for name, weight in base.named_parameters():
-        if not any(part in f".{name}" for part in ffs):
+        if not re.search(r"\.(intermediate|mlp)\.|layer\.\d+\.output\.dense", name):
             assert own[name] is weight, name
 
 
-def test_the_model_as_it_is_stays() -> None:
+@KINDS
+@pytest.mark.parametrize("ff", FORMS)
+def test_models_are_in_evaluation(ff: str, of: Architecture) -> None:
+    """Nothing of a model trains, what was put into it included."""
+    assert not any(module.training for module in _model(ff, of).modules())
+
+
+@KINDS
+def test_the_model_as_it_is_stays(of: Architecture) -> None:
     """Swapping a layer into a model leaves the model that it was made from as it was."""
-    base, tokens = nn_transformer.build(TINY, 0), _tokens()
-    before = nn_transformer.run(base, tokens)
-    nn_transformer.with_ff(base, _whole("1x3"), 0)
-    assert torch.equal(nn_transformer.run(base, tokens), before)
+    base = nn_transformer.build(of, 0)
+    inputs = _inputs(base, of)
+    before = nn_transformer.run(base, inputs)
+    nn_transformer.with_ff(base, _whole("1x3", of), 0)
+    assert torch.equal(nn_transformer.run(base, inputs), before)
 
 
 def test_swapping_by_hand_gives_the_same_model() -> None:
     """An FFF that is put into each layer of a BertModel by hand computes what the swapped model does."""
-    tokens, by_hand = _tokens(), nn_transformer.build(TINY, 0)
-    swapped = _model("1x3")
+    by_hand, swapped = nn_transformer.build(TINY, 0), _model("1x3")
+    inputs = _inputs(by_hand)
     made = nn_transformer.find_layers(swapped)
     assert len(made) == TINY.layers
     for layer, fff in zip(by_hand.encoder.layer, made, strict=True):
         layer.intermediate = fff
         layer.output.dense = torch.nn.Identity()
-    assert torch.equal(nn_transformer.run(by_hand, tokens), nn_transformer.run(swapped, tokens))
+    assert torch.equal(nn_transformer.run(by_hand, inputs), nn_transformer.run(swapped, inputs))
 
 
 def test_left_out_hands_its_input_on() -> None:
@@ -78,13 +96,29 @@ def test_left_out_hands_its_input_on() -> None:
     assert torch.equal(layer.output(layer.intermediate(x), x), want)
 
 
-def test_the_same_seed_draws_the_same_model() -> None:
+@KINDS
+def test_the_same_seed_draws_the_same_model(of: Architecture) -> None:
     """Weights and tokens hang on the seed alone, and the caller's own generator stays where it was."""
     torch.manual_seed(5)
-    state = torch.get_rng_state()
-    first, second = (nn_transformer.run(_model("1x3"), _tokens()) for _ in range(2))
+    state, models = torch.get_rng_state(), [_model("1x3", of) for _ in range(2)]
+    first, second = (nn_transformer.run(model, _inputs(model, of)) for model in models)
     assert torch.equal(first, second)
     assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_a_step_is_that_of_the_whole_text() -> None:
+    """A step of a decoder gives the logits of the last token of all that it has read, each time anew."""
+    model = _model(DENSE, DECODER)
+    inputs = _inputs(model, DECODER)
+    real = nn_transformer._draw_tokens
+    texts = [real(_whole(DENSE, DECODER), 16, 0), real(_whole(DENSE, DECODER), 1, 1)]
+    with torch.inference_mode():
+        want = model(input_ids=torch.cat(texts, 1)).logits[:, -1:]
+    for _ in range(3):
+        got = nn_transformer.run(model, inputs)
+        assert got.shape == (3, 1, DECODER.vocabulary)
+        assert torch.allclose(got, want, rtol=1e-4, atol=1e-6)
+        assert inputs.cache.get_seq_length() == 16
 
 
 def test_without_transformers_one_line_says_what_to_install(
@@ -106,28 +140,31 @@ def test_without_transformers_one_line_says_what_to_install(
 # ---- parts --------------------------------------------------------------------------------------
 
 
+@KINDS
 @pytest.mark.parametrize("ff", FORMS)
-def test_parts_are_a_whole_pass(ff: str) -> None:
+def test_parts_are_a_whole_pass(ff: str, of: Architecture) -> None:
     """The times of the parts are an interval's whole time, and each that the model has takes some."""
-    model, tokens = _model(ff), _tokens()
-    timers = PartTimers(model)
+    model = _model(ff, of)
+    inputs, timers = _inputs(model, of), PartTimers(model)
     with timers.running():
-        nn_transformer.run(model, tokens)
+        nn_transformer.run(model, inputs)
     elapsed = 2 * sum(timers.parts_ns.values())
     parts = timers.parts_of(elapsed)
     assert tuple(parts) == PARTS
     assert sum(parts.values()) == elapsed
-    assert all(spent > 0 for spent in parts.values())
+    assert {part for part, spent in parts.items() if not spent} == (
+        set() if of.is_decoder else {"head"}
+    )
 
 
 def test_time_counts_for_the_innermost_part(monkeypatch: pytest.MonkeyPatch) -> None:
     """What stands inside of another part counts for itself alone; what is in none is the rest."""
-    model, tokens = _model(DENSE), _tokens()
-    now = iter(range(10**6))
+    model = _model(DENSE)
+    inputs, now = _inputs(model), iter(range(10**6))
     monkeypatch.setattr(nn_transformer, "perf_counter_ns", lambda: next(now))
     timers = PartTimers(model)
     with timers.running():
-        nn_transformer.run(model, tokens)
+        nn_transformer.run(model, inputs)
     # Each entry and exit of a hooked module is one tick: attention has three products inside of it.
     layers = TINY.layers
     assert timers.parts_ns["qkv"] == 3 * layers
@@ -149,19 +186,22 @@ def test_timers_leave_no_hook() -> None:
 # ---- verdicts -----------------------------------------------------------------------------------
 
 
-def _check(model: Any, ff: str, seed: int = 3) -> Any:
-    return transformer_check.check_model(model, _whole(ff), _tokens(), seed=seed, touches=True)
+def _check(model: Any, ff: str, of: Architecture = TINY) -> Any:
+    inputs = _inputs(model, of)
+    return transformer_check.check_model(model, _whole(ff, of), inputs, seed=3, touches=True)
 
 
+@KINDS
 @pytest.mark.parametrize("ff", FORMS)
-def test_right_models_pass(ff: str) -> None:
+def test_right_models_pass(ff: str, of: Architecture) -> None:
     """A model that computes what it should is right, with much of its tolerance left."""
-    found = _check(_model(ff), ff)
+    model = _model(ff, of)
+    found = _check(model, ff, of)
     assert found.verdict.ok, found.verdict.reason
     assert found.verdict.worst < 0.5
-    assert found.verdict.tokens == 3 * 16
+    assert found.verdict.tokens == 3 * _whole(ff, of).length
     assert (found.touched is not None) == ("x" in ff)
-    assert not any(m._forward_hooks for m in _model(ff).modules())
+    assert not any(module._forward_hooks for module in model.modules())
 
 
 @pytest.mark.parametrize(("ff", "kind"), [("1x3", nn.FFF), ("ff-12", nn.FF)])
@@ -182,8 +222,9 @@ def test_a_wrong_layer_is_named(ff: str, kind: type, monkeypatch: pytest.MonkeyP
     assert verdict.reason.startswith("layer 1: ")
 
 
+@KINDS
 @pytest.mark.parametrize("ff", ["1x3", DENSE])
-def test_a_wrong_rest_is_found(ff: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wrong_rest_is_found(ff: str, of: Architecture, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where anything but the layers is off in float32, their inputs or the output show it."""
     real = torch.nn.LayerNorm.forward
 
@@ -192,7 +233,7 @@ def test_a_wrong_rest_is_found(ff: str, monkeypatch: pytest.MonkeyPatch) -> None
         return y * 1.001 if x.dtype == torch.float32 else y
 
     monkeypatch.setattr(torch.nn.LayerNorm, "forward", forward)
-    verdict = _check(_model(ff), ff).verdict
+    verdict = _check(_model(ff, of), ff, of).verdict
     assert not verdict.ok
     assert "in float64" in verdict.reason
 

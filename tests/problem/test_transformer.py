@@ -72,10 +72,20 @@ def test_a_configuration_is_read(tmp_path: Path) -> None:
     assert (found.heads, found.vocabulary, found.positions) == (4, 100, 32)
 
 
+def test_a_decoder_is_read_by_its_own_words(tmp_path: Path) -> None:
+    """A config.json of GPT-2 is read too, its FF four times as wide as its tokens where it says nothing."""
+    words = {"model_type": "gpt2", "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64,
+             "vocab_size": 90, "n_inner": None}  # fmt: skip
+    (tmp_path / "small.json").write_text(json.dumps(words), encoding="utf-8")
+    found = find_architecture(str(tmp_path / "small.json"))
+    assert (found.name, found.kind, found.layers, found.hidden) == ("small", "gpt2", 2, 128)
+    assert found.is_decoder
+
+
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"model_type": "t5"}, "model_type 'bert', got 't5'"),
+        ({"model_type": "t5"}, "model_type bert or gpt2, got 't5'"),
         ({"hidden_act": "relu"}, "hidden_act 'gelu'"),
         ({"hidden_size": None}, "hidden_size of at least 1, got None"),
         ({"num_hidden_layers": 0}, "num_hidden_layers of at least 1, got 0"),
@@ -101,11 +111,30 @@ def test_unknown_architectures_and_broken_files(tmp_path: Path) -> None:
 
 def test_batches_are_sequences_of_tokens() -> None:
     """A list of batches is read in its order, each once."""
-    assert parse_shapes("1x128, 8x128,1x128", 512) == [(1, 128), (8, 128)]
+    assert parse_shapes("1x128, 8x128,1x128", BERT) == [(1, 128), (8, 128)]
 
 
 @pytest.mark.parametrize("text", ["", "8", "0x4", "8x", "x8", "8x128x2", "-1x4", "8x513", "axb"])
 def test_bad_batches_are_refused(text: str) -> None:
     """Anything but SEQUENCESxTOKENS, and sequences longer than the model's positions, are refused."""
     with pytest.raises(UsageError):
-        parse_shapes(text, 512)
+        parse_shapes(text, BERT)
+
+
+def test_a_decoder_makes_a_step() -> None:
+    """A pass of GPT-2 is of one token a sequence, which attends to all before it and reads the head."""
+    a, d = ARCHITECTURES["gpt2-small"], 768
+    step = Transformer(architecture=a, sequences=4, tokens=100, ff=LEFT_OUT)
+    assert (step.batch, step.length, step.shape) == (4, 1, "4x100")
+    assert step.flops() == 4 * (12 * (8 * d**2 + 4 * 101 * d) + 2 * d * 50257)
+    cached = 2 * 12 * 4 * 100 * d
+    assert step.cache_bytes() == 4 * cached
+    assert step.bytes_moved() == 4 * (12 * 4 * d**2 + d * 50257 + cached)
+
+
+def test_a_step_has_its_own_position() -> None:
+    """What a decoder has read and the step behind it fit into its positions together."""
+    a = ARCHITECTURES["gpt2-small"]
+    assert parse_shapes("1x1023", a) == [(1, 1023)]
+    with pytest.raises(UsageError, match="1024 tokens and a step behind them"):
+        parse_shapes("1x1024", a)

@@ -7,7 +7,7 @@ from io import StringIO
 from pathlib import Path
 
 import pytest
-from fabricated_models import FFF, FakeModels
+from fabricated_models import DECODER, FFF, TIMES, FakeModels
 
 from harness.analysis.analysis import Analysis, analyse
 from harness.records.reader import load_run
@@ -46,6 +46,17 @@ def test_each_form_and_part_has_its_place(analysis: Analysis) -> None:
     assert heads[1][1:] == ["QKV", "scores", "projection", "FF", "norms", "rest"]
     of_dense = next(row for row in rows if row[0] == "as it is" and "%" in row[1])
     assert "65 %" in of_dense[4]
+
+
+def test_a_decoder_has_a_head(tmp_path: Path) -> None:
+    """A step of generation is called so, and the time of its head stands among the parts."""
+    times = {ff: {**parts, "head": 4e6} for ff, parts in TIMES.items()}
+    fake = FakeModels(architecture=DECODER, times=times)
+    text = table.format_markdown(analyse(load_run(fake.write(tmp_path / "run"))))
+    answer = _section(text, "tiny-decoder, 2 layers, a step of 2 sequences behind 8 tokens")
+    assert "| norms " in answer
+    assert "| head " in answer
+    assert "(17 %)" in answer
 
 
 def test_what_is_slower_is_called_so(tmp_path: Path) -> None:

@@ -147,6 +147,28 @@ def test_whole_run(whole: Path) -> None:
     assert run.samples["order"].tolist() == list(range(len(run.samples)))
 
 
+def test_a_step_of_a_decoder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A step of generation is measured as a pass of an encoder is, with its head among the parts."""
+    pytest.importorskip("torch")
+    pytest.importorskip("transformers")
+    monkeypatch.setattr("harness.measure.clock.MIN_SAMPLE_NS", 1000)
+    words = {"model_type": "gpt2", "n_embd": 32, "n_layer": 2, "n_head": 2, "n_positions": 32,
+             "vocab_size": 50}  # fmt: skip
+    (tmp_path / "step.json").write_text(json.dumps(words), encoding="utf-8")
+    out = tmp_path / "run"
+    assert cli.run(
+        ["model", "--arch", str(tmp_path / "step.json"), "--models", "1x3", "--batch", "2x9",
+         "--passes", "2", "--processes", "1", "--no-figures", "--out", str(out)]
+    ) == 0  # fmt: skip
+    run = load_run(out)
+    assert set(run.cells["status"]) == {"ok"}
+    assert set(run.cells["batch"]) == {2}
+    in_parts = run.samples[run.samples["cell"].str.endswith("/parts")]
+    assert len(in_parts)
+    assert all(parts["head"] > 0 for parts in in_parts["parts_ns"])
+    assert "a step of 2 sequences behind 9 tokens" in (out / "table.md").read_text(encoding="utf-8")
+
+
 def test_parts_are_recorded_of_their_cells_alone(whole: Path) -> None:
     """Samples in parts tell where the whole of their time went; all others tell nothing of it."""
     samples = load_run(whole).samples
