@@ -60,8 +60,8 @@ def model_command(
     arch: Annotated[
         str,
         typer.Option(
-            help="Architecture: bert-base, gpt2-small (a pass is one step of generation), or a "
-            "config.json of transformers' BERT or GPT-2."
+            help="Architecture: bert-base, ultrafastbert, gpt2-small (a pass is one step of "
+            "generation), or a config.json of transformers' BERT or GPT-2."
         ),
     ] = "bert-base",
     layers: Annotated[
@@ -135,7 +135,8 @@ def model_command(
     if resumed and resume.has_ended(resumed):
         print_notice(f"{resumed.folder}: nothing is missing")
         return 0 if write_outputs(resumed.folder, figures=figures, page=False) else 1
-    sweep_transformer.require_packages()
+    assert made.spec.architecture is not None
+    sweep_transformer.require_packages(made.spec.architecture)
     return signals.end_in_order(
         partial(measure, made, resumed, figures=figures, page=False, command="model")
     )

@@ -18,17 +18,18 @@ import torch
 from harness.errors import UnavailableError
 from harness.nn.layers import FF, FFF
 from harness.nn.swap import Dense, Make, swap_ffn
+from harness.nn.ultrafastbert import DenseFF, UltraFastBert
 from harness.problem.transformer import DENSE, INSTALL, LEFT_OUT, PARTS, Architecture, Transformer
 
-# The modules that each part is the time of, in BERT and in GPT-2; what stands inside another one counts for
-# itself alone.
+# The modules that each part is the time of, in BERT, GPT-2 and UltraFastBERT; what stands inside another
+# one counts for itself alone.
 _PARTS = {
-    "qkv": r"layer\.\d+\.attention\.self\.(query|key|value)|h\.\d+\.attn\.c_attn",
-    "scores": r"layer\.\d+\.attention\.self|h\.\d+\.attn",
-    "projection": r"layer\.\d+\.attention\.output\.dense|h\.\d+\.attn\.c_proj",
-    "ff": r"layer\.\d+\.(intermediate|output\.dense)|h\.\d+\.mlp",
-    "norms": r"LayerNorm|h\.\d+\.ln_[12]|ln_f",
-    "head": r"lm_head",
+    "qkv": r"layer\.\d+\.attention\.self\.(query|key|value)|h\.\d+\.attn\.c_attn|query_key_value",
+    "scores": r"layer\.\d+\.attention\.self|h\.\d+\.attn|self_attention",
+    "projection": r"layer\.\d+\.attention\.output\.dense|h\.\d+\.attn\.c_proj|attn\.dense",
+    "ff": r"layer\.\d+\.(intermediate|output\.dense)|h\.\d+\.mlp|ffn",
+    "norms": r"LayerNorm|h\.\d+\.ln_[12]|ln_f|norm[12]?|final_norm",
+    "head": r"lm_head|decoder",
 }
 
 
@@ -51,20 +52,33 @@ def _make_gpt2(a: Architecture, transformers: Any) -> torch.nn.Module:
     return transformers.GPT2LMHeadModel(config)
 
 
-def build(architecture: Architecture, seed: int) -> torch.nn.Module:
-    """Return a model with drawn weights in float32, in evaluation, whose attention is torch's own (SDPA).
+def _make_ultrafastbert(a: Architecture) -> torch.nn.Module:
+    return UltraFastBert(
+        vocabulary=a.vocabulary, width=a.width, hidden=a.hidden, heads=a.heads, layers=a.layers,
+        positions=a.positions,
+    )  # fmt: skip
 
-    Dropout is 0. An encoder has no pooler behind its last layer, a decoder its head. Raises UnavailableError
-    where what knows the architecture is not installed.
-    """
+
+def _make(architecture: Architecture) -> torch.nn.Module:
+    if architecture.kind == "ultrafastbert":
+        return _make_ultrafastbert(architecture)
     try:
         import transformers
     except ImportError:
         raise UnavailableError(INSTALL) from None
     make = {"bert": _make_bert, "gpt2": _make_gpt2}[architecture.kind]
+    return make(architecture, transformers)
+
+
+def build(architecture: Architecture, seed: int) -> torch.nn.Module:
+    """Return a model with drawn weights in float32, in evaluation, whose attention is torch's own (SDPA).
+
+    Dropout is 0, and BERT has no pooler behind its last layer. Raises UnavailableError where what knows the
+    architecture is not installed.
+    """
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        return make(architecture, transformers).eval()
+        return _make(architecture).eval()
 
 
 def share(model: torch.nn.Module) -> torch.nn.Module:
@@ -96,8 +110,13 @@ def with_ff(model: torch.nn.Module, transformer: Transformer, seed: int) -> torc
         if transformer.architecture.is_decoder:
             _swap_decoder(swapped, transformer.architecture, make)
         else:
-            swap_ffn(swapped, make)
+            swap_ffn(swapped, make, names=_find_ffs(swapped))
     return swapped.eval()
+
+
+def _find_ffs(model: torch.nn.Module) -> list[str] | None:
+    """Return the names of UltraFastBERT's FFs; None for a model of whose blocks `swap_ffn` knows."""
+    return [n for n, m in model.named_modules() if isinstance(m, DenseFF)] or None
 
 
 def _swap_decoder(model: torch.nn.Module, a: Architecture, make: Make) -> None:
@@ -176,13 +195,16 @@ def _cache_argument() -> str:
 def run(model: torch.nn.Module, inputs: Inputs) -> torch.Tensor:
     """Return what a pass without gradients makes of its inputs, (sequences, length, ...).
 
-    Of an encoder what leaves its last layer; of a decoder the logits, and its cache is then what it was.
+    Of BERT what leaves its last layer, of all others the logits; a decoder's cache is then what it was.
     """
     if inputs.cache is not None:
         logits = _call_decoder(model, inputs.tokens, inputs.cache)
         inputs.cache.crop(-inputs.tokens.shape[1])
         return logits
     with torch.inference_mode():
+        if isinstance(model, UltraFastBert):
+            logits = model(inputs.tokens)
+            return logits
         hidden: torch.Tensor = model(input_ids=inputs.tokens).last_hidden_state
         return hidden
 

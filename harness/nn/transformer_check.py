@@ -27,8 +27,8 @@ from harness.problem.working_set import Touched
 # A row may be off by so many float32 roundings of its root mean square, for the embedding and each layer.
 # Between two normalisations it is summed from some thousand products whose roundings are independent: some
 # ten of them are one standard deviation, and the largest of a million elements is five. Right passes of
-# BERT-base reach a fifteenth of it with 2 layers and a fortieth with 12; a bias that is missing, or heads
-# that were mixed up, are off by ten thousand times as much.
+# BERT-base reach a fifteenth of it with 2 layers and a fortieth with 12, logits of 2 layers a third; a bias
+# that is missing, or heads that were mixed up, are off by ten thousand times as much.
 _ROUNDINGS = 64
 _EPS = float(np.finfo(np.float32).eps)
 

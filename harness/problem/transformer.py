@@ -12,12 +12,12 @@ from harness.errors import UnknownNameError, UsageError
 from harness.problem.models import Model, parse_model, split
 from harness.problem.problem import Problem
 
-Kind = Literal["bert", "gpt2"]
+Kind = Literal["bert", "gpt2", "ultrafastbert"]
 # What stands as the FF of a model: its own, nothing, or a layer by its name (`ultrafastbert-1x11`, `ff-12`).
 DENSE, LEFT_OUT = "dense", "left-out"
 # What a pass is divided into. qkv: the products that make queries, keys and values. scores: what attention
 # makes of them. projection: the product behind it. ff: the feedforward layer, both products and the
-# activation. norms: the normalisations. head: the product that makes a decoder's choice among its vocabulary.
+# activation. norms: the normalisations. head: the product with the whole vocabulary, of a model that has one.
 # rest: embeddings, residuals, calls.
 PARTS = ("qkv", "scores", "projection", "ff", "norms", "head", "rest")
 # Tokens of a pass that the rest of a model is compared on, whole sequences: some seconds of float64 work.
@@ -48,6 +48,11 @@ class Architecture:
         """Say whether a pass is a step of generation, a token a sequence, and not whole sequences."""
         return self.kind == "gpt2"
 
+    @property
+    def has_head(self) -> bool:
+        """Say whether a pass ends with the product with the whole vocabulary."""
+        return self.kind != "bert"
+
     def weights(self) -> int:
         """Return the weights of the model without those of its FFs; biases and norms are not counted."""
         embedded = (self.vocabulary + self.positions) * self.width
@@ -63,11 +68,15 @@ ARCHITECTURES = {
         name="gpt2-small", kind="gpt2", layers=12, width=768, hidden=3072, heads=12,
         vocabulary=50257, positions=1024,
     ),
+    "ultrafastbert": Architecture(
+        name="ultrafastbert", kind="ultrafastbert", layers=16, width=768, hidden=3072, heads=12,
+        vocabulary=32768, positions=128,
+    ),
 }  # fmt: skip
 
 # What a configuration calls the fields of an architecture, as the package transformers writes it, and the
 # activation that each kind has.
-_CONFIGURED: dict[Kind, dict[str, str]] = {
+_CONFIGURED: dict[str, dict[str, str]] = {
     "bert": {
         "layers": "num_hidden_layers", "width": "hidden_size", "hidden": "intermediate_size",
         "heads": "num_attention_heads", "vocabulary": "vocab_size",
@@ -78,7 +87,7 @@ _CONFIGURED: dict[Kind, dict[str, str]] = {
         "vocabulary": "vocab_size", "positions": "n_positions",
     },
 }  # fmt: skip
-_ACTIVATIONS: dict[Kind, tuple[str, str]] = {
+_ACTIVATIONS: dict[str, tuple[str, str]] = {
     "bert": ("hidden_act", "gelu"), "gpt2": ("activation_function", "gelu_new"),
 }  # fmt: skip
 
@@ -129,14 +138,14 @@ class Transformer:
         products = 8 * self.batch * a.width**2
         scores = 4 * self.batch * self._seen() * a.width
         own = 0 if self.ff == LEFT_OUT else self.problem(0).flops()
-        head = 2 * self.batch * a.width * a.vocabulary if a.is_decoder else 0
+        head = 2 * self.batch * a.width * a.vocabulary if a.has_head else 0
         return a.layers * (products + scores + own) + head
 
     def bytes_moved(self) -> int:
         """Return the bytes of weights and of the cache that one pass reads, each once."""
         a = self.architecture
         own = 0 if self.ff == LEFT_OUT else self.problem(0).bytes_moved()
-        head = a.width * a.vocabulary if a.is_decoder else 0
+        head = a.width * a.vocabulary if a.has_head else 0
         return (
             a.layers * (4 * _FLOAT_BYTES * a.width**2 + own)
             + _FLOAT_BYTES * head

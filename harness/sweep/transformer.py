@@ -18,11 +18,11 @@ from harness.sweep.spec import SweepSpec
 _FORMS = {DENSE: "model_dense", LEFT_OUT: "model_left_out"}
 
 
-def require_packages() -> None:
+def require_packages(architecture: Architecture) -> None:
     """Raise UnavailableError, in one line that says what to install, where a package is missing."""
     if reason := torch_library.unavailable():
         raise UnavailableError(reason.replace("[torch]", "[model]"))
-    if importlib.util.find_spec("transformers") is None:
+    if architecture.kind != "ultrafastbert" and importlib.util.find_spec("transformers") is None:
         raise UnavailableError(INSTALL)
 
 

@@ -11,7 +11,7 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
-from fabricated_models import DECODER, TINY  # noqa: E402
+from fabricated_models import DECODER, PUBLISHED, TINY  # noqa: E402
 
 from harness import nn  # noqa: E402
 from harness.errors import UnavailableError  # noqa: E402
@@ -29,7 +29,7 @@ from harness.problem.transformer import (  # noqa: E402
 FORMS = (DENSE, LEFT_OUT, "1x3", "2x2", "ff-12")
 
 
-KINDS = pytest.mark.parametrize("of", [TINY, DECODER], ids=lambda architecture: architecture.kind)
+KINDS = pytest.mark.parametrize("of", [TINY, DECODER, PUBLISHED], ids=lambda of: of.kind)
 
 
 def _whole(ff: str, of: Architecture = TINY) -> Transformer:
@@ -54,7 +54,7 @@ def test_what_is_not_the_ff_is_shared(ff: str, of: Architecture) -> None:
     base = nn_transformer.build(of, 0)
     own = dict(nn_transformer.with_ff(base, _whole(ff, of), 0).named_parameters())
     for name, weight in base.named_parameters():
-        if not re.search(r"\.(intermediate|mlp)\.|layer\.\d+\.output\.dense", name):
+        if not re.search(r"\.(intermediate|mlp|ffn)\.|layer\.\d+\.output\.dense", name):
             assert own[name] is weight, name
 
 
@@ -153,7 +153,7 @@ def test_parts_are_a_whole_pass(ff: str, of: Architecture) -> None:
     assert tuple(parts) == PARTS
     assert sum(parts.values()) == elapsed
     assert {part for part, spent in parts.items() if not spent} == (
-        set() if of.is_decoder else {"head"}
+        set() if of.has_head else {"head"}
     )
 
 

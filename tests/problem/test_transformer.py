@@ -138,3 +138,13 @@ def test_a_step_has_its_own_position() -> None:
     assert parse_shapes("1x1023", a) == [(1, 1023)]
     with pytest.raises(UsageError, match="1024 tokens and a step behind them"):
         parse_shapes("1x1024", a)
+
+
+def test_the_published_model_has_a_head() -> None:
+    """UltraFastBERT has 16 layers, and makes logits of every token of whole sequences."""
+    a = ARCHITECTURES["ultrafastbert"]
+    whole = Transformer(architecture=a, sequences=2, tokens=64, ff=LEFT_OUT)
+    d, batch = 768, 2 * 64
+    assert whole.batch == batch
+    assert whole.flops() == batch * (16 * (8 * d**2 + 4 * 64 * d) + 2 * d * 32768)
+    assert whole.cache_bytes() == 0

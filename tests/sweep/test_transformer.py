@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from fabricated_models import TINY
+from fabricated_models import PUBLISHED, TINY
 from made_machines import SMALL
 
 from harness import cli
@@ -100,8 +100,15 @@ def test_missing_packages_are_named(missing: str, monkeypatch: pytest.MonkeyPatc
         lambda name: None if name == missing else name,
     )
     with pytest.raises(UnavailableError, match=r"pip install 'fff-harness\[model\]'") as caught:
-        sweep_transformer.require_packages()
+        sweep_transformer.require_packages(TINY)
     assert missing in str(caught.value)
+
+
+def test_the_published_model_needs_torch_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """UltraFastBERT is built in plain torch: without transformers it is measured all the same."""
+    monkeypatch.setattr(sweep_transformer.torch_library, "unavailable", lambda: "")
+    monkeypatch.setattr(sweep_transformer.importlib.util, "find_spec", lambda name: None)
+    sweep_transformer.require_packages(PUBLISHED)
 
 
 # ---- runs ---------------------------------------------------------------------------------------
