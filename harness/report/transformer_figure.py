@@ -20,7 +20,7 @@ from harness.report.transformer import PART_NAMES, find_parts, format_whole, nam
 # What is no layer is grey, from attention's products to what is neither.
 _GREYS = {
     "qkv": "#4d4d4d", "scores": "#767676", "projection": "#999999", "norms": "#bdbdbd",
-    "head": "#5e5e5e", "rest": "#e0e0e0",
+    "head": "#000000", "rest": "#e0e0e0",
 }  # fmt: skip
 # The FF lies at the top of its bar, so that what no layer can take away is seen as one.
 _ORDER = (*(part for part in PARTS if part != "ff"), "ff")

@@ -56,7 +56,8 @@ def check_transformer_s(transformer: Transformer) -> float:
 def transformer_bytes(transformers: Sequence[Transformer]) -> int:
     """Return a guess of what whole models take in one process: they share what is not their FF.
 
-    The model as it is stands there a second time in float64 while one is checked.
+    The model as it is stands there a second time in float64 while one is checked, with some copies of what
+    leaves it. The output of each checked pass is kept.
     """
     found = 0
     for architecture in {t.architecture for t in transformers}:
@@ -64,18 +65,13 @@ def transformer_bytes(transformers: Sequence[Transformer]) -> int:
         of_ff = {t.ff: t.weight_bytes() for t in own}
         shared = 4 * architecture.weights()
         largest = max(t.batch for t in own)
-        passing = 4 * largest * (4 * architecture.width + 2 * architecture.hidden)
-        outputs = 4 * architecture.width * sum(t.batch for t in {t.without_timers() for t in own})
-        exact = 2 * max(of_ff.values())
+        leaves = architecture.vocabulary if architecture.has_head else architecture.width
+        passing = 4 * largest * (4 * architecture.width + 2 * architecture.hidden + leaves)
+        outputs = 4 * leaves * sum(t.batch for t in {t.without_timers() for t in own})
+        exact = 2 * max(of_ff.values()) + 4 * 8 * leaves * min(largest, CHECKED_TOKENS)
         cached = sum(t.cache_bytes() for t in own)
-        found += (
-            cached
-            + shared
-            + sum(size - shared for size in of_ff.values())
-            + exact
-            + passing
-            + outputs
-        )
+        found += cached + shared + sum(size - shared for size in of_ff.values())
+        found += exact + passing + outputs
     return found
 
 

@@ -10,6 +10,7 @@ import pytest
 from fabricated_models import FakeModels
 
 from harness import cli
+from harness.cli.progress import Display
 from harness.errors import UsageError
 
 
@@ -69,3 +70,14 @@ def test_what_reads_layers_refuses_models(command: str, tmp_path: Path) -> None:
     }  # fmt: skip
     with pytest.raises(UsageError):
         cli.run([command, *words[command]])
+
+
+def test_the_display_tells_passes_in_parts() -> None:
+    """While a run goes on, each form stands twice, and which one is timed in parts is said."""
+    display, fake = Display(), FakeModels()
+    for order, cell in enumerate(fake.cells()):
+        display.cell(cell)
+        display.sample(fake.sample(cell, 0, 0, order))
+    rows = display._table().columns[1]
+    told = list(rows.cells)
+    assert told.count("ultrafastbert-1x3") == told.count("ultrafastbert-1x3, in parts") == 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,13 +14,16 @@ from made_machines import SMALL
 from harness import cli
 from harness.cli.sweep_options import make_spec
 from harness.errors import UnavailableError, UsageError
-from harness.problem.transformer import DENSE, LEFT_OUT
+from harness.problem.transformer import ARCHITECTURES, DENSE, LEFT_OUT, Transformer
 from harness.records.reader import load_run
-from harness.sweep import resume, twins
+from harness.sweep import repro, resume, twins
 from harness.sweep import transformer as sweep_transformer
 from harness.sweep.plan import Plan
 from harness.sweep.spec import SweepSpec
 from harness.sweep.state import CellTable
+
+# What one of them makes serves all: in one process.
+pytestmark = pytest.mark.xdist_group("transformer_sweep")
 
 CONFIGURATION = {
     "model_type": "bert", "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2,
@@ -68,6 +72,17 @@ def test_the_model_as_it_is_has_a_twin() -> None:
         state.pass_s = 1.0
     made = [state.cell.id for state in twins.make_missing(table, "bert-base-4095", 0)]
     assert sorted(made) == ["tiny-2/dense/1x8/again", "tiny-2/dense/2x4/again"]
+
+
+def test_what_failed_names_the_command_that_repeats_it() -> None:
+    """A cell of a known architecture can be measured again by itself; a file's name is not in the run."""
+    spec, bert = _spec(), replace(ARCHITECTURES["bert-base"], layers=2)
+    whole = Transformer(architecture=bert, sequences=2, tokens=8, ff="ultrafastbert-1x3")
+    words = shlex.split(repro.command(spec, sweep_transformer.make_cell(whole, 0), 7))
+    assert words[:4] == ["python", "-m", "harness", "model"]
+    assert cli.run([*words[3:], "--dry-run"]) == 0
+    own = replace(whole, architecture=TINY)
+    assert repro.command(spec, sweep_transformer.make_cell(own, 0), 7) == ""
 
 
 def test_too_large_models_are_refused() -> None:
