@@ -29,6 +29,7 @@ RESERVED = {
         "nn.",
     ),
     "safetensors": ("nn.published",),
+    "transformers": ("nn.transformer",),
     "triton": ("backends.triton_",),
     "pandas": ("analysis.", "report.", "records.reader"),
     "matplotlib": ("report.",),

@@ -25,6 +25,7 @@ from harness.analysis.quality import Quality
 from harness.analysis.reach import Remedy, find_remedies
 from harness.analysis.routing import RoutedSpeedup
 from harness.analysis.rows import Contests, Point, Speed
+from harness.analysis.transformer import WholeModel, find_whole_models
 from harness.errors import UsageError
 from harness.records.reader import Run
 from harness.records.schema import CellRecord, EndRecord, ProviderRecord, ResumeRecord, RunHead
@@ -43,7 +44,7 @@ class Analysis:
     several routings. quality: what was published and measured of how good the layers are, of no run.
     ledger, leaf_ledger: what it says of the published cells, and of those of the original FFF.
     contests: best against best on a device. ladder: None where the run
-    measured none.
+    measured none. whole_models: each at each batch, none where the run is of layers alone.
     processes, samples: how many processes took samples, and how many they took. call_ns: the median time of
     the call from Python around a timed interval, None where the samples do not tell it.
     checked_tokens: the fewest and the most tokens that a right cell's gate compared, None without one.
@@ -71,6 +72,7 @@ class Analysis:
     ledger: Sequence[analysis_ledger.Entry]
     leaf_ledger: Sequence[analysis_ledger.Entry]
     ladder: Ladder | None
+    whole_models: Sequence[WholeModel]
     processes: int
     samples: int
     call_ns: float | None
@@ -114,6 +116,7 @@ def analyse(run: Run) -> Analysis:
         contests=analysis_gpu.contests(index, points),
         ledger=analysis_ledger.make_ledger(run.head, points),
         leaf_ledger=make_leaf_ledger(index), ladder=analysis_ladder.find_ladder(index),
+        whole_models=find_whole_models(index),
         processes=run.samples["process"].nunique(), samples=len(run.samples),
         call_ns=float(calls.median()) if calls.any() else None,
         checked_tokens=_checked_tokens(index),

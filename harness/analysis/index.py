@@ -11,6 +11,7 @@ import pandas as pd
 from harness.analysis import samples as analysis_samples
 from harness.analysis.samples import Samples
 from harness.problem.axes import COLUMNS, Conditions
+from harness.problem.transformer import Transformer
 from harness.records.reader import Run
 from harness.records.schema import CellRecord, Role, RunHead
 
@@ -36,7 +37,13 @@ def _record(row: Mapping[Any, Any]) -> CellRecord:
     """Return the record behind a row of a run's cells, in whose frame no level is NaN."""
     level = None if pd.isna(row["level"]) else int(row["level"])
     conditions = Conditions(*(row[column] for column in COLUMNS))
-    return CellRecord.model_construct(**{**row, "level": level, "conditions": conditions})
+    whole = row.get("transformer")
+    return CellRecord.model_construct(
+        **{
+            **row, "level": level, "conditions": conditions,
+            "transformer": whole if isinstance(whole, Transformer) else None,
+        }
+    )  # fmt: skip
 
 
 def index_run(run: Run) -> RunIndex:

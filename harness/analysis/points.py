@@ -282,7 +282,7 @@ def points(run: RunIndex, known: Ceilings) -> list[Point]:
 
     known: the ceilings that its cells are judged by.
     """
-    layers = [c for c in run.cells.values() if c.role in ("layer", "aa")]
+    layers = [c for c in run.cells.values() if c.role in ("layer", "aa") and not c.transformer]
     found = []
     for width, batch in sorted({(c.d_in, c.batch) for c in layers}, reverse=True):
         at = [c for c in layers if (c.d_in, c.batch) == (width, batch)]

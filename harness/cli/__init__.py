@@ -23,6 +23,10 @@ COMMANDS = {
         "explain",
         "Say what the published speedup is made of: from its protocol to a strict one, a fault at a time.",
     ),
+    "model": (
+        "model",
+        "Say whether a whole model is faster with an FFF as its FF, by how much, and why not by more.",
+    ),
     "table": (
         "runs",
         "Print a run's tables and write table.md, table.csv, speeds.csv and table.tex from its samples.",

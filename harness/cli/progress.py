@@ -37,6 +37,11 @@ def _same_level(cell: CellRecord) -> tuple[object, ...]:
     return (cell.level, *identity._replace(implementation=how, model=""))
 
 
+def _parts(cell: CellRecord) -> str:
+    """Return that a cell of a whole model is timed in parts, where it is."""
+    return "in parts" if cell.transformer and cell.transformer.in_parts else ""
+
+
 class Display:
     """Show a sweep's progress: a live table on a terminal, a line every ten seconds elsewhere.
 
@@ -106,7 +111,7 @@ class Display:
                 state = cell.status.upper()
             table.add_row(
                 cell.implementation + (" (again)" if cell.role == "aa" else ""),
-                ", ".join(filter(None, (cell.model, axes.title(cell.conditions)))),
+                ", ".join(filter(None, (cell.model, axes.title(cell.conditions), _parts(cell)))),
                 str(cell.batch), str(cell.d_in), cell.provider, str(len(times)), state, self._speedup(cell),
             )  # fmt: skip
         return table

@@ -11,7 +11,7 @@ import typer
 from harness.cli import options
 from harness.cli.streams import print_error, print_notice, say
 from harness.errors import UsageError
-from harness.records.reader import load_run
+from harness.records.reader import Run, load_run
 
 if TYPE_CHECKING:
     from harness.analysis.analysis import Analysis
@@ -42,6 +42,16 @@ def write_outputs(folder: Path, *, figures: bool = True, page: bool = True) -> b
     for line in impossible:
         print_error(f"IMPOSSIBLE: {line}")
     return None not in written and not impossible
+
+
+def load_layers(folder: Path) -> Run:
+    """Return a run of layers. Raises UsageError for one of whole models, which have no cell of a layer."""
+    run = load_run(folder)
+    if run.head.sweep.architecture is not None:
+        raise UsageError(
+            f"{folder} is a run of whole models, which `table` and `plot` read and this command does not"
+        )
+    return run
 
 
 def write_report_page(analysis: Analysis) -> list[Path] | None:
@@ -121,7 +131,7 @@ def report_command(
     path = out or runs[0] / page.PAGE_FILE
     if path.is_dir():
         raise UsageError(f"--out: need a file such as page.html, got the folder {path}")
-    analyses = [analyse(load_run(run)) for run in runs]
+    analyses = [analyse(load_layers(run)) for run in runs]
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         page.write_pages(analyses, path)
@@ -163,7 +173,7 @@ def compare_command(
         raise UsageError("--csv and --json: give one of them")
     if fail_on_slower is not None and not fail_on_slower >= 0:
         raise UsageError(f"--fail-on-slower: need 0 or more percent, got {fail_on_slower:g}")
-    comparison = compare.compare(load_run(a), load_run(b))
+    comparison = compare.compare(load_layers(a), load_layers(b))
     if csv:
         text = report_compare.format_comparison_csv(comparison)
     elif json:
@@ -194,7 +204,7 @@ def merge_command(
     from harness.analysis import merge
     from harness.report import merge as report_merge
 
-    loaded = [load_run(run) for run in runs]
+    loaded = [load_layers(run) for run in runs]
     rows = merge.merged_rows(loaded)
     paths = report_merge.write_merged(loaded, rows, out)
     say(report_merge.format_merged(loaded, rows))

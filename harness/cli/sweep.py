@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -35,7 +35,7 @@ def _format_walk_ahead(made: Plan) -> str:
     """Return what a sweep of the CPU does about the caches before it measures, and what its plan assumes."""
     from harness.report.formats import format_caches
 
-    if made.on_device() or made.machine.cache_walk is not None:
+    if made.on_device() or made.spec.architecture or made.machine.cache_walk is not None:
         return ""
     told = format_caches(made.machine.caches) or "none, so usual ones"
     return (
@@ -91,25 +91,38 @@ _FIELDS = {"batch": "batches", "width": "widths", "blas_names": "blas", "budget"
 _BESIDE_RESUME = ("resume_run", "dry_run", "out", "figures", "page")
 
 
-def _given_options(context: typer.Context) -> dict[str, tuple[str, object]]:
+def _given_options(
+    context: typer.Context, fields: Mapping[str, str]
+) -> dict[str, tuple[str, object]]:
     """Return the options that stand on the command line: field of the spec -> option and its value."""
     found: dict[str, tuple[str, object]] = {}
     for parameter in context.command.params:
         name = parameter.name or ""
         source = context.get_parameter_source(name)
         if name not in _BESIDE_RESUME and source is not None and source.name == "COMMANDLINE":
-            found[_FIELDS.get(name, name)] = (parameter.opts[0], context.params[name])
+            found[fields.get(name, name)] = (parameter.opts[0], context.params[name])
     return found
 
 
-def _take_up(context: typer.Context, folder: Path, asked: SweepSpec) -> tuple[Run, SweepSpec]:
-    """Return the run to take up and its own spec. Raises UsageError where the options contradict it."""
+def take_up(
+    context: typer.Context, folder: Path, asked: SweepSpec, fields: Mapping[str, str] = _FIELDS
+) -> tuple[Run, SweepSpec]:
+    """Return the run to take up and its own spec.
+
+    fields: of the spec, by the options that are called otherwise.
+
+    Raises UsageError where the options contradict it, or it is of another command.
+    """
     run = load_run(folder)
+    if (run.head.sweep.architecture is None) != (asked.architecture is None):
+        whole = run.head.sweep.architecture is not None
+        what, command = ("whole models", "model") if whole else ("layers", "sweep")
+        raise UsageError(f"--resume: {folder} is a run of {what}; take it up with `{command}`")
     if (run.cells["role"] == "ladder").any():
         raise UsageError(f"--resume: {folder} is a ladder; begin `explain` anew")
     if asked.out is not None and asked.out.resolve() != folder.resolve():
         raise UsageError(f"--out: a resumed sweep goes on in its own folder, {folder}")
-    resume.check_options(run, _given_options(context), asked)
+    resume.check_options(run, _given_options(context, fields), asked)
     for warning in run.warnings:
         print_notice(f"notice: {warning}")
     if run.head.machine.commit.endswith("-dirty"):
@@ -119,7 +132,8 @@ def _take_up(context: typer.Context, folder: Path, asked: SweepSpec) -> tuple[Ru
     return run, resume.find_spec(run)
 
 
-def _print_missing(run: Run, made: Plan) -> None:
+def print_missing(run: Run, made: Plan) -> None:
+    """Print how many blocks of a run to take up are missing."""
     missing = resume.find_progress(run, made).missing()
     text = "blocks as the budget allows" if missing is None else f"{missing} blocks"
     say(f"{run.folder}: {text} are missing; they would be measured in fresh processes.")
@@ -189,7 +203,7 @@ def sweep_command(
         baseline=baseline, controls=controls, **asked,
     )  # fmt: skip
     if resume_run is not None:
-        resumed, spec = _take_up(context, resume_run, spec)
+        resumed, spec = take_up(context, resume_run, spec)
     machine = facts.read_machine(device=spec.device, missing_providers=blas.find_missing(spec.blas))
     if resumed is not None:  # its sets and tiles stay those that it began with
         machine = machine.with_walk(resumed.head.machine.cache_walk)
@@ -199,30 +213,35 @@ def sweep_command(
     for notice in made.notices:
         print_notice(notice)
     if dry_run:
-        _print_missing(resumed, made) if resumed else print_plan(made)
+        print_missing(resumed, made) if resumed else print_plan(made)
         return 0
     if resumed and resume.has_ended(resumed):
         print_notice(f"{resumed.folder}: nothing is missing")
         return 0 if write_outputs(resumed.folder, figures=figures, page=page) else 1
-    return signals.end_in_order(partial(_measure, made, resumed, figures=figures, page=page))
+    return signals.end_in_order(partial(measure, made, resumed, figures=figures, page=page))
 
 
-def _measure(made: Plan, resumed: Run | None, *, figures: bool, page: bool) -> int | None:
-    """Carry out a plan and write what is derived; return the exit status, None where it was interrupted."""
+def measure(
+    made: Plan, resumed: Run | None, *, figures: bool, page: bool, command: str = "sweep"
+) -> int | None:
+    """Carry out a plan and write what is derived; return the exit status, None where it was interrupted.
+
+    command: that takes the run up again.
+    """
     from harness.cli.progress import Display  # loads what analyses: a plan is printed without it
 
     with Display(made.spec.baseline) as display:
         outcome = sweep_run.run(made, display, resumed)
-    return _conclude(outcome, figures=figures, page=page)
+    return _conclude(outcome, figures=figures, page=page, command=command)
 
 
-def _conclude(outcome: sweep_run.Outcome, *, figures: bool, page: bool) -> int | None:
+def _conclude(outcome: sweep_run.Outcome, *, figures: bool, page: bool, command: str) -> int | None:
     """Write what is derived from a run and say how it ended; return the status, None if interrupted."""
     if outcome.trouble:
         print_error(outcome.trouble)
     if outcome.reason == "interrupted" or outcome.trouble:
         # Before the tables: whoever can't wait for them, or has closed the output, reads it still.
-        print_notice(f"`python -m harness sweep --resume {outcome.folder}` goes on from here")
+        print_notice(f"`python -m harness {command} --resume {outcome.folder}` goes on from here")
     written = write_outputs(outcome.folder, figures=figures, page=page)
     if outcome.reason == "interrupted":
         return None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from time import perf_counter_ns, process_time_ns, sleep
 from typing import Any
 
@@ -63,9 +63,10 @@ def watch(time: TimePasses, wall_ns: Callable[[], int] = perf_counter_ns) -> Tim
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sample:
-    """Hold one timed value and what disturbed it. The last four are a device's, see gpu_clock.py.
+    """Hold one timed value and what disturbed it. From wall_ns to throttle a device's, see gpu_clock.py.
 
-    cpu_ns: the processor time that all threads of the process took for it.
+    cpu_ns: the processor time that all threads of the process took for it. parts_ns: of elapsed_ns, by the
+    part of a whole model.
     """
 
     loops: int
@@ -79,6 +80,7 @@ class Sample:
     sm_clock_mhz: int = 0
     power_w: float = 0.0
     throttle: tuple[str, ...] = ()
+    parts_ns: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

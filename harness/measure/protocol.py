@@ -16,6 +16,7 @@ from harness.measure.clock import Sample
 from harness.package import Identity
 from harness.problem.check import Verdict
 from harness.problem.problem import Problem
+from harness.problem.transformer import Transformer
 from harness.problem.working_set import Touched
 from harness.records.facts import ProviderFacts, ThreadPool
 
@@ -173,6 +174,26 @@ class GateRequest(Request[GateAnswer | Unavailable]):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TransformerRequest(Request[GateAnswer | Unavailable]):
+    """Ask to build a whole model, check it layer by layer, warm up and calibrate.
+
+    cell, loops, min_sample_ns, threads, check_seed, count_nodes: as of a GateRequest. seed: draws the weights
+    and the tokens.
+    """
+
+    answers: ClassVar = (GateAnswer, Unavailable)
+    cell: str
+    transformer: Transformer
+    seed: int
+    loops: int
+    min_sample_ns: int
+    threads: int
+    check_seed: int
+    count_nodes: bool = False
+    kind: Literal["transformer"] = "transformer"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SampleRequest(Request[SampleAnswer | WrongOutput]):
     """Ask for one sample of a prepared cell. turn: of its slices. expected_ns: about one pass over one.
 
@@ -208,7 +229,7 @@ class MemoryRequest(Request[MemoryAnswer]):
     kind: Literal["memory"] = "memory"
 
 
-AnyRequest = GateRequest | SampleRequest | PublishedRequest | MemoryRequest
+AnyRequest = GateRequest | TransformerRequest | SampleRequest | PublishedRequest | MemoryRequest
 
 # ---- lines --------------------------------------------------------------------------------------
 

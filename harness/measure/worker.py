@@ -13,6 +13,7 @@ import signal
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from harness.backends.registry import Prepared
 from harness.errors import UnavailableError, UsageError
@@ -34,9 +35,13 @@ from harness.measure.protocol import (
     Refusal,
     SampleAnswer,
     SampleRequest,
+    TransformerRequest,
     Unavailable,
     WrongOutput,
 )
+
+if TYPE_CHECKING:
+    from harness.measure.transformer import Bench, ReadyTransformer
 
 _PR_SET_PDEATHSIG = 1  # of linux/prctl.h
 
@@ -49,6 +54,8 @@ class Worker:
         self.store = Store(device)
         self.gate = Gate(loaded.provider, self.store, device)
         self.cells: dict[str, ReadyCell] = {}
+        self.transformers: dict[str, ReadyTransformer] = {}
+        self.transformer_bench: Bench | None = None
         self.threads = 1  # that the last cell was prepared for
         self.ladder = faults.Bench(
             table=loaded.provider.table if loaded.provider else None,
@@ -64,11 +71,25 @@ class Worker:
             self.cells[request.cell] = cell
         return answer
 
+    def prepare_transformer(self, request: TransformerRequest) -> GateAnswer | Unavailable:
+        """Take the cell of a whole model through its gate."""
+        # Here, since torch takes seconds and layers on BLAS need none of it.
+        from harness.measure.transformer import Bench
+
+        self.threads = request.threads
+        self.transformer_bench = self.transformer_bench or Bench()
+        answer, cell = self.transformer_bench.prepare(request)
+        if cell is not None:
+            self.transformers[request.cell] = cell
+        return answer
+
     def sample(self, request: SampleRequest) -> SampleAnswer | WrongOutput:
         """Take one sample of a prepared cell, its slices in turn; judge what it leaves where asked to.
 
         A slice whose output is not proved yet is judged in any case.
         """
+        if whole := self.transformers.get(request.cell):
+            return whole.sample(request)
         cell = self.cells[request.cell]
         turn = request.turn % len(cell.pieces)
         piece, timing = cell.pieces[turn], self.gate.timing
@@ -96,6 +117,8 @@ class Worker:
         match request:
             case GateRequest():
                 answer = self.prepare(request)
+            case TransformerRequest():
+                answer = self.prepare_transformer(request)
             case SampleRequest():
                 answer = self.sample(request)
             case PublishedRequest():

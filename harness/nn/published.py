@@ -55,7 +55,8 @@ class _Files(Mapping[str, torch.Tensor]):
         return len(self._file_of)
 
 
-def _open(source: Source) -> Mapping[str, Any]:
+def open_published(source: Source) -> Mapping[str, Any]:
+    """Return names and tensors as they are given, or those of a file or folder, read when asked for."""
     return source if isinstance(source, Mapping) else _Files(Path(source))
 
 
@@ -256,7 +257,7 @@ def load_published(
     Raises KeyError for a name that is missing, with the names that came; ValueError for shapes that are no
     trees', and for several readings, with all of them.
     """
-    given = _open(state)
+    given = open_published(state)
     layout = _find_layout(given, prefix)
     if layout == _LEAVES:
         return _load_leaves(
@@ -282,7 +283,7 @@ def load_published_layers(
     """
     if pattern.count("{i}") != 1:
         raise UsageError(f"pattern: need {{i}} once, for the number of the layer, got {pattern!r}")
-    given = _open(source)
+    given = open_published(source)
     before, after = map(re.escape, pattern.split("{i}"))
     matches = (re.match(f"{before}([0-9]+){after}", name) for name in given)
     numbers = sorted({int(match[1]) for match in matches if match})

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from harness.problem.axes import Conditions
+from harness.problem.transformer import Transformer
 from harness.records.schema import CellRecord
 
 
@@ -22,6 +23,7 @@ class Identity(NamedTuple):
     threads: int
     seed: int
     conditions: Conditions
+    transformer: Transformer | None
 
 
 def identify(cell: CellRecord) -> Identity:

@@ -170,7 +170,8 @@ def _cell_frame(cells: list[CellRecord]) -> pd.DataFrame:
 
     rows: dict[str, dict[str, Any]] = {}
     for cell in cells:
-        known = rows.setdefault(cell.cell, cell.model_dump(exclude={"kind"}))
+        fields = cell.model_dump(exclude={"kind", "transformer"})
+        known = rows.setdefault(cell.cell, {**fields, "transformer": cell.transformer})
         if _RANK[cell.status] < _RANK[known["status"]]:
             known.update(status=cell.status, reason=cell.reason, repro=cell.repro)
     columns = [

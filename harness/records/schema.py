@@ -16,13 +16,14 @@ from pydantic import (
 )
 
 from harness.problem.axes import AXES, COLUMNS, DEFAULTS, Conditions, lists
+from harness.problem.transformer import Architecture, Transformer
 from harness.records.facts import CacheWalk, DeviceFacts, Finding, MachineFacts
 from harness.records.text import printable
 
 SCHEMA_VERSION = 1
 HEAD, LINES, LOCK = "run.json", "records.jsonl", "run.lock"
 Status = Literal["ok", "wrong", "unavailable", "failed"]
-Role = Literal["layer", "ceiling", "aa", "ladder"]
+Role = Literal["layer", "ceiling", "aa", "ladder", "model"]
 Order = Literal["interleaved", "blocked"]
 # What an implementation says, an exception's text for one: it ends in tables and on terminals.
 Shown = Annotated[str, AfterValidator(printable)]
@@ -137,6 +138,12 @@ class SweepRecord(_Record):
         default="", description="instruction set that was forced, empty for the fastest"
     )
     baseline: str = Field(default="bert-base-4095", description="model that ratios are over")
+    architecture: Architecture | None = Field(
+        default=None, description="of the whole models that were measured, None for layers alone"
+    )
+    shapes: list[str] = Field(
+        default=[], description="batches of whole models, each sequences x tokens"
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -231,6 +238,10 @@ class CellRecord(_Record):
         default=0, description="weight rows that a pass touches; 0 where not counted"
     )
     notes: dict[str, Shown]
+    transformer: Transformer | None = Field(
+        default=None,
+        description="what a pass is of, where that is a whole model and no layer alone",
+    )
     repro: Shown = Field(
         default="", description="command that repeats the check; of wrong and failed cells"
     )
@@ -275,6 +286,10 @@ class SampleRecord(_Record):
     power_w: float = 0.0
     throttle: list[str] = Field(
         default=[], description="what held the device's clock down at the sample"
+    )
+    parts_ns: dict[str, int] = Field(
+        default={},
+        description="of `elapsed_ns`, by part of a whole model; of passes in parts alone",
     )
 
 

@@ -11,6 +11,7 @@ from harness.analysis.analysis import Analysis
 from harness.records.files import write_whole
 from harness.report import drawing, latex, table
 from harness.report import ledger as report_ledger
+from harness.report import transformer as report_transformer
 from harness.report.csv import csv_frame, speeds_csv_frame
 from harness.report.formats import format_csv
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 FIGURES = ("speedup", "time_per_token", "ceilings")
 BY_BATCH = "by_batch"  # where a run has several batches
+WHOLE_MODELS = "model"  # of a run of whole models, alone
 CACHES = "caches"  # where a run began with a walk over working sets
 _FORMATS = drawing.FORMATS
 
@@ -28,6 +30,10 @@ def find_figures(analysis: Analysis) -> dict[str, Callable[[], Figure]]:
 
     A run that was ended before its first cell has nothing to draw.
     """
+    if analysis.whole_models:
+        with drawing.plain_matplotlib():
+            from harness.report import transformer_figure
+        return {WHOLE_MODELS: partial(transformer_figure.draw, analysis)}
     if not analysis.points:
         return {}
     with drawing.plain_matplotlib():
@@ -52,14 +58,22 @@ def write_plots(analysis: Analysis) -> list[Path]:
     return drawing.write_figures(analysis.folder, find_figures(analysis), _FORMATS)
 
 
+MODEL_FILES = ("table.md", "model.csv")
 TABLE_FILES = ("table.md", "table.csv", "speeds.csv", "table.tex", "ledger.json")
 
 
 def write_tables(analysis: Analysis) -> list[Path]:
     """Write table.md, table.csv, speeds.csv, table.tex and ledger.json into the run's folder; return them.
 
-    Raises OSError for the first that can't be written, when the others are.
+    Of a run of whole models table.md and model.csv. Raises OSError for the first that can't be written,
+    when the others are.
     """
+    if analysis.head.sweep.architecture is not None:
+        numbers = format_csv(report_transformer.csv_frame(analysis.whole_models))
+        found = (table.format_markdown(analysis), numbers)
+        return write_texts(
+            dict(zip((analysis.folder / n for n in MODEL_FILES), found, strict=True))
+        )
     texts = (
         table.format_markdown(analysis),
         format_csv(csv_frame(analysis)),

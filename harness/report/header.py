@@ -99,7 +99,10 @@ def head_lines(analysis: Analysis) -> list[str]:
     sweep, machine = analysis.head.sweep, analysis.head.machine
     quick = " (QUICK: small batch, few samples; not for quoting)" if sweep.quick else ""
     where = sweep.device.upper()
-    lines = [f"# Speedups of conditional over dense feedforward layers, {where}{quick}", ""]
+    what = "Speedups of conditional over dense feedforward layers"
+    if sweep.architecture is not None:
+        what = "Whole models with conditional feedforward layers"
+    lines = [f"# {what}, {where}{quick}", ""]
     lines += [f"- Machine: {format_machine(machine)}", *device_lines(machine.device)]
     lines += cache_lines(analysis)
     lines += [f"- BLAS {format_provider(p)}" for p in first_providers(analysis)]

@@ -19,6 +19,7 @@ from harness.report import gpu as report_gpu
 from harness.report import ledger as report_ledger
 from harness.report import quality as report_quality
 from harness.report import routing as report_routing
+from harness.report import transformer as report_transformer
 from harness.report.formats import (
     UNCONFIRMED,
     format_markdown_table,
@@ -265,6 +266,8 @@ def format_markdown(analysis: Analysis) -> str:
     """Return the whole report of a run as Markdown."""
     analysis = escape.each_text(analysis, escape.markdown)
     lines = head_lines(analysis)
+    if analysis.head.sweep.architecture is not None:
+        return "\n".join([*lines, *report_transformer.whole_model_lines(analysis)]) + "\n"
     lines += [f"- **IMPOSSIBLE**: {line}" for line in impossible(analysis.points)]
     for point in analysis.points:
         lines += _point_lines(analysis, point)

@@ -81,7 +81,8 @@ class Budget:
         if not self.is_bounded() or spent_s <= _GATES_SHARE * budget_s:
             return ""
         layers = {known.cell.problem.layer for known in self.cells.states if known.gated}
-        if state.gated or state.cell.provider or state.cell.problem.layer not in layers:
+        needed = state.cell.provider or state.cell.transformer
+        if state.gated or needed or state.cell.problem.layer not in layers:
             return ""
         return (
             f"left out: {spent_s:.0f} of {budget_s:g} s were spent before its turn; give more with "

@@ -13,6 +13,7 @@ from harness.measure.process_key import ProcessKey
 from harness.problem import axes, ceilings
 from harness.problem.axes import DEFAULTS, Conditions
 from harness.problem.problem import Problem
+from harness.problem.transformer import Transformer
 from harness.records.schema import Role
 from harness.sweep import estimate
 from harness.sweep.estimate import (
@@ -39,6 +40,7 @@ class Cell:
     conditions: its value on each axis; those of the problem are the problem's own. sets: of weights, where
     they are rotated. on_device: not on the CPU.
     compiles, token_block: what its implementation says of itself (registry.Implementation).
+    transformer: role model only: what a pass is of; `problem` is that of one of its FFs.
     """
 
     id: str
@@ -57,6 +59,7 @@ class Cell:
     on_device: bool = False
     compiles: bool = False
     token_block: int = 0
+    transformer: Transformer | None = None
     unwritten: bool = False  # role ladder only: the buffers are zero pages that nothing ever wrote
 
     @property
@@ -71,12 +74,16 @@ class Cell:
 
     def work(self) -> tuple[int, int]:
         """Return the flops of one pass and the bytes that it has to move."""
+        if self.transformer:
+            return self.transformer.flops(), self.transformer.bytes_moved()
         if self.role == "ceiling":
             return ceilings.count_work(self.implementation, self.problem)
         return self.problem.flops(), self.problem.bytes_moved()
 
     def check_s(self) -> float:
         """Return a guess of what checking the output takes, in seconds."""
+        if self.transformer:
+            return estimate.check_transformer_s(self.transformer)
         return GATE_S if self.role != "ceiling" or self.provider else CEILING_GATE_S
 
     def compile_s(self, *, kept: bool = False) -> float:
@@ -102,6 +109,8 @@ class Cell:
             flops, moved = self.work()
             how = "naive" if self.implementation.endswith("naive") else ""
             return flops / DEVICE_RATES[how] / 1e9 + moved / DEVICE_BYTES_PER_S
+        if self.transformer:
+            return estimate.predict_transformer_s(self.transformer)
         if self.role == "ceiling":
             return estimate.predict_s(self.implementation, self.problem)
         layer = self.problem.layer
@@ -127,7 +136,8 @@ class Cell:
 
     def is_checked_by_head(self) -> bool:
         """Say whether later processes are predicted to check its first tokens alone: see sweep/gate.py."""
-        return not self.is_run_whole() and self.predicted_s() >= LONG_PASS_S
+        long = self.predicted_s() >= LONG_PASS_S
+        return long and not self.transformer and not self.is_run_whole()
 
     def sample_s(self) -> float:
         """Return a guess of what one sample takes."""

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from harness.backends import registry
 from harness.measure.process_key import ProcessKey
 from harness.problem import ceilings
 from harness.problem.problem import Problem
+from harness.problem.transformer import CHECKED_TOKENS, Transformer
 
 _START_S = 1.5  # interpreter, libraries, drawing the operands
 _PROCESS_BYTES = 160 << 20
@@ -30,6 +33,46 @@ def predict_s(implementation: str, problem: Problem) -> float:
     """Return a guess of one pass's time in seconds."""
     flops, moved = ceilings.count_work(implementation, problem)
     return flops / _PREDICTED_FLOPS if flops else moved / _PREDICTED_BYTES
+
+
+_TRANSFORMER_FLOPS = 60e9
+_EXACT_FLOPS = 15e9  # of float64
+_BUILD_S = 3.0  # drawing the weights, and once a process importing what knows the architecture
+
+
+def predict_transformer_s(transformer: Transformer) -> float:
+    """Return a guess of one pass of a whole model, in seconds."""
+    return max(
+        transformer.flops() / _TRANSFORMER_FLOPS, transformer.bytes_moved() / _PREDICTED_BYTES
+    )
+
+
+def check_transformer_s(transformer: Transformer) -> float:
+    """Return a guess of what building a whole model and checking a pass of it takes, in seconds."""
+    checked = min(1.0, CHECKED_TOKENS / transformer.batch) * transformer.flops()
+    return _BUILD_S + transformer.architecture.layers * GATE_S + checked / _EXACT_FLOPS
+
+
+def transformer_bytes(transformers: Sequence[Transformer]) -> int:
+    """Return a guess of what whole models take in one process: they share what is not their FF.
+
+    The model as it is stands there a second time in float64 while one is checked, with some copies of what
+    leaves it. The output of each checked pass is kept.
+    """
+    found = 0
+    for architecture in {t.architecture for t in transformers}:
+        own = [t for t in transformers if t.architecture == architecture]
+        of_ff = {t.ff: t.weight_bytes() for t in own}
+        shared = 4 * architecture.weights()
+        largest = max(t.batch for t in own)
+        leaves = architecture.vocabulary if architecture.has_head else architecture.width
+        passing = 4 * largest * (4 * architecture.width + 2 * architecture.hidden + leaves)
+        outputs = 4 * leaves * sum(t.batch for t in {t.without_timers() for t in own})
+        exact = 2 * max(of_ff.values()) + 4 * 8 * leaves * min(largest, CHECKED_TOKENS)
+        cached = sum(t.cache_bytes() for t in own)
+        found += cached + shared + sum(size - shared for size in of_ff.values())
+        found += exact + passing + outputs
+    return found
 
 
 # What a core of 2020 or later does, in GFLOP/s; used for the prediction and nothing else.

@@ -126,7 +126,7 @@ class Journal:
             checked_tokens=verdict.tokens, near_ties=verdict.near_ties, worst_error=verdict.worst,
             nodes_touched=touched.nodes, entropy_bits=touched.entropy_bits,
             working_set_bytes=touched.working_set_bytes, notes={**(notes or {}), **place},
-            check_seed=self.check_seed if verdict.tokens or bad else 0,
+            transformer=cell.transformer, check_seed=self.check_seed if verdict.tokens or bad else 0,
             repro=repro.command(self.spec, cell, self.check_seed) if bad else "",
         )  # fmt: skip
         self.append(record)

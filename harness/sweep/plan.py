@@ -98,6 +98,9 @@ class Plan:
         total = 0
         for key in self.process_keys():
             cells = [cell for cell in self.cells if cell.runs_in == key]
+            if whole := [cell.transformer for cell in cells if cell.transformer]:
+                total += estimate.resident_bytes(key) + estimate.transformer_bytes(whole)
+                continue
             problems = [cell.problem for cell in cells]
             weights = locality.weight_bytes((cell.problem, cell.sets) for cell in cells)
             inputs = {p.input_key(): 0 for p in problems}
@@ -271,7 +274,7 @@ def make_plan(spec: SweepSpec, machine: Machine) -> Plan:
         ],
         notices=[*notices, *remarks],
     )
-    _check_memory(plan)
+    check_memory(plan)
     if facts:
         sweep_gpu.check_memory(plan.cells, facts)
     return plan
@@ -284,7 +287,8 @@ def describe_available(machine: Machine) -> str:
     return f"{machine.available_bytes / 2**30:.1f} GiB{given} are available"
 
 
-def _check_memory(plan: Plan) -> None:
+def check_memory(plan: Plan) -> None:
+    """Refuse what does not fit into the memory of the machine. Raises UsageError naming what is largest."""
     needed, machine = plan.memory_bytes(), plan.machine
     if needed > 0.9 * machine.available_bytes:
         largest = max(plan.cells, key=lambda c: c.weight_bytes() + c.workspace_bytes)

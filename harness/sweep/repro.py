@@ -7,6 +7,7 @@ import shlex
 from harness.problem.axes import AXES, Conditions
 from harness.problem.models import BASELINE, parse_model
 from harness.problem.problem import EXPERTS, Problem
+from harness.problem.transformer import ARCHITECTURES, DENSE, LEFT_OUT, Transformer
 from harness.sweep.cell import Cell
 from harness.sweep.spec import SweepSpec
 
@@ -60,6 +61,21 @@ def words_of(
     return words
 
 
+def _transformer_command(spec: SweepSpec, whole: Transformer) -> str:
+    """Return the command line that measures one cell of a whole model again, one block of it; empty where its
+    architecture is of a file.
+    """
+    architecture = whole.architecture
+    if architecture.name not in ARCHITECTURES:
+        return ""
+    words = [
+        "--arch", architecture.name, "--layers", str(architecture.layers), "--batch", whole.shape,
+        "--seed", str(spec.seed), "--threads", str(spec.threads), "--passes", "1",
+    ]  # fmt: skip
+    models = [] if whole.ff in (DENSE, LEFT_OUT) else ["--models", whole.ff]
+    return shlex.join([*_PROGRAM, "model", *words, *models])
+
+
 def command(spec: SweepSpec, cell: Cell, check_seed: int) -> str:
     """Return the command line that repeats the check of a cell of a sweep. check_seed: of its process."""
     if cell.role == "ladder":
@@ -67,6 +83,8 @@ def command(spec: SweepSpec, cell: Cell, check_seed: int) -> str:
             "--batch", str(spec.batches[0]), "--width", str(spec.widths[0]), "--seed", str(spec.seed),
         ]  # fmt: skip
         return shlex.join([*_PROGRAM, "explain", *own, "--blas", cell.runs_in.provider])
+    if cell.transformer:
+        return _transformer_command(spec, cell.transformer)
     words = words_of(
         cell.implementation, cell.problem, cell.conditions, model=cell.model, device=spec.device
     )

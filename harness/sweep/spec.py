@@ -8,6 +8,7 @@ from pathlib import Path
 
 from harness.problem.axes import lists
 from harness.problem.models import BASELINE, Model
+from harness.problem.transformer import Architecture
 from harness.records.schema import Order, SweepRecord
 
 
@@ -17,6 +18,7 @@ class SweepSpec:
 
     axes: the values that it takes on each axis, by the axis's name (axes.lists makes them).
     plugin_digests: of the files of each plugin as they were loaded, by source.
+    architecture, shapes: of whole models and of their batches (sequences x tokens), None for layers alone.
     timeout_s: how long a measuring process may take to answer, 0 to derive it from the prediction.
     """
 
@@ -44,6 +46,8 @@ class SweepSpec:
     order: Order = "interleaved"
     isa: str = ""
     baseline: str = BASELINE
+    architecture: Architecture | None = None
+    shapes: Sequence[str] = ()
 
     def record(self) -> SweepRecord:
         """Return what of it stands in the run."""

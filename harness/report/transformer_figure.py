@@ -1,0 +1,81 @@
+"""Own the figure of whole models: where the time of a pass goes with each layer as the FF."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+
+from harness.analysis.analysis import Analysis
+from harness.analysis.transformer import Form, WholeModel
+from harness.problem.transformer import DENSE, PARTS
+from harness.report import escape
+from harness.report.figure_style import new_figure, set_title
+from harness.report.formats import format_ratio, format_time
+from harness.report.palette import COLD, COLOURS, WARM
+from harness.report.transformer import PART_NAMES, find_parts, format_whole, name_form
+
+# What is no layer is grey, from attention's products to what is neither.
+_GREYS = {
+    "qkv": "#4d4d4d", "scores": "#767676", "projection": "#999999", "norms": "#bdbdbd",
+    "head": "#000000", "rest": "#e0e0e0",
+}  # fmt: skip
+# The FF lies at the top of its bar, so that what no layer can take away is seen as one.
+_ORDER = (*(part for part in PARTS if part != "ff"), "ff")
+
+_LONG_NAME = 12  # characters from which on a name has two lines
+
+
+def _colour(form: Form, part: str) -> str:
+    if part != "ff":
+        return _GREYS[part]
+    return COLOURS[(COLD if form.computed_by.startswith("fff_") else WARM)[0]]
+
+
+def _draw_forms(axes: Any, model: WholeModel) -> None:
+    """Draw a bar a form: its parts, and beside their sum the time of a pass without timers."""
+    forms = [form for form in model.forms if form.parts_ns]
+    highest = max((max(sum(f.parts_ns.values()), f.pass_ns) for f in forms), default=1.0)
+    for i, form in enumerate(forms):
+        below = 0.0
+        for part in _ORDER:
+            axes.bar(i, form.parts_ns[part], bottom=below, width=0.66, color=_colour(form, part))
+            below += form.parts_ns[part]
+        axes.plot([i - 0.4, i + 0.4], [form.pass_ns] * 2, color="black", lw=1.6, zorder=3)
+        speedup = "" if form.ff == DENSE else f"\n{format_ratio(form.speedup)}"
+        top = max(below, form.pass_ns) + 0.02 * highest
+        axes.text(i, top, f"{format_time(form.pass_ns)}{speedup}", ha="center", va="bottom",
+                  fontsize=8)  # fmt: skip
+    names = [name_form(form) for form in forms]
+    broken = [n.replace("-", "-\n", 1) if len(n) > _LONG_NAME else n for n in names]
+    axes.set_xticks(range(len(forms)), broken, fontsize=8)
+    axes.set_ylim(0, 1.2 * highest)
+    axes.yaxis.set_major_formatter(lambda ns, _: format_time(ns) if ns else "0")
+    axes.set_title(format_whole(model), fontsize=9)
+
+
+def draw(analysis: Analysis) -> Figure:
+    """Draw a panel a model and batch, a stacked bar for each layer that stands as the FF."""
+    analysis = escape.each_text(analysis, escape.figure)
+    models = analysis.whole_models
+    most = max(len(model.forms) for model in models)
+    figure = new_figure(max(6.5, 1.2 * most * len(models)), 5.2)
+    panels = figure.subplots(1, len(models), squeeze=False)[0]
+    for panel, model in zip(panels, models, strict=True):
+        _draw_forms(panel, model)
+    panels[0].set_ylabel("a pass of the model")
+    set_title(
+        figure, analysis.head, "Where the time of a whole model goes, by what stands as its FF"
+    )
+    seen = {part for model in models for part in find_parts(model)} - {"ff"}
+    figure.legend(
+        handles=[
+            *(Patch(color=_GREYS[part], label=PART_NAMES[part]) for part in _ORDER if part in seen),
+            Patch(color=COLOURS[WARM[0]], label="FF"), Patch(color=COLOURS[COLD[0]], label="FFF"),
+            Line2D([], [], color="black", lw=1.6, label="a pass without timers"),
+        ],
+        loc="outside lower center", ncols=4, fontsize=8, frameon=False,
+    )  # fmt: skip
+    return figure
