@@ -42,6 +42,8 @@ def touched_rows(problem: Problem) -> float:
         share = 1 / problem.n_leaves
         one = problem.data == "zeros" or problem.rows == "same"
         reached = share if one else 1 - (1 - share) ** problem.batch
+        if problem.routing != "uniform":
+            reached = len(np.unique(make_leaves(problem))) * share
         return reached * problem.neurons
     if problem.layer in EXPERTS:
         share = problem.active / problem.experts

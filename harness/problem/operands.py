@@ -110,11 +110,45 @@ def make_x(problem: Problem) -> Array:
         x[...] = exact
     router = problem.router()
     if router is not None:
-        head = x[: len(drawn)]
-        routing.steer(head, _make_w_in(router), make_leaves(router)[: len(head)])
+        _steer(x[: len(drawn)], router)
     if problem.rows == "same":
         x[1:] = x[0]
     return x
+
+
+def _steer(x: Array, router: Problem) -> None:
+    """Correct rows x in place, so that each token reaches the leaf of a chosen routing."""
+    leaves = make_leaves(router)[: len(x)]
+    if router.layer == "leaf":
+        rows, bias = _make_router(router)
+        routing.steer(x, rows[None], leaves, router.depth, bias[None])
+    else:
+        routing.steer(x, _make_w_in(router), leaves, router.depth)
+
+
+def _scale(problem: Problem, tag: str, rows: Array) -> Array:
+    """Return what scales the rows of a further set of weights that x is to follow its paths through as well.
+
+    x follows them through the first set. Rows scaled by positive factors turn every token the same way, and
+    still give other values; rounding them moves z by a fiftieth of the recipes' floor.
+    """
+    drawn = _stream(problem, tag).uniform(0.75, 1.25, (*rows.shape[:-1], 1))
+    return drawn.astype(np.float32)
+
+
+def _make_router(problem: Problem, turn: int = 0) -> tuple[Array, Array]:
+    """Return ``router`` and ``router_bias`` of a leaf FFF; turn: as of `_make_w_in`."""
+    shapes, bound = problem.weights(), problem.d_in**-0.5
+    names, chosen = ("router", "router_bias"), problem.routing != "uniform" and bool(turn)
+    tags = [f"leaf.{name}" + (f".{turn}" if turn and not chosen else "") for name in names]
+    rows, bias = (
+        _uniform(problem, tag, shapes[name], bound) for tag, name in zip(tags, names, strict=True)
+    )
+    if chosen:
+        scale = _scale(problem, f"leaf.router.{turn}", rows)
+        np.multiply(rows, scale, out=rows, casting="unsafe")
+        np.multiply(bias, scale[:, 0], out=bias, casting="unsafe")
+    return rows, bias
 
 
 def _make_w_in(problem: Problem, turn: int = 0) -> Array:
@@ -125,11 +159,8 @@ def _make_w_in(problem: Problem, turn: int = 0) -> Array:
     tag = f"{problem.layer}.w_in" + (f".{turn}" if turn else "")
     if problem.layer != "fff" or problem.routing == "uniform" or not turn:
         return _uniform(problem, tag, shape, problem.d_in**-0.5)
-    # x follows its paths through the first set. Rows scaled by positive factors turn every token the
-    # same way, and still give other values; rounding them moves z by a fiftieth of the recipes' floor.
     w_in = _make_w_in(problem)
-    scale = _stream(problem, tag).uniform(0.75, 1.25, (*shape[:-1], 1)).astype(np.float32)
-    np.multiply(w_in, scale, out=w_in, casting="unsafe")
+    np.multiply(w_in, _scale(problem, tag, w_in), out=w_in, casting="unsafe")
     return w_in
 
 
@@ -142,11 +173,17 @@ def make_weights(problem: Problem, turn: int = 0) -> tuple[Array, ...]:
     ``data="zeros"``: all 0.
     """
     made = [_make_w_in(problem, turn)]
+    steered = problem.layer == "leaf" and problem.data != "zeros"
+    routes = _make_router(problem, turn) if steered else ()
+    own = dict(zip(("router", "router_bias"), routes, strict=False))
     for name, shape in problem.weights().items():
         if name == "w_in":
             continue
         if problem.data == "zeros":
             made.append(make_aligned(shape, problem.stored))
+            continue
+        if name in own:
+            made.append(own[name])
             continue
         tag = f"{problem.layer}.{name}" + (f".{turn}" if turn else "")
         meets = problem.used_neurons if name in ("w_out", "b_out") else problem.d_in

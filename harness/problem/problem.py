@@ -18,6 +18,8 @@ Layer = Literal["ff", "fff", "leaf", "topk", "hash", "peer", "moe", "ceiling"]
 LAYERS = ("ff", "fff", "leaf", "topk", "hash", "peer", "moe")
 # Those that choose some of their experts for each token (problem/experts.py).
 EXPERTS = ("topk", "peer", "moe")
+# Those whose nodes x can be steered through.
+ROUTERS = ("fff", "leaf")
 CONTROLS = ("topk", "hash", "peer", "moe")
 # Those whose neurons stand along a path in a tree.
 TREES = ("fff", "hash")
@@ -54,9 +56,9 @@ class Problem:
     dtype: what x, the weights and y are stored in. With bfloat16 a pass multiplies what is stored and adds
     in float32, decides each turn by that sum before any rounding, and rounds to bfloat16 what it stores.
 
-    data, rows, routing: what the operands hold (recipes.py). routed_trees and routed_depth name, for an
-    FF or a control whose routing is not uniform, the FFF that x is steered through: both layers then get the
-    same x.
+    data, rows, routing: what the operands hold (recipes.py). routed_trees, routed_depth and routed_layer
+    name, for an FF or a control whose routing is not uniform, the FFF or leaf FFF that x is steered through:
+    both layers then get the same x.
 
     Raises ValueError where an extent is not positive or the layer's own extents are missing.
     """
@@ -78,6 +80,7 @@ class Problem:
     routing: str = "uniform"
     routed_trees: int = 0
     routed_depth: int = 0
+    routed_layer: Layer = "fff"
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -122,10 +125,9 @@ class Problem:
                 f"a leaf FFF has 1 tree of depth 0 to {MAX_DEPTH} and at least 1 hidden neuron a leaf, "
                 f"got trees {self.trees}, depth {self.depth}, hidden {self.hidden}"
             )
-        if self.routing != "uniform":
+        if self.routing == recipes.TRAINED:
             raise ValueError(
-                f"routing {self.routing} steers x through the nodes of an FFF; the router of a leaf FFF is "
-                "measured with routing uniform"
+                "routing trained: the traces here are of trees of single neurons; a leaf FFF takes trace:FILE"
             )
 
     def _check_experts(self) -> None:
@@ -153,7 +155,9 @@ class Problem:
             raise ValueError(f"a hash picks a path in 1 tree, got trees {self.trees}")
 
     def _check_recipes(self) -> None:
-        names_fff = self.layer != "fff" and self.routing != "uniform"
+        if self.routed_layer not in ROUTERS:
+            raise ValueError(f"routed_layer must be one of {ROUTERS}, got {self.routed_layer!r}")
+        names_fff = self.layer not in ROUTERS and self.routing != "uniform"
         if bool(self.routed_trees) != names_fff or (self.routed_depth and not names_fff):
             raise ValueError(
                 "routed_trees and routed_depth belong to a layer beside an FFF whose routing is not uniform"
@@ -173,20 +177,22 @@ class Problem:
         return DEFAULTS._replace(**own, **protocol)
 
     def router(self) -> Problem | None:
-        """Return the FFF whose paths x is made for; None where routing is uniform."""
+        """Return the FFF, or the leaf FFF, whose paths x is made for; None where routing is uniform."""
         if self.routing == "uniform":
             return None
-        if self.layer == "fff":
+        if self.layer in ROUTERS:
             return self
+        # The router of a leaf FFF is the same whatever the width of its leaves.
         return replace(
-            self, layer="fff", hidden=0, trees=self.routed_trees, depth=self.routed_depth,
+            self, layer=self.routed_layer, hidden=int(self.routed_layer == "leaf"),
+            trees=self.routed_trees, depth=self.routed_depth,
             experts=0, active=0, activation="gelu", routed_trees=0, routed_depth=0,
         )  # fmt: skip
 
     def input_key(self) -> tuple[Any, ...]:
         """Return what x depends on beside the batch: problems of one key share it."""
         router = self.router()
-        shape = (router.trees, router.depth) if router is not None else ()
+        shape = (router.layer, router.trees, router.depth) if router is not None else ()
         repeats = self.layer == "ceiling"  # a stretch of it
         # On every axis of the problem, but for how products of what was drawn are computed.
         recipe = (

@@ -15,7 +15,7 @@ ZIPF_EXPONENT = 1.0
 # The smallest pre-activation that a chosen path may hang on, as a share of its natural standard
 # deviation |w|. At width 768 this is 2e-3 of |x||w|, 4000 times the near-tie of the gate.
 _FLOOR = 0.05
-# Share of |x||w| that every deciding pre-activation must exceed after x is rounded to its dtype.
+# Share of |x||w|, and of the bias, that every deciding pre-activation must exceed after x is rounded.
 _SAFE = 1e-5
 _ATTEMPTS = 3
 
@@ -136,19 +136,19 @@ def path_of(leaves: Array, depth: int) -> tuple[Array, Array]:
 # ---- rows that go there -------------------------------------------------------------------------
 
 
-def _steer_group(x: Array, w: Array, right: Array) -> Array:
-    """Return rows x (tokens, d_in), in their dtype, corrected so that x w^T has the signs of one path.
+def _steer_group(x: Array, w: Array, bias: Array, right: Array) -> Array:
+    """Return rows x (tokens, d_in), in their dtype, corrected so that x w^T + bias has the signs of one path.
 
-    w (turns, d_in) in float64, right (turns,). A pre-activation of the wrong sign is reflected, so that
-    its magnitude is the natural one; only those under the floor are raised to it.
+    w (turns, d_in) and bias (turns,) in float64, right (turns,). A pre-activation of the wrong sign is
+    reflected, so that its magnitude is the natural one; only those under the floor are raised to it.
     """
     sign = np.where(right, 1.0, -1.0)
     norms = np.linalg.norm(w, axis=1)
     gram = w @ w.T
     for attempt in range(_ATTEMPTS):
         rows = x.astype(np.float64)
-        z = rows @ w.T
-        safe = _SAFE * np.linalg.norm(rows, axis=1)[:, None] * norms
+        z = rows @ w.T + bias
+        safe = _SAFE * (np.linalg.norm(rows, axis=1)[:, None] * norms + np.abs(bias))
         if attempt and (sign * z >= safe).all():
             return x
         target = sign * np.maximum(np.abs(z), _FLOOR * (attempt + 1) * norms)
@@ -158,31 +158,36 @@ def _steer_group(x: Array, w: Array, right: Array) -> Array:
         except np.linalg.LinAlgError:
             break
         x = rows.astype(x.dtype)
-    z = x.astype(np.float64) @ w.T
+    z = x.astype(np.float64) @ w.T + bias
     if not (sign * z >= safe).all():
         raise ValueError(
-            "x can't be steered along a chosen path: its rows of w_in are nearly dependent"
+            "x can't be steered along a chosen path: the rows of its nodes are nearly dependent"
         )
     return x
 
 
-def steer(x: Array, w_in: Array, leaves: Array) -> None:
+def steer(x: Array, rows: Array, leaves: Array, depth: int, bias: Array | None = None) -> None:
     """Correct x (batch, d_in) in place so that each token reaches its leaf in each tree.
 
-    w_in (trees, n_nodes, d_in), leaves (batch, trees). Tokens of one path are corrected together: the
-    smallest change of x, in the least squares sense, that gives every deciding pre-activation its sign.
+    rows (trees, nodes, d_in): of w_in, or of a router, those that decide before all others, 2**depth - 1 of
+    them; bias (trees, nodes) is added to what they make of x, 0 where None. leaves (batch, trees). Tokens of
+    one path are corrected together: the smallest change of x, in the least squares sense, that gives every
+    deciding pre-activation its sign.
 
-    Raises ValueError where the rows of w_in on a path are too nearly dependent.
+    Raises ValueError where the rows on a path are too nearly dependent.
     """
-    trees, n_nodes, d_in = w_in.shape
-    depth = (n_nodes + 1).bit_length() - 2
+    trees, n_nodes, d_in = rows.shape
     if not depth:
         return
     paths, first_of = np.unique(leaves, axis=0, return_inverse=True)
     order = np.argsort(first_of.ravel(), kind="stable")
     ends = np.cumsum(np.bincount(first_of.ravel(), minlength=len(paths)))
     nodes, right = path_of(paths, depth)
-    rows = (nodes + n_nodes * np.arange(trees)[:, None]).reshape(len(paths), -1)
-    flat = w_in.reshape(-1, d_in)
+    found = (nodes + n_nodes * np.arange(trees)[:, None]).reshape(len(paths), -1)
+    flat = rows.reshape(-1, d_in)
+    added = np.zeros(len(flat)) if bias is None else bias.reshape(-1).astype(np.float64)
     for p, tokens in enumerate(np.split(order, ends[:-1])):
-        x[tokens] = _steer_group(x[tokens], flat[rows[p]].astype(np.float64), right[p].ravel())
+        own = found[p]
+        x[tokens] = _steer_group(
+            x[tokens], flat[own].astype(np.float64), added[own], right[p].ravel()
+        )

@@ -17,7 +17,7 @@ from harness.measure.process_key import ProcessKey
 from harness.problem import recipes, routing
 from harness.problem.axes import AXES, Conditions
 from harness.problem.models import Model, parse_model
-from harness.problem.problem import Problem
+from harness.problem.problem import ROUTERS, Problem
 from harness.records.facts import DeviceFacts
 from harness.sweep import ceilings as sweep_ceilings
 from harness.sweep import estimate
@@ -371,18 +371,21 @@ def combine(spec: SweepSpec, dtypes: Sequence[str]) -> tuple[list[Conditions], l
 def apply_conditions(problem: Problem, conditions: Conditions, models: Sequence[Model]) -> Problem:
     """Return a problem under conditions; with a chosen routing an FF gets the x of the sweep's one FFF.
 
+    Leaf FFFs of one depth are one, whatever the width of their leaves: their routers are the same.
+
     Raises UsageError where there is not exactly one FFF, its turns exceed d_in, or a trace does not fit.
     """
     changes: dict[str, Any] = {**conditions.of("problem")}
     if conditions.routing != "uniform":
-        trees = {(m.trees, m.depth): m.name for m in models if m.layer == "fff"}
+        trees = {(m.layer, m.trees, m.depth): m.name for m in models if m.layer in ROUTERS}
         if len(trees) != 1:
             raise UsageError(
                 f"--routing {conditions.routing}: the input is made for one FFF, so that it and the FF get "
                 f"the same x; --models has {len(trees)} ({', '.join(trees.values()) or 'none'})"
             )
-        if problem.layer != "fff":
-            changes["routed_trees"], changes["routed_depth"] = next(iter(trees))
+        if problem.layer not in ROUTERS:
+            names = ("routed_layer", "routed_trees", "routed_depth")
+            changes |= zip(names, next(iter(trees)), strict=True)
     try:
         changed = replace(problem, **changes)
         router = changed.router()

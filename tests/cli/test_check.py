@@ -91,6 +91,7 @@ def test_a_wrong_record_of_a_sweep_names_the_command(
         ["--seed", "3", "--isa", "generic"],
         ["--dtype", "float32,bfloat16"],
         ["--routing", "zipf,single", "--models", "2x3,ff-30", "--baseline", "ff-30"],
+        ["--routing", "zipf,single", "--models", "leaf-2x3,ff-30", "--baseline", "ff-30"],
         ["--data", "zeros", "--weights", "hot,rotated,flushed"],
         ["--rows", "same", "--batch", "1,7"],
     ],

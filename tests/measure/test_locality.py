@@ -19,8 +19,9 @@ from harness.measure.timing import HostTiming
 from harness.problem import working_set
 from harness.problem.axes import AXES, Axis
 from harness.problem.check import Verdict, check
+from harness.problem.leaf import leaf_oracle
 from harness.problem.operands import Operands, make_operands, make_weights
-from harness.problem.problem import Layer, Problem
+from harness.problem.problem import ROUTERS, Layer, Problem
 
 FFF = Problem(layer="fff", batch=9, d_in=24, d_out=16, depth=3, trees=1, seed=1)
 FF = Problem(layer="ff", batch=9, d_in=24, d_out=16, hidden=30, seed=1)
@@ -61,14 +62,14 @@ def with_prepare(
         pytest.param(i, routing, id=f"{i.id}-{routing}")
         for i in registry.layers()
         for routing in ("uniform", "zipf", "single")
-        if "cpu" in i.devices and (i.layer != "leaf" or routing == "uniform")
+        if "cpu" in i.devices
     ],
 )
 def test_rotation_passes_its_gate(implementation: Implementation, routing: str) -> None:
     """Every implementation is right on each set of weights, and takes them in turn."""
     layer = implementation.layer
     shape = {"depth": 3, "trees": 1} if layer == "fff" else EXTENTS[layer]
-    steered = layer != "fff" and routing != "uniform"
+    steered = layer not in ROUTERS and routing != "uniform"
     router = {"routed_trees": 1, "routed_depth": 3} if steered else {}
     problem = Problem(
         layer=layer, batch=9, d_in=24, d_out=16, seed=1, routing=routing, **shape, **router
@@ -189,6 +190,19 @@ def test_touched_rows_of_chosen_paths(routing: str) -> None:
     problem = replace(FFF, batch=40, trees=2, routing=routing)
     counted = working_set.count_nodes(problem, make_operands(problem)).nodes
     assert locality.touched_rows(problem) == counted
+
+
+@pytest.mark.parametrize("routing", ["zipf", "single"])
+def test_touched_rows_of_chosen_leaves(routing: str) -> None:
+    """The neurons of leaves that a chosen routing touches are those of the leaves that the oracle finds."""
+    problem = Problem(
+        layer="leaf", batch=40, d_in=24, d_out=16, hidden=7, depth=4, trees=1, routing=routing
+    )
+    operands = make_operands(problem)
+    weights = dict(zip(problem.weights(), operands.weights(), strict=True))
+    truth = leaf_oracle(operands.x, **weights, depth=problem.depth)
+    leaves = len(np.unique(truth.nodes[:, 0, -1]))
+    assert locality.touched_rows(problem) == pytest.approx(7 * leaves)
 
 
 def test_expected_rows_of_uniform() -> None:

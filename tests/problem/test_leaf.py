@@ -146,14 +146,12 @@ def test_names_of_models() -> None:
 
 
 def test_what_is_no_leaf_layer() -> None:
-    """Several trees, no neuron, a chosen routing and an unknown activation are refused."""
+    """Several trees, no neuron and an unknown activation are refused."""
     shape: dict[str, Any] = {"layer": "leaf", "batch": 2, "d_in": 8, "d_out": 8}
     with pytest.raises(ValueError, match="a leaf FFF has 1 tree"):
         Problem(**shape, hidden=2, depth=1, trees=2)
     with pytest.raises(ValueError, match="at least 1 hidden neuron"):
         Problem(**shape, depth=1, trees=1)
-    with pytest.raises(ValueError, match="routing zipf steers x through the nodes of an FFF"):
-        Problem(**shape, hidden=2, depth=1, trees=1, routing="zipf")
     with pytest.raises(ValueError, match="activation must be gelu"):
         Problem(**shape, hidden=2, depth=1, trees=1, activation="silu")
 

@@ -235,7 +235,7 @@ def test_dependent_rows_are_refused() -> None:
     w_in = np.ones((1, 7, 12), np.float32)
     x = np.random.default_rng(0).standard_normal((4, 12), dtype=np.float32)
     with pytest.raises(ValueError, match="nearly dependent"):
-        routing.steer(x, w_in, np.full((4, 1), 1))
+        routing.steer(x, w_in, np.full((4, 1), 1), 2)
 
 
 @pytest.mark.parametrize(
