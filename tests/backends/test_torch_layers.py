@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 import scripted
 from conformance import Case, judge, prepare
+from extents import EXTENTS
 from made_machines import SMALL
 
 from harness import cli
 from harness.backends import registry, torch_compiled, torch_layers, torch_library
-from harness.backends.registry import Context
+from harness.backends.registry import Context, Implementation
 from harness.measure.process import MeasuringProcess
 from harness.measure.process_key import ProcessKey
 from harness.problem.operands import make_aligned, make_operands
@@ -307,3 +308,25 @@ def test_a_batched_product_copies_no_more_than_a_chunk() -> None:
     assert on_gpu > 16 * together
     narrow = replace(large, dtype="float32")
     assert torch_layers._together(narrow, torch_layers._ff_bmm_parts(narrow), "cpu") > together
+
+
+@needs_torch
+@pytest.mark.parametrize(
+    "implementation",
+    [
+        pytest.param(i, id=i.id)
+        for i in registry.layers()
+        if i.library is torch_library.TORCH and "cuda" in i.devices and not i.costly_prepare
+    ],
+)
+def test_a_device_gets_the_weights_of_every_layer(implementation: Implementation) -> None:
+    """The verdict on a device, here the host's memory, takes all operands of each layer and a second set."""
+    from device_conformance import judge_on
+    from shim_torch import HostDevice
+
+    for dtype in implementation.dtypes:
+        problem = Problem(
+            layer=implementation.layer, batch=13, d_in=9, d_out=7, dtype=dtype,
+            **EXTENTS[implementation.layer],
+        )  # fmt: skip
+        assert judge_on(HostDevice(), implementation, problem) == ""

@@ -10,9 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conformance import Case, judge, judge_ties, prepare, with_x
+from device_conformance import judge_on
 from interpreted import leaves, plant, registered
+from shim_torch import HostDevice
 
-from harness.backends import triton_tiling
+from harness.backends import registry, triton_tiling
 from harness.problem.check import check
 from harness.problem.operands import Operands, make_operands
 from harness.problem.problem import ACTIVATIONS, DTYPES, Problem
@@ -113,6 +115,13 @@ def test_not_finite_stays_in_its_rows(value: float, activation: str) -> None:
 def test_the_registered_preparation() -> None:
     """What the registry holds, its choice among all tiles included, is right."""
     assert judge(registered("leaf_triton_grouped"), leaf(17, 3, 2, 4, 1)) == ""
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_sets_of_weights_in_turn(dtype: str) -> None:
+    """As on a device, with a second set of all six weights in turn, every pass is right."""
+    problem = leaf(17, 3, 2, 4, 1, dtype=dtype)
+    assert judge_on(HostDevice(), registry.get("leaf_triton_grouped"), problem) == ""
 
 
 FAULTS = {
