@@ -83,13 +83,6 @@ _TERMINAL = {
 _COLOURS, _ELSEWHERE = ("FORCE_COLOR", "CLICOLOR_FORCE", "PY_COLORS"), ("XDG_", "GIT_")
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    """Let workers share out groups of tests: what the tests of a group share is then made once."""
-    # No option of pyproject.toml: pytest-benchmark takes one for workers, and measures nothing beside them.
-    if config.getoption("dist", "no") == "load":
-        config.option.dist = "loadgroup"
-
-
 @pytest.fixture(scope="session", autouse=True)
 def _environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Give all tests, and the processes that they start, one home, locale and terminal."""
