@@ -134,19 +134,6 @@ def test_what_passed_elsewhere_is_left_out(suite: Path) -> None:
     assert "2 passed, 1 skipped, 2 deselected" in done.stdout
 
 
-def test_a_group_of_workers_is_no_part_of_a_name(tmp_path: Path) -> None:
-    """A test that ran in a group of workers is the one that another environment skipped in none."""
-    case = '<testcase classname="tests.test_a" name="test_x[a@b]{}">{}</testcase>'
-    skipped = '<skipped message="no torch">x: no torch</skipped>'
-    for name, text in (("core", case.format("@shared_a", "")), ("full", case.format("", skipped))):
-        (tmp_path / f"{name}.xml").write_text(f"<testsuites>{text}</testsuites>")
-    words = [f"{name}={tmp_path / name}.xml" for name in ("core", "full")]
-    done = subprocess.run(
-        [sys.executable, str(LEDGER), *words], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stdout
-
-
 def test_an_empty_report_is_a_fault(tmp_path: Path) -> None:
     """A report without a test proves nothing and fails."""
     (tmp_path / "x.xml").write_text("<testsuites></testsuites>")

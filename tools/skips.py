@@ -10,7 +10,6 @@ need a real GPU; they are counted and listed instead.
 
 from __future__ import annotations
 
-import re
 import sys
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterable
@@ -38,10 +37,6 @@ class Outcome:
         return f"{self.module}::{self.name}" if self.name else self.module
 
 
-# What pytest-xdist puts behind the name of a test whose group runs in one process.
-_GROUP = re.compile(r"@\w+$")
-
-
 def read(environment: str, path: Path) -> list[Outcome]:
     """Return the outcomes of a JUnit file of pytest's."""
     found = []
@@ -52,7 +47,7 @@ def read(environment: str, path: Path) -> list[Outcome]:
             # The text ends in the reason; the message of a module that was skipped names no more.
             reason = (skipped.text or skipped.get("message") or "").rpartition(": ")[2].strip()
             reason = reason.strip("()'") or "skipped"
-        module, name = case.get("classname", ""), _GROUP.sub("", case.get("name", ""))
+        module, name = case.get("classname", ""), case.get("name", "")
         if not module:  # pytest's form of a module that skipped itself as it was collected
             module, name = name, ""
         marks = {p.get("name") for p in case.iter("property")}
@@ -85,7 +80,7 @@ def files_to_run_again(outcomes: Iterable[Outcome]) -> list[str]:
 
 def _id(node: str) -> str:
     """Return a test's id, as an outcome has it, by pytest's name for it."""
-    path, bracket, parameters = _GROUP.sub("", node).partition("[")
+    path, bracket, parameters = node.partition("[")
     module, *names = path.split("::")
     *classes, name = names or [""]
     home = ".".join([module.removesuffix(".py").replace("/", "."), *classes])
