@@ -33,9 +33,6 @@ from harness.sweep import run as sweep_run
 from harness.sweep.cell import make_cell
 from harness.sweep.spec import SweepSpec
 
-# What one of them makes serves all: in one process.
-pytestmark = pytest.mark.xdist_group("plugin")
-
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENT = ROOT / "docs" / "adding-an-implementation.md"
 

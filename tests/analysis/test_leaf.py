@@ -21,9 +21,6 @@ from harness.report.files import write_tables
 from harness.report.page import format_page
 from harness.sweep import plan
 
-# What one of them makes serves all: in one process.
-pytestmark = pytest.mark.xdist_group("leaf_analysis")
-
 # Seconds a pass, by implementation: FF level 3 is the fastest FF, level 2 the faster leaf FFF: 1.5 times.
 TIMES = {
     "ff_l1_blas": 9.0, "ff_l3_blas": 3.0, "leaf_l1_blas": 4.0, "leaf_l2_blas": 2.0,

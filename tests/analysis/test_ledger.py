@@ -19,9 +19,6 @@ from harness.records.reader import Run
 from harness.report.files import write_tables
 from harness.sweep import plan
 
-# What one of them makes serves all: in one process.
-pytestmark = pytest.mark.xdist_group("ledger_analysis")
-
 # Seconds a pass at the paper's problem: level 2 is 78x over the fastest FF and 255x at its own level.
 TIMES = {
     "ff_l1_blas": 10.0, "ff_l2_blas": 25.5, "ff_l3_blas": 7.8, "ff_l3_tiled": 9.0,

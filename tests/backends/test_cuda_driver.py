@@ -20,10 +20,7 @@ from harness.backends.cuda_launch import KERNELS
 
 pytest.importorskip("torch")
 _REASON = shim.unavailable() or cuda_compile.unavailable()
-pytestmark = [
-    pytest.mark.skipif(bool(_REASON), reason=_REASON),
-    pytest.mark.xdist_group("cuda_driver"),
-]
+pytestmark = pytest.mark.skipif(bool(_REASON), reason=_REASON)
 
 ROOT = Path(__file__).parents[2]
 JUDGE = ROOT / "tests" / "fabricate" / "shim_torch.py"

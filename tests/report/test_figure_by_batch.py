@@ -13,9 +13,6 @@ from harness.report import figure_by_batch
 from harness.report.files import find_figures
 from harness.sweep import ceilings as sweep_ceilings
 
-# What one of them makes serves all: in one process.
-pytestmark = pytest.mark.xdist_group("figure_by_batch_report")
-
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Run:

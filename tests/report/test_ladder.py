@@ -35,9 +35,6 @@ from harness.sweep import ceilings as sweep_ceilings
 from harness.sweep import defaults, plan
 from harness.sweep import ladder as sweep_ladder
 
-# What one of them makes serves all: in one process.
-pytestmark = pytest.mark.xdist_group("ladder_report")
-
 FAULTY = tuple(native.LADDER)
 
 # Seconds a pass, by implementation and protocol: round numbers, so that the factors can be told.

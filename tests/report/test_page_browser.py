@@ -24,7 +24,6 @@ axe = pytest.importorskip(
 )
 CHROMIUM = shutil.which("chromium")
 pytestmark = [
-    pytest.mark.xdist_group("page_browser"),
     pytest.mark.slow,
     pytest.mark.skipif(CHROMIUM is None, reason="no chromium is installed"),
 ]

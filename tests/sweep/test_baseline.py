@@ -21,9 +21,6 @@ from harness.records.reader import Run, load_run
 from harness.report import csv as report_csv
 from harness.report import figure_by_batch, formats, table
 
-# What one of them makes serves all: in one process.
-pytestmark = pytest.mark.xdist_group("baseline_sweep")
-
 SWEEP = ["sweep", "--width", "24", "--levels", "1,3", "--models", "1x3", "--processes", "1", "--passes", "2",
          "--skip", "ceiling_*,*torch*", "--no-figures"]  # fmt: skip
 

@@ -28,9 +28,6 @@ from harness.sweep import run as sweep_run
 from harness.sweep.cell import Cell, make_twin
 from harness.sweep.spec import SweepSpec
 
-# What one of them makes serves all: in one process.
-pytestmark = pytest.mark.xdist_group("conditions_sweep")
-
 SPEC = SweepSpec(
     levels=[1], device="cpu", models=parse_models("ff-40,1x3"), batches=[20], widths=[24],
     only=["*_l1_blas"], skip=["ceiling_*"], blas=["scipy"], threads=1, seed=0, passes=2,

@@ -16,9 +16,6 @@ from harness.errors import UsageError
 from harness.records.reader import load_run
 from harness.sweep.journal import Journal
 
-# What one of them makes serves all: in one process.
-pytestmark = pytest.mark.xdist_group("plugin_identity_sweep")
-
 SOURCE = """
 from pathlib import Path
 from scipy.special import erf

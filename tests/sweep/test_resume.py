@@ -30,9 +30,6 @@ from harness.sweep import resume
 from harness.sweep import run as sweep_run
 from harness.sweep.plan import make_plan
 
-# What one of them makes serves all: in one process.
-pytestmark = pytest.mark.xdist_group("resume_sweep")
-
 ROOT = Path(__file__).resolve().parents[2]
 
 

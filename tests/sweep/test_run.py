@@ -31,9 +31,6 @@ from harness.records.reader import Run, load_run
 from harness.records.schema import SampleRecord
 from harness.sweep import run as sweep_run
 
-# What one of them makes serves all: in one process.
-pytestmark = pytest.mark.xdist_group("run_sweep")
-
 TINY = ["--batch", "9", "--width", "16", "--models", "bert-base-4095,2x3", "--skip", "ceiling*"]
 LOST = {
     WRONG: "wrong", TURNS_WRONG: "wrong", KILLED: "failed", EXITS: "failed", RAISES: "failed",
