@@ -15,7 +15,10 @@ from harness.problem.operands import make_aligned, make_operands
 from harness.problem.problem import Problem
 
 BATCH, WIDTH = 256, 768
-MODELS = {"ff": BASELINE, "fff": "ultrafastbert-1x11", "leaf": "leaf-16x8"}
+MODELS = {
+    "ff": BASELINE, "fff": "ultrafastbert-1x11", "leaf": "leaf-16x8", "topk": "topk-12", "hash": "hash-12",
+    "peer": "peer-12", "moe": "moe-256x16-k1",
+}  # fmt: skip
 
 
 @pytest.fixture(scope="session")
@@ -31,15 +34,18 @@ def _group(implementation: Implementation) -> str:
 
 
 @pytest.mark.parametrize(
-    "implementation",
-    [i for i in registry.layers() if "cpu" in i.devices and not i.unavailable()],
-    ids=lambda i: i.id,
+    ("implementation", "model"),
+    [
+        pytest.param(i, MODELS[i.layer], id=i.id)
+        for i in registry.layers()
+        if "cpu" in i.devices and not i.unavailable()
+    ],
 )
-def test_pass(benchmark: Any, provider: blas.Provider, implementation: Implementation) -> None:
+def test_pass(
+    benchmark: Any, provider: blas.Provider, implementation: Implementation, model: str
+) -> None:
     """Time one pass of an implementation, after its output has been checked."""
-    problem: Problem = parse_model(MODELS[implementation.layer]).problem(
-        batch=BATCH, width=WIDTH, seed=0
-    )
+    problem: Problem = parse_model(model).problem(batch=BATCH, width=WIDTH, seed=0)
     operands = make_operands(problem)
     context = Context(
         provider=provider if implementation.needs_provider else None,
@@ -52,7 +58,7 @@ def test_pass(benchmark: Any, provider: blas.Provider, implementation: Implement
     assert verdict.ok, verdict.reason
     benchmark.group = _group(implementation)
     benchmark.extra_info.update(
-        model=MODELS[implementation.layer],
+        model=model,
         batch=BATCH,
         flops=problem.flops(),
         provider=provider.describe() if implementation.needs_provider else "",

@@ -22,8 +22,6 @@ from harness.sweep.plan import Plan
 from harness.sweep.spec import SweepSpec
 from harness.sweep.state import CellTable
 
-# What one of them makes serves all: in one process.
-pytestmark = pytest.mark.xdist_group("transformer_sweep")
 
 CONFIGURATION = {
     "model_type": "bert", "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2,
