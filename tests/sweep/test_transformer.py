@@ -22,7 +22,6 @@ from harness.sweep.plan import Plan
 from harness.sweep.spec import SweepSpec
 from harness.sweep.state import CellTable
 
-
 CONFIGURATION = {
     "model_type": "bert", "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2,
     "num_attention_heads": 2, "vocab_size": 50, "max_position_embeddings": 16,
