@@ -44,6 +44,10 @@ COMMANDS = {
         "runs",
         "Put the runs of several machines into one table, a row for each machine and shape.",
     ),
+    "export": (
+        "export",
+        "Write a run in the format of another program: of trackers, monitors, benchmark tools, frames.",
+    ),
     "doctor": (
         "machine",
         "Say what is wrong for measuring here and what to do about it; nothing is changed.",

@@ -10,7 +10,7 @@ import typer
 
 from harness.cli import options
 from harness.cli.streams import print_error, print_notice, say
-from harness.errors import UsageError
+from harness.errors import UnknownNameError, UsageError
 from harness.records.reader import Run, load_run
 
 if TYPE_CHECKING:
@@ -140,6 +140,9 @@ def report_command(
     return _name([path])
 
 
+_COMPARISON_FORMATS = ("table", "csv", "json", "junit")
+
+
 def compare_command(
     a: Annotated[Path, typer.Argument(help="Folder of the run to compare with.", metavar="A")],
     b: Annotated[Path, typer.Argument(help="Folder of the run that is judged.", metavar="B")],
@@ -158,8 +161,17 @@ def compare_command(
             help="With --fail-on-slower: let cells pass that A measured and B did not.",
         ),
     ] = False,
-    csv: Annotated[bool, typer.Option("--csv", help="Print CSV instead of a table.")] = False,
-    json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+    name: Annotated[
+        str | None,
+        typer.Option(
+            "--format",
+            metavar="FORMAT",
+            help="table, csv, json, or junit: XML for continuous integration, where a regression is a "
+            "failure. [default: table]",
+        ),
+    ] = None,
+    csv: Annotated[bool, typer.Option("--csv", help="Print CSV: --format csv.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON: --format json.")] = False,
 ) -> int:
     """Say of each cell whether run B is faster, slower or the same as run A, or that it can't be told.
 
@@ -169,27 +181,31 @@ def compare_command(
     from harness.analysis import compare
     from harness.report import compare as report_compare
 
-    if csv and json:
-        raise UsageError("--csv and --json: give one of them")
+    given = {"--csv": "csv" if csv else None, "--json": "json" if json else None, "--format": name}
+    chosen = {option: form for option, form in given.items() if form is not None}
+    if len(chosen) > 1:
+        raise UsageError(f"{' and '.join(chosen)}: give one of them")
+    form = next(iter(chosen.values()), "table")
+    if form not in _COMPARISON_FORMATS:
+        raise UnknownNameError("format", form, _COMPARISON_FORMATS)
     if fail_on_slower is not None and not fail_on_slower >= 0:
         raise UsageError(f"--fail-on-slower: need 0 or more percent, got {fail_on_slower:g}")
     comparison = compare.compare(load_layers(a), load_layers(b))
-    if csv:
+    lost = [] if allow_missing else comparison.lost
+    slower = comparison.slower_than(fail_on_slower or 0.0)
+    if form == "csv":
         text = report_compare.format_comparison_csv(comparison)
-    elif json:
+    elif form == "json":
         text = report_compare.format_comparison_json(comparison)
+    elif form == "junit":
+        text = report_compare.format_comparison_junit(comparison, slower, lost)
     else:
         text = report_compare.format_comparison(comparison)
     say(text.removesuffix("\n"))
     if fail_on_slower is None:
         return 0
-    lost = [] if allow_missing else comparison.lost
-    for line in lost:
+    for line in [*lost, *map(report_compare.describe_change, slower)]:
         print_error(line)
-    slower = comparison.slower_than(fail_on_slower)
-    for change in slower:
-        why = report_compare.format_change(change.change) if change.change else change.reason
-        print_error(f"{change.cell} is {change.verdict}: {why}")
     return 1 if slower or lost else 0
 
 
