@@ -7,6 +7,7 @@ from importlib import import_module
 import typer
 import typer.exceptions
 
+from harness.cli.exit_status import EPILOG, ExitStatus
 from harness.errors import UsageError
 
 # Each command's module, and the first words of its help.
@@ -77,17 +78,18 @@ def make_app(asked: str) -> typer.Typer:
         add_completion=False,
         pretty_exceptions_enable=False,
         rich_markup_mode=None,
+        epilog=EPILOG,
     )
     for name, (module, summary) in COMMANDS.items():
         if name == asked:
             home = import_module(f"harness.cli.{module}")
-            app.command(name)(getattr(home, f"{name.replace('-', '_')}_command"))
+            app.command(name, epilog=EPILOG)(getattr(home, f"{name.replace('-', '_')}_command"))
         else:
             app.command(name, help=summary)(_not_asked)
     return app
 
 
-def run(arguments: list[str]) -> int:
+def run(arguments: list[str]) -> ExitStatus:
     """Carry out a command line and return its exit status. Raises UsageError for a mistake in it."""
     command = typer.main.get_command(make_app(arguments[0] if arguments else ""))
     try:
@@ -97,5 +99,6 @@ def run(arguments: list[str]) -> int:
     except typer.exceptions.TyperException as error:
         raise UsageError(error.format_message()) from None
     except typer.Abort:
-        return 130
-    return int(status or 0)
+        return ExitStatus.INTERRUPTED
+    # Typer itself returns a number for --help.
+    return ExitStatus(status or ExitStatus.CLEAN)

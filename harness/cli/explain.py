@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from harness.cli import options, signals
+from harness.cli.exit_status import ExitStatus
 from harness.cli.runs import try_to_write, write_report_page
 from harness.cli.streams import print_error, print_notice, say
 from harness.paper import ladder as paper_ladder
@@ -37,14 +38,14 @@ def explain_command(
     processes: options.Processes = defaults.PROCESSES,
     dry_run: options.DryRun = False,
     out: options.Out = None,
-) -> int:
+) -> ExitStatus:
     """Say what the published speedup is made of: from its protocol to a strict one, a fault at a time.
 
     Measures UltraFastBERT-1x11 against the fastest FF first as the benchmark published with the paper did,
     then with one fault mended after the other, and writes the page explain.md with a table and a figure.
     """
     if run is not None:
-        return 0 if _write_page(run) else 1
+        return ExitStatus.CLEAN if _write_page(run) else ExitStatus.BAD
     # What measures needs the compiled extension, which a page of a finished run does without.
     from harness.backends import blas
     from harness.cli.sweep import print_plan, see_caches
@@ -70,12 +71,15 @@ def explain_command(
         print_notice(notice)
     if dry_run:
         print_plan(made)
-        return 0
+        return ExitStatus.CLEAN
     return signals.end_in_order(partial(_measure, made))
 
 
-def _measure(made: Plan) -> int | None:
-    """Carry out a ladder and write its page; return the exit status, None where it was interrupted."""
+def _measure(made: Plan) -> ExitStatus | None:
+    """Carry out a ladder and write its page; return the exit status, None where it was interrupted.
+
+    `sweep --resume` refuses a ladder, so that an interrupted one has nothing to resume.
+    """
     from harness.cli.progress import Display  # loads what analyses: a plan is printed without it
     from harness.sweep import run as sweep_run
 
@@ -87,7 +91,7 @@ def _measure(made: Plan) -> int | None:
     if outcome.reason == "interrupted":
         return None
     bad = outcome.wrong or outcome.failed or outcome.trouble or not written
-    return 1 if bad else 0
+    return ExitStatus.BAD if bad else ExitStatus.CLEAN
 
 
 def _write_page(folder: Path) -> bool:

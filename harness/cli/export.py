@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from harness.cli import options
+from harness.cli.exit_status import ExitStatus
 from harness.cli.streams import print_notice, say
 from harness.errors import UnknownNameError, UsageError
 from harness.cli.runs import load_layers
@@ -34,7 +35,7 @@ def export_command(
             "asv and parquet]",
         ),
     ] = None,
-) -> int:
+) -> ExitStatus:
     """Write a run in the format of another program: of trackers, monitors, benchmark tools, frames.
 
     Every right cell stands there under its id, with its time, interval and samples as far as the format holds
@@ -58,10 +59,10 @@ def export_command(
     if out is None:
         assert isinstance(chosen, export.TextFormat)  # the others need a place
         say(chosen.make(measured).removesuffix("\n"))
-        return 0
+        return ExitStatus.CLEAN
     try:
         written = export.write_export(measured, name, out)
     except OSError as error:
         raise UsageError(f"--out: can't write to {out}: {error.strerror}") from None
     say(f"Written: {', '.join(map(str, written))}")
-    return 0
+    return ExitStatus.CLEAN

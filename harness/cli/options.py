@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from harness.cli.exit_status import ExitStatus
 from harness.errors import UsageError
 from harness.paper.published import PAPER_BATCH
 from harness.problem import axes
@@ -152,7 +153,7 @@ def describe_axis(axis: Axis) -> str:
     return f"{axis.asks}: a list of {known}. [default: {'; '.join(usual)}]"
 
 
-def take_axes(command: Callable[..., int], *, behind: str) -> Callable[..., int]:
+def take_axes(command: Callable[..., ExitStatus], *, behind: str) -> Callable[..., ExitStatus]:
     """Give a command that takes words by name (`**asked`) an option for each axis, behind one of its own."""
     parameters = []
     for parameter in inspect.signature(command, eval_str=True).parameters.values():

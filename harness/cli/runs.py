@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from harness.cli import options
+from harness.cli.exit_status import ExitStatus
 from harness.cli.streams import print_error, print_notice, say
 from harness.errors import UnknownNameError, UsageError
 from harness.records.reader import Run, load_run
@@ -79,7 +80,7 @@ def try_to_write(
     return None
 
 
-def table_command(run: options.RunFolder) -> int:
+def table_command(run: options.RunFolder) -> ExitStatus:
     """Print a run's tables and write table.md, table.csv, speeds.csv and table.tex from its samples."""
     from harness.analysis.analysis import analyse
     from harness.report import files, table
@@ -90,15 +91,15 @@ def table_command(run: options.RunFolder) -> int:
     return _name(written)
 
 
-def _name(written: list[Path] | None) -> int:
+def _name(written: list[Path] | None) -> ExitStatus:
     """Name the files that were written, and return the exit status."""
     if written is None:
-        return 1
+        return ExitStatus.BAD
     say(f"Written: {', '.join(map(str, written))}")
-    return 0
+    return ExitStatus.CLEAN
 
 
-def plot_command(run: options.RunFolder) -> int:
+def plot_command(run: options.RunFolder) -> ExitStatus:
     """Draw a run's figures as PNG and SVG from its samples."""
     from harness.analysis.analysis import analyse
     from harness.report import files
@@ -118,7 +119,7 @@ def report_command(
             metavar="page.html",
         ),
     ] = None,
-) -> int:
+) -> ExitStatus:
     """Write one page of HTML of a run or of several, with all tables and figures; it loads nothing.
 
     Of several runs a row each stands on top; no time of one machine is set over another's.
@@ -172,11 +173,11 @@ def compare_command(
     ] = None,
     csv: Annotated[bool, typer.Option("--csv", help="Print CSV: --format csv.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print JSON: --format json.")] = False,
-) -> int:
+) -> ExitStatus:
     """Say of each cell whether run B is faster, slower or the same as run A, or that it can't be told.
 
     On one machine times are compared, freed of the drift between the runs; across machines ratios are.
-    Exit status: 0, or 1 where --fail-on-slower finds a cell, or one of A that B did not measure.
+    Exit status 1 is left to --fail-on-slower: for a cell that it finds, or one of A that B did not measure.
     """
     from harness.analysis import compare
     from harness.report import compare as report_compare
@@ -203,10 +204,10 @@ def compare_command(
         text = report_compare.format_comparison(comparison)
     say(text.removesuffix("\n"))
     if fail_on_slower is None:
-        return 0
+        return ExitStatus.CLEAN
     for line in [*lost, *map(report_compare.describe_change, slower)]:
         print_error(line)
-    return 1 if slower or lost else 0
+    return ExitStatus.BAD if slower or lost else ExitStatus.CLEAN
 
 
 def merge_command(
@@ -215,7 +216,7 @@ def merge_command(
         Path,
         typer.Option(help="A file ending in .md or .csv, or a folder for both.", metavar="PATH"),
     ],
-) -> int:
+) -> ExitStatus:
     """Put the runs of several machines into one table, a row for each machine and shape."""
     from harness.analysis import merge
     from harness.report import merge as report_merge

@@ -16,6 +16,7 @@ from rich.table import Table
 from harness import plugin
 from harness.backends import blas
 from harness.cli import options, signals
+from harness.cli.exit_status import ExitStatus
 from harness.cli.runs import write_outputs
 from harness.cli.streams import print_error, print_notice, say
 from harness.cli.sweep_options import make_spec
@@ -186,12 +187,11 @@ def sweep_command(
         ),
     ] = None,
     **asked: str | None,
-) -> int:
+) -> ExitStatus:
     """Measure the paper's Table 2 here, the CPU half or with --device cuda the GPU half.
 
     Every cell is checked against a float64 oracle before it is timed. Samples are taken in interleaved
-    random order. Ctrl-C keeps what is finished. Exit status: 0 done, 1 a result was wrong or a cell failed,
-    2 usage, 130 interrupted, 143 or 129 ended by SIGTERM or SIGHUP, which keep as much as Ctrl-C.
+    random order. Ctrl-C, SIGTERM and SIGHUP keep what is finished, and --resume goes on from there.
     """
     plugin.load_all(plugins or [])
     resumed: Run | None = None
@@ -214,17 +214,18 @@ def sweep_command(
         print_notice(notice)
     if dry_run:
         print_missing(resumed, made) if resumed else print_plan(made)
-        return 0
+        return ExitStatus.CLEAN
     if resumed and resume.has_ended(resumed):
         print_notice(f"{resumed.folder}: nothing is missing")
-        return 0 if write_outputs(resumed.folder, figures=figures, page=page) else 1
+        written = write_outputs(resumed.folder, figures=figures, page=page)
+        return ExitStatus.CLEAN if written else ExitStatus.BAD
     return signals.end_in_order(partial(measure, made, resumed, figures=figures, page=page))
 
 
 def measure(
     made: Plan, resumed: Run | None, *, figures: bool, page: bool, command: str = "sweep"
-) -> int | None:
-    """Carry out a plan and write what is derived; return the exit status, None where it was interrupted.
+) -> ExitStatus:
+    """Carry out a plan and write what is derived; return the exit status.
 
     command: that takes the run up again.
     """
@@ -235,8 +236,10 @@ def measure(
     return _conclude(outcome, figures=figures, page=page, command=command)
 
 
-def _conclude(outcome: sweep_run.Outcome, *, figures: bool, page: bool, command: str) -> int | None:
-    """Write what is derived from a run and say how it ended; return the status, None if interrupted."""
+def _conclude(
+    outcome: sweep_run.Outcome, *, figures: bool, page: bool, command: str
+) -> ExitStatus:
+    """Write what is derived from a run and say how it ended; return the status."""
     if outcome.trouble:
         print_error(outcome.trouble)
     if outcome.reason == "interrupted" or outcome.trouble:
@@ -244,6 +247,6 @@ def _conclude(outcome: sweep_run.Outcome, *, figures: bool, page: bool, command:
         print_notice(f"`python -m harness {command} --resume {outcome.folder}` goes on from here")
     written = write_outputs(outcome.folder, figures=figures, page=page)
     if outcome.reason == "interrupted":
-        return None
+        return ExitStatus.RESUMABLE
     bad = outcome.wrong or outcome.failed or outcome.trouble or not written
-    return 1 if bad else 0
+    return ExitStatus.BAD if bad else ExitStatus.CLEAN

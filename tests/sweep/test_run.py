@@ -247,7 +247,7 @@ def test_everything_fails(tmp_path: Path, planted_processes: None) -> None:
 def test_interrupt_keeps_what_is_finished(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], when: str
 ) -> None:
-    """Ctrl-C ends a sweep with status 130; finished samples, an end record and the table are there."""
+    """Ctrl-C ends a sweep with status 75; finished samples, an end record and the table are there."""
     from harness.cli.progress import Display
 
     samples = 0
@@ -267,7 +267,7 @@ def test_interrupt_keeps_what_is_finished(
         monkeypatch.setattr(Display, "cell", interrupt)
     else:
         monkeypatch.setattr(sweep_run.Sweep, "gate_cells", interrupt)
-    assert _sweep(tmp_path / "run", "--only", "ff_l1_blas,fff_l1_blas", passes=50) == 130
+    assert _sweep(tmp_path / "run", "--only", "ff_l1_blas,fff_l1_blas", passes=50) == 75
     run = load_run(tmp_path / "run")
     assert run.warnings == []
     assert run.end is not None
