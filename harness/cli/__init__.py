@@ -32,7 +32,7 @@ COMMANDS = {
         "runs",
         "Print a run's tables and write table.md, table.csv, speeds.csv and table.tex from its samples.",
     ),
-    "plot": ("runs", "Draw a run's figures as PNG and SVG from its samples."),
+    "plot": ("runs", "Draw a run's figures as PNG, SVG and PDF from its samples."),
     "report": (
         "runs",
         "Write one page of HTML of a run or of several, with all tables and figures; it loads nothing.",

@@ -37,6 +37,7 @@ def explain_command(
     ] = None,
     processes: options.Processes = defaults.PROCESSES,
     dry_run: options.DryRun = False,
+    style: options.DrawingStyleName = "screen",
     out: options.Out = None,
 ) -> ExitStatus:
     """Say what the published speedup is made of: from its protocol to a strict one, a fault at a time.
@@ -44,8 +45,9 @@ def explain_command(
     Measures UltraFastBERT-1x11 against the fastest FF first as the benchmark published with the paper did,
     then with one fault mended after the other, and writes the page explain.md with a table and a figure.
     """
+    options.require_style(style)
     if run is not None:
-        return ExitStatus.CLEAN if _write_page(run) else ExitStatus.BAD
+        return ExitStatus.CLEAN if _write_page(run, style) else ExitStatus.BAD
     # What measures needs the compiled extension, which a page of a finished run does without.
     from harness.backends import blas
     from harness.cli.sweep import print_plan, see_caches
@@ -72,10 +74,10 @@ def explain_command(
     if dry_run:
         print_plan(made)
         return ExitStatus.CLEAN
-    return signals.end_in_order(partial(_measure, made))
+    return signals.end_in_order(partial(_measure, made, style))
 
 
-def _measure(made: Plan) -> ExitStatus | None:
+def _measure(made: Plan, style: str) -> ExitStatus | None:
     """Carry out a ladder and write its page; return the exit status, None where it was interrupted.
 
     `sweep --resume` refuses a ladder, so that an interrupted one has nothing to resume.
@@ -87,20 +89,22 @@ def _measure(made: Plan) -> ExitStatus | None:
         outcome = sweep_run.run(made, display)
     if outcome.trouble:
         print_error(outcome.trouble)
-    written = _write_page(outcome.folder)
+    written = _write_page(outcome.folder, style)
     if outcome.reason == "interrupted":
         return None
     bad = outcome.wrong or outcome.failed or outcome.trouble or not written
     return ExitStatus.BAD if bad else ExitStatus.CLEAN
 
 
-def _write_page(folder: Path) -> bool:
+def _write_page(folder: Path, style: str) -> bool:
     """Write a ladder's page with its figure and print it; say whether all could be written."""
     from harness.analysis.analysis import analyse
     from harness.report import ladder as report_ladder
 
     analysis = analyse(load_run(folder))
-    written = try_to_write(analysis, "of the page", report_ladder.write_page, "explain")
+    written = try_to_write(
+        analysis, "of the page", partial(report_ladder.write_page, style=style), "explain"
+    )
     page = write_report_page(analysis)
     say(report_ladder.format_page(analysis))
     if names := [path.name for path in (*(written or ()), *(page or ()))]:

@@ -9,9 +9,9 @@ import typer
 
 from harness.cli import options
 from harness.cli.exit_status import ExitStatus
+from harness.cli.runs import load_layers
 from harness.cli.streams import print_notice, say
 from harness.errors import UnknownNameError, UsageError
-from harness.cli.runs import load_layers
 
 _NAMED = 5  # cells that are left out by name; the others are counted
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -18,12 +19,15 @@ if TYPE_CHECKING:
     from harness.analysis.analysis import Analysis
 
 
-def write_outputs(folder: Path, *, figures: bool = True, page: bool = True) -> bool:
+def write_outputs(
+    folder: Path, *, figures: bool = True, page: bool = True, style: str = "screen"
+) -> bool:
     """Write what is derived from a run and print its table; say whether all is written and possible.
 
-    figures: whether they are drawn too; nothing else of a command takes as long but measuring. page: whether
-    that is written too. Whatever becomes of them and of standard output, the tables lie in the folder. A
-    figure that no machine of these ceilings can reach is an error in what was measured, and is named as one.
+    figures: whether they are drawn too, in that style; nothing else of a command takes as long but measuring.
+    page: whether that is written too. Whatever becomes of them and of standard output, the tables lie in the
+    folder. A figure that no machine of these ceilings can reach is an error in what was measured, and is
+    named as one.
     """
     from harness.analysis.analysis import analyse
     from harness.report import files, table
@@ -31,7 +35,9 @@ def write_outputs(folder: Path, *, figures: bool = True, page: bool = True) -> b
     analysis = analyse(load_run(folder))
     written = [try_to_write(analysis, "tables", files.write_tables, "table")]
     if figures and analysis.samples:
-        written.append(try_to_write(analysis, "figures", files.write_plots, "plot"))
+        written.append(
+            try_to_write(analysis, "figures", partial(files.write_plots, style=style), "plot")
+        )
     elif figures:
         print_notice(f"{folder}: nothing was sampled, so there are no figures")
     if page:
@@ -99,15 +105,17 @@ def _name(written: list[Path] | None) -> ExitStatus:
     return ExitStatus.CLEAN
 
 
-def plot_command(run: options.RunFolder) -> ExitStatus:
-    """Draw a run's figures as PNG and SVG from its samples."""
+def plot_command(run: options.RunFolder, style: options.DrawingStyleName = "screen") -> ExitStatus:
+    """Draw a run's figures as PNG, SVG and PDF from its samples."""
     from harness.analysis.analysis import analyse
     from harness.report import files
 
+    options.require_style(style)
     analysis = analyse(load_run(run))
     if not analysis.samples:
         raise UsageError(f"{run} has no samples: there is nothing to draw")
-    return _name(try_to_write(analysis, "figures", files.write_plots, "plot"))
+    draw = partial(files.write_plots, style=style)
+    return _name(try_to_write(analysis, "figures", draw, "plot"))
 
 
 def report_command(

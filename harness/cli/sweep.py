@@ -89,7 +89,7 @@ def see_caches(
 
 # What of a sweep's options stands in the spec under another name, and those that may stand by --resume.
 _FIELDS = {"batch": "batches", "width": "widths", "blas_names": "blas", "budget": "budget_s"}
-_BESIDE_RESUME = ("resume_run", "dry_run", "out", "figures", "page")
+_BESIDE_RESUME = ("resume_run", "dry_run", "out", "figures", "style", "page")
 
 
 def _given_options(
@@ -175,6 +175,7 @@ def sweep_command(
     ] = False,
     dry_run: options.DryRun = False,
     figures: options.Figures = True,
+    style: options.DrawingStyleName = "screen",
     page: options.Page = True,
     out: options.Out = None,
     resume_run: Annotated[
@@ -193,6 +194,7 @@ def sweep_command(
     Every cell is checked against a float64 oracle before it is timed. Samples are taken in interleaved
     random order. Ctrl-C, SIGTERM and SIGHUP keep what is finished, and --resume goes on from there.
     """
+    options.require_style(style)
     plugin.load_all(plugins or [])
     resumed: Run | None = None
     spec = make_spec(
@@ -217,14 +219,17 @@ def sweep_command(
         return ExitStatus.CLEAN
     if resumed and resume.has_ended(resumed):
         print_notice(f"{resumed.folder}: nothing is missing")
-        written = write_outputs(resumed.folder, figures=figures, page=page)
+        written = write_outputs(resumed.folder, figures=figures, page=page, style=style)
         return ExitStatus.CLEAN if written else ExitStatus.BAD
-    return signals.end_in_order(partial(measure, made, resumed, figures=figures, page=page))
+    return signals.end_in_order(
+        partial(measure, made, resumed, figures=figures, page=page, style=style)
+    )
 
 
 def measure(
-    made: Plan, resumed: Run | None, *, figures: bool, page: bool, command: str = "sweep"
-) -> ExitStatus:
+    made: Plan, resumed: Run | None, *, figures: bool, page: bool, style: str = "screen",
+    command: str = "sweep",
+) -> ExitStatus:  # fmt: skip
     """Carry out a plan and write what is derived; return the exit status.
 
     command: that takes the run up again.
@@ -233,11 +238,11 @@ def measure(
 
     with Display(made.spec.baseline) as display:
         outcome = sweep_run.run(made, display, resumed)
-    return _conclude(outcome, figures=figures, page=page, command=command)
+    return _conclude(outcome, figures=figures, page=page, style=style, command=command)
 
 
 def _conclude(
-    outcome: sweep_run.Outcome, *, figures: bool, page: bool, command: str
+    outcome: sweep_run.Outcome, *, figures: bool, page: bool, style: str, command: str
 ) -> ExitStatus:
     """Write what is derived from a run and say how it ended; return the status."""
     if outcome.trouble:
@@ -245,7 +250,7 @@ def _conclude(
     if outcome.reason == "interrupted" or outcome.trouble:
         # Before the tables: whoever can't wait for them, or has closed the output, reads it still.
         print_notice(f"`python -m harness {command} --resume {outcome.folder}` goes on from here")
-    written = write_outputs(outcome.folder, figures=figures, page=page)
+    written = write_outputs(outcome.folder, figures=figures, page=page, style=style)
     if outcome.reason == "interrupted":
         return ExitStatus.RESUMABLE
     bad = outcome.wrong or outcome.failed or outcome.trouble or not written

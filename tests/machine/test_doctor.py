@@ -772,7 +772,7 @@ def test_a_sweep_records_facts_and_flags_a_forced_kernel(
     """A run keeps its facts and findings, and its table's head names the forced kernel."""
     monkeypatch.setenv("OPENBLAS_CORETYPE", "Prescott")
     monkeypatch.setattr(
-        "harness.report.files.write_plots", lambda run: []
+        "harness.report.files.write_plots", lambda run, style: []
     )  # seconds, and not the claim
     out = tmp_path / "run"
     assert cli.run([*_TINY, "--out", str(out)]) == 0

@@ -41,8 +41,8 @@ LOST = {
 }  # fmt: skip
 FILES = {
     "run.json", "records.jsonl", "report.html", "table.md", "table.csv", "speeds.csv", "table.tex",
-    "speedup.png", "speedup.svg", "time_per_token.png", "time_per_token.svg", "ceilings.png", "ceilings.svg",
-    "ledger.json",
+    "speedup.png", "speedup.svg", "speedup.pdf", "time_per_token.png", "time_per_token.svg",
+    "time_per_token.pdf", "ledger.json",
 }  # fmt: skip
 
 
@@ -50,7 +50,7 @@ FILES = {
 def _short_samples(monkeypatch: pytest.MonkeyPatch) -> None:
     """Shorten the samples: what is tested is what happens, not how long it takes."""
     monkeypatch.setattr("harness.measure.clock.MIN_SAMPLE_NS", 1000)
-    monkeypatch.setattr("harness.report.files.write_plots", lambda run: [])
+    monkeypatch.setattr("harness.report.files.write_plots", lambda run, style: [])
 
 
 @pytest.fixture
