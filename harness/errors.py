@@ -17,5 +17,9 @@ class UnknownNameError(UsageError, LookupError):
         super().__init__(f"unknown {kind} {name!r}; known: {', '.join(known)}")
 
 
+class UnfitMachineError(UsageError):
+    """Say what is wrong with a machine that was to be measured on only if nothing is."""
+
+
 class UnavailableError(RuntimeError):
     """Say why a thing that is known can't be used on this machine."""

@@ -40,7 +40,7 @@ def models(run: RunIndex) -> list[str]:
     return sorted(found, key=lambda model: model != run.head.sweep.baseline)
 
 
-def _ordered(run: RunIndex, cells: Iterable[CellRecord]) -> list[CellRecord]:
+def ordered(run: RunIndex, cells: Iterable[CellRecord]) -> list[CellRecord]:
     """Return the cells by model, level, implementation and provider: the order of the tables."""
     place = {model: i for i, model in enumerate(["", *models(run)])}
     return sorted(cells, key=lambda c: (place[c.model], c.level or 9, c.implementation, c.provider))
@@ -111,7 +111,7 @@ def _versus(judge: _Judge, cells: Iterable[CellRecord], fastest: CellRecord | No
     """Return every right FFF of a point against the fastest FF."""
     run, rows = judge.run, []
     on_cpu = run.head.sweep.device == "cpu"
-    for cell in _ordered(run, cells):
+    for cell in ordered(run, cells):
         if cell.layer not in ("fff", "leaf") or cell.status != "ok":
             continue
         column = f"level {cell.level}" if cell.level else _PUBLISHED_AS.get(cell.implementation, "")
@@ -176,7 +176,7 @@ def _speed(run: RunIndex, cell: CellRecord, sgemm: dict[str, float]) -> Speed:
 def _speeds(run: RunIndex, known: Ceilings, cells: Iterable[CellRecord]) -> list[Speed]:
     """Return the absolute figures of a point's cells, as shares of what this machine can do."""
     sgemm, rows = _sgemm_rates(run), []
-    for cell in _ordered(run, cells):
+    for cell in ordered(run, cells):
         found = _speed(run, cell, sgemm)
         share = roofline.floor_ns(known, cell) / found.pass_ns
         impossible = share > roofline.SLACK
@@ -306,7 +306,7 @@ def ceilings(run: RunIndex, known: Ceilings) -> list[Speed]:
             else found.note,
         )  # fmt: skip
 
-    made = [finished(cell) for cell in _ordered(run, run.of_role("ceiling"))]
+    made = [finished(cell) for cell in ordered(run, run.of_role("ceiling"))]
     return sorted(
         made,
         key=lambda s: (s.gbs > 0, ORDER.get(s.implementation, len(ORDER)), places.get(s.place, 9)),

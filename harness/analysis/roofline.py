@@ -1,6 +1,10 @@
-"""Own the least time of a pass that a run's ceilings leave."""
+"""Own the least time of a pass that a run's ceilings leave, and its cells below their roofs."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -9,6 +13,9 @@ from harness.problem.ceilings import MEMORY
 from harness.problem.models import parse_model
 from harness.problem.problem import EXPERTS, ITEM_BYTES, TREES
 from harness.records.schema import CellRecord
+
+if TYPE_CHECKING:  # whose rows hold shares of these
+    from harness.analysis.rows import Point, Speed
 
 # A share or speedup may pass its bound by this much: ceilings are themselves measured.
 SLACK = 1.05
@@ -104,3 +111,49 @@ def summed_floor_ns(ceilings: Ceilings, cell: CellRecord) -> float:
 def intensity(cell: CellRecord) -> float:
     """Return the operations of a layer's pass for each compulsory byte: its place on a roofline."""
     return cell.flops / compulsory_bytes(cell)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RooflineCell:
+    """Hold one cell of a roofline: its operations for each compulsory byte, and its speed, with its rate."""
+
+    point: Point
+    speed: Speed
+    intensity: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Roofline:
+    """Hold a roofline: GB/s of each place and GFLOP/s of each precision, and the cells below them."""
+
+    bandwidth: Mapping[str, float]
+    peaks: Mapping[str, float]
+    cells: Sequence[RooflineCell]
+
+    @property
+    def peak(self) -> float:
+        """Return the highest peak in GFLOP/s."""
+        return max(self.peaks.values())
+
+    @property
+    def ridges(self) -> list[float]:
+        """Return the intensities at which the bandwidth of each place reaches the highest peak."""
+        return [self.peak / gbs for gbs in self.bandwidth.values()]
+
+
+def find_roofline(
+    known: Ceilings, records: Mapping[str, CellRecord], points: Sequence[Point]
+) -> Roofline | None:
+    """Return the roofline of a run's layers, None where it measured no cell, no bandwidth or no peak."""
+    cells = [
+        RooflineCell(point=point, speed=speed, intensity=intensity(records[speed.cell]))
+        for point in points
+        for speed in point.speeds
+        if speed.gflops > 0
+    ]
+    if not cells or not known.bandwidth or not known.peaks:
+        return None
+    return Roofline(
+        bandwidth={place: known.bandwidth_at(place) for place in known.bandwidth},
+        peaks=known.peaks, cells=cells,
+    )  # fmt: skip

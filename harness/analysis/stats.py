@@ -11,7 +11,7 @@ from scipy.special import stdtrit
 from harness.analysis.samples import BlockTimes, Samples
 from harness.problem.problem import Array
 
-_CONFIDENCE = 0.95
+CONFIDENCE = 0.95
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,8 +44,10 @@ def block_times(samples: Samples, cell: str) -> BlockTimes:
     return own.blocks if own else {}
 
 
-def mean_of_units(values: Array, processes: Array) -> tuple[float, float]:
-    """Return the mean of block values over their processes, and half of its 95 % interval.
+def mean_of_units(
+    values: Array, processes: Array, confidence: float = CONFIDENCE
+) -> tuple[float, float]:
+    """Return the mean of block values over their processes, and half of its interval, 95 % by default.
 
     The blocks of a process share its memory layout and its moment, so what is independent is the process:
     each has one vote, whatever the number of its blocks, and the spread of their means gives the interval,
@@ -61,12 +63,12 @@ def mean_of_units(values: Array, processes: Array) -> tuple[float, float]:
     if len(means) < 2:
         return float(means[0]), math.nan
     error = means.std(ddof=1) / math.sqrt(len(means))
-    return float(means.mean()), float(student(len(means) - 1) * error)
+    return float(means.mean()), float(student(len(means) - 1, confidence) * error)
 
 
-def student(freedom: float) -> float:
-    """Return Student's two-sided 95 % quantile."""
-    return float(stdtrit(freedom, 0.5 + _CONFIDENCE / 2))
+def student(freedom: float, confidence: float = CONFIDENCE) -> float:
+    """Return Student's two-sided quantile, that of 95 % by default."""
+    return float(stdtrit(freedom, 0.5 + confidence / 2))
 
 
 def shared_blocks(slow: BlockTimes, fast: BlockTimes) -> dict[tuple[int, int], float]:
@@ -114,14 +116,22 @@ def fastest_ns(samples: Samples, cell: str) -> float:
     return float(samples[cell].frame["pass_ns"].min()) if cell in samples else math.nan
 
 
-def pass_interval_ns(samples: Samples, cell: str) -> tuple[float, float]:
-    """Return the 95 % interval of a cell's mean time of a pass in ns; NaN where one block gives none.
+def pass_estimate_ns(
+    samples: Samples, cell: str, confidence: float = CONFIDENCE
+) -> tuple[float, float, float]:
+    """Return a cell's mean time of a pass in ns and the ends of its interval; NaN where one block gives none.
 
-    Of the log times of its blocks, the processes as units. Unlike a ratio's it holds the machine's drift.
+    The geometric mean over its processes, of each over its blocks; the interval is of their log times, with
+    the processes as units. Unlike a ratio's it holds the machine's drift.
     """
     blocks = block_times(samples, cell)
     if not blocks:
-        return math.nan, math.nan
+        return math.nan, math.nan, math.nan
     times = np.log(list(blocks.values()))
-    mean, half = mean_of_units(times, np.array([process for process, _ in blocks]))
-    return math.exp(mean - half), math.exp(mean + half)
+    mean, half = mean_of_units(times, np.array([process for process, _ in blocks]), confidence)
+    return math.exp(mean), math.exp(mean - half), math.exp(mean + half)
+
+
+def pass_interval_ns(samples: Samples, cell: str) -> tuple[float, float]:
+    """Return the 95 % interval of a cell's mean time of a pass in ns; see `pass_estimate_ns`."""
+    return pass_estimate_ns(samples, cell)[1:]

@@ -7,6 +7,7 @@ from importlib import import_module
 import typer
 import typer.exceptions
 
+from harness.cli.exit_status import EPILOG, ExitStatus
 from harness.errors import UsageError
 
 # Each command's module, and the first words of its help.
@@ -31,7 +32,7 @@ COMMANDS = {
         "runs",
         "Print a run's tables and write table.md, table.csv, speeds.csv and table.tex from its samples.",
     ),
-    "plot": ("runs", "Draw a run's figures as PNG and SVG from its samples."),
+    "plot": ("runs", "Draw a run's figures as PNG, SVG and PDF from its samples."),
     "report": (
         "runs",
         "Write one page of HTML of a run or of several, with all tables and figures; it loads nothing.",
@@ -43,6 +44,10 @@ COMMANDS = {
     "merge": (
         "runs",
         "Put the runs of several machines into one table, a row for each machine and shape.",
+    ),
+    "export": (
+        "export",
+        "Write a run in the format of another program: of trackers, monitors, benchmark tools, frames.",
     ),
     "doctor": (
         "machine",
@@ -73,17 +78,18 @@ def make_app(asked: str) -> typer.Typer:
         add_completion=False,
         pretty_exceptions_enable=False,
         rich_markup_mode=None,
+        epilog=EPILOG,
     )
     for name, (module, summary) in COMMANDS.items():
         if name == asked:
             home = import_module(f"harness.cli.{module}")
-            app.command(name)(getattr(home, f"{name.replace('-', '_')}_command"))
+            app.command(name, epilog=EPILOG)(getattr(home, f"{name.replace('-', '_')}_command"))
         else:
             app.command(name, help=summary)(_not_asked)
     return app
 
 
-def run(arguments: list[str]) -> int:
+def run(arguments: list[str]) -> ExitStatus:
     """Carry out a command line and return its exit status. Raises UsageError for a mistake in it."""
     command = typer.main.get_command(make_app(arguments[0] if arguments else ""))
     try:
@@ -93,5 +99,6 @@ def run(arguments: list[str]) -> int:
     except typer.exceptions.TyperException as error:
         raise UsageError(error.format_message()) from None
     except typer.Abort:
-        return 130
-    return int(status or 0)
+        return ExitStatus.INTERRUPTED
+    # Typer itself returns a number for --help.
+    return ExitStatus(status or ExitStatus.CLEAN)

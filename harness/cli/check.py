@@ -10,6 +10,7 @@ from typing import Annotated, get_args
 from harness import plugin
 from harness.backends import blas
 from harness.cli import options
+from harness.cli.exit_status import ExitStatus
 from harness.cli.streams import print_notice, say
 from harness.cli.sweep_options import make_spec
 from harness.errors import UsageError
@@ -90,13 +91,12 @@ def check_command(
     timeout: options.Timeout = None,
     dry_run: options.DryRun = False,
     **asked: str | None,
-) -> int:
+) -> ExitStatus:
     """Check all that a sweep would measure against the float64 oracle; time nothing, write nothing.
 
     Each cell passes the gate of a sweep, in the same measuring processes, and one sample's output is judged
     behind it. Without --only, ceilings are checked too. Every wrong or failed record of a run, and every bad
-    line here, names the command that repeats it. Exit status: 0 all right, 1 something is wrong or failed, 2
-    usage.
+    line here, names the command that repeats it. Exit status 1 stands for something that is wrong or failed.
     """
     plugin.load_all(plugins or [])
     if check_seed < 0:
@@ -115,8 +115,9 @@ def check_command(
     chosen = sweep_check.chosen(made)
     if dry_run:
         _print_dry(chosen)
-        return 0
+        return ExitStatus.CLEAN
     total = len(chosen)
     cells = sweep_check.check(made, Lines(total), check_seed)
     say(f"{total} cells: {_count(cells)}.")
-    return 1 if cells.count("wrong") or cells.count("failed") else 0
+    bad = cells.count("wrong") or cells.count("failed")
+    return ExitStatus.BAD if bad else ExitStatus.CLEAN

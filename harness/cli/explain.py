@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from harness.cli import options, signals
+from harness.cli.exit_status import ExitStatus
 from harness.cli.runs import try_to_write, write_report_page
 from harness.cli.streams import print_error, print_notice, say
 from harness.paper import ladder as paper_ladder
@@ -36,15 +37,17 @@ def explain_command(
     ] = None,
     processes: options.Processes = defaults.PROCESSES,
     dry_run: options.DryRun = False,
+    style: options.DrawingStyleName = "screen",
     out: options.Out = None,
-) -> int:
+) -> ExitStatus:
     """Say what the published speedup is made of: from its protocol to a strict one, a fault at a time.
 
     Measures UltraFastBERT-1x11 against the fastest FF first as the benchmark published with the paper did,
     then with one fault mended after the other, and writes the page explain.md with a table and a figure.
     """
+    options.require_style(style)
     if run is not None:
-        return 0 if _write_page(run) else 1
+        return ExitStatus.CLEAN if _write_page(run, style) else ExitStatus.BAD
     # What measures needs the compiled extension, which a page of a finished run does without.
     from harness.backends import blas
     from harness.cli.sweep import print_plan, see_caches
@@ -70,12 +73,15 @@ def explain_command(
         print_notice(notice)
     if dry_run:
         print_plan(made)
-        return 0
-    return signals.end_in_order(partial(_measure, made))
+        return ExitStatus.CLEAN
+    return signals.end_in_order(partial(_measure, made, style))
 
 
-def _measure(made: Plan) -> int | None:
-    """Carry out a ladder and write its page; return the exit status, None where it was interrupted."""
+def _measure(made: Plan, style: str) -> ExitStatus | None:
+    """Carry out a ladder and write its page; return the exit status, None where it was interrupted.
+
+    `sweep --resume` refuses a ladder, so that an interrupted one has nothing to resume.
+    """
     from harness.cli.progress import Display  # loads what analyses: a plan is printed without it
     from harness.sweep import run as sweep_run
 
@@ -83,20 +89,22 @@ def _measure(made: Plan) -> int | None:
         outcome = sweep_run.run(made, display)
     if outcome.trouble:
         print_error(outcome.trouble)
-    written = _write_page(outcome.folder)
+    written = _write_page(outcome.folder, style)
     if outcome.reason == "interrupted":
         return None
     bad = outcome.wrong or outcome.failed or outcome.trouble or not written
-    return 1 if bad else 0
+    return ExitStatus.BAD if bad else ExitStatus.CLEAN
 
 
-def _write_page(folder: Path) -> bool:
+def _write_page(folder: Path, style: str) -> bool:
     """Write a ladder's page with its figure and print it; say whether all could be written."""
     from harness.analysis.analysis import analyse
     from harness.report import ladder as report_ladder
 
     analysis = analyse(load_run(folder))
-    written = try_to_write(analysis, "of the page", report_ladder.write_page, "explain")
+    written = try_to_write(
+        analysis, "of the page", partial(report_ladder.write_page, style=style), "explain"
+    )
     page = write_report_page(analysis)
     say(report_ladder.format_page(analysis))
     if names := [path.name for path in (*(written or ()), *(page or ()))]:

@@ -16,6 +16,7 @@ from harness import plugin
 from harness.backends import blas, registry
 from harness.backends.registry import Implementation
 from harness.cli import options
+from harness.cli.exit_status import ExitStatus
 from harness.cli.streams import print_notice
 from harness.errors import UsageError
 from harness.gpu import probe
@@ -48,10 +49,10 @@ def doctor_command(
     as_json: Annotated[
         bool, typer.Option("--json", help="Print facts, providers and findings as JSON.")
     ] = False,
-) -> int:
+) -> ExitStatus:
     """Say what is wrong for measuring here and what to do about it; nothing is changed.
 
-    Exit status: 0 nothing serious, 1 something is serious, 2 usage.
+    Exit status 1 stands for something that is serious.
     """
     options.require_positive("--threads", threads)
     names = list(dict.fromkeys(options.split_patterns(blas_names)))
@@ -67,7 +68,7 @@ def doctor_command(
         print(format_json(seen, findings))
     else:
         print_report(findings, Console(width=None if sys.stdout.isatty() else 140))
-    return 1 if doctor.serious(findings) else 0
+    return ExitStatus.BAD if doctor.serious(findings) else ExitStatus.CLEAN
 
 
 def _describe(provider: str) -> tuple[str, str]:
@@ -91,7 +92,7 @@ def _availability(implementation: Implementation) -> str:
     return "; ".join(f"{device}: {reason or 'yes'}" for device, reason in reasons.items())
 
 
-def list_command(plugins: options.Plugins = None) -> int:
+def list_command(plugins: options.Plugins = None) -> ExitStatus:
     """Show the implementations and BLAS providers, with the reason where one is unavailable."""
     plugin.load_all(plugins or [])
     console = Console(width=None if sys.stdout.isatty() else 160)
@@ -107,13 +108,13 @@ def list_command(plugins: options.Plugins = None) -> int:
         text, why = ("", missing[name]) if name in missing else _describe(name)
         providers.add_row(name, "no" if why else "yes", why or text)
     console.print(providers, markup=False)
-    return 0
+    return ExitStatus.CLEAN
 
 
-def include_dir_command() -> int:
+def include_dir_command() -> ExitStatus:
     """Print the folder of ffk.h, for compiling a kernel of your own."""
     print(plugin.include_dir())
-    return 0
+    return ExitStatus.CLEAN
 
 
 _STYLES = {"serious": "bold red", "warning": "yellow", "note": "cyan", "ok": "green"}

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from harness.cli.exit_status import ExitStatus
 
 
 def main() -> None:
-    """Run the command line and exit with its status: 0 done, 1 wrong or failed, 2 usage, 130 interrupted.
-
-    141 where the reader of the output went away (`... | head`).
-    """
+    """Run the command line and exit with its status (`exit_status.ExitStatus`)."""
     # The compiled part may be missing, which the modules below would meet as an ImportError.
     from harness.cli import streams
-    from harness.errors import UnavailableError, UsageError
+    from harness.cli.exit_status import ExitStatus
+    from harness.errors import UnavailableError, UnfitMachineError, UsageError
 
     is_open = streams.prepare()
     try:
@@ -20,12 +22,15 @@ def main() -> None:
 
         status = run(sys.argv[1:])
         sys.stdout.flush()
+    except UnfitMachineError as error:
+        streams.print_error(str(error))
+        status = ExitStatus.UNFIT
     except (UsageError, UnavailableError) as error:
         streams.print_error(str(error))
-        status = 2
+        status = ExitStatus.USAGE
     except KeyboardInterrupt:
         streams.print_notice("interrupted")
-        status = 130
+        status = ExitStatus.INTERRUPTED
     except BrokenPipeError:
         status = _lose_reader()
     except SystemExit as ended:
@@ -37,16 +42,17 @@ def main() -> None:
         what = f"{error.filename}: " if error.filename else "the output can't be written: "
         streams.print_error(f"{what}{error.strerror}")
         streams.abandon_output()
-        status = 1
+        status = ExitStatus.BAD
     if not (is_open or status):
         streams.print_error("standard output is closed: what was to be printed is lost")
-        status = 1
+        status = ExitStatus.BAD
     sys.exit(status)
 
 
-def _lose_reader() -> int:
+def _lose_reader() -> ExitStatus:
     """Return the status of a command the reader of whose output went away: nothing is left to tell it."""
     from harness.cli import streams
+    from harness.cli.exit_status import ExitStatus
 
     streams.abandon_output()
-    return 141
+    return ExitStatus.READER_GONE

@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from harness.cli import options, signals
+from harness.cli.exit_status import ExitStatus
 from harness.cli.runs import write_outputs
 from harness.cli.streams import print_notice
 from harness.cli.sweep import measure, print_missing, print_plan, take_up
@@ -105,12 +106,12 @@ def model_command(
             "the run.",
         ),
     ] = None,
-) -> int:
+) -> ExitStatus:
     """Say whether a whole model is faster with an FFF as its FF, by how much, and why not by more.
 
     The model as it is, the model without its FF and the model with each layer in its place are measured in
     interleaved random order, and once more with the time of each part. Weights are drawn, not trained: the
-    time of a pass hangs on them through the routing alone. Exit status as of `sweep`.
+    time of a pass hangs on them through the routing alone.
     """
     spec = make_spec(
         models=models, batch=None, width="1", blas_names=None, threads=threads, seed=seed,
@@ -131,10 +132,11 @@ def model_command(
     made = sweep_transformer.make_plan(spec, facts.read_machine(device="cpu", missing_providers={}))
     if dry_run:
         print_missing(resumed, made) if resumed else print_plan(made)
-        return 0
+        return ExitStatus.CLEAN
     if resumed and resume.has_ended(resumed):
         print_notice(f"{resumed.folder}: nothing is missing")
-        return 0 if write_outputs(resumed.folder, figures=figures, page=False) else 1
+        written = write_outputs(resumed.folder, figures=figures, page=False)
+        return ExitStatus.CLEAN if written else ExitStatus.BAD
     assert made.spec.architecture is not None
     sweep_transformer.require_packages(made.spec.architecture)
     return signals.end_in_order(

@@ -9,11 +9,13 @@ from typing import Annotated, Any
 
 import typer
 
-from harness.errors import UsageError
+from harness.cli.exit_status import ExitStatus
+from harness.errors import UnknownNameError, UsageError
 from harness.paper.published import PAPER_BATCH
 from harness.problem import axes
 from harness.problem.axes import Axis
 from harness.problem.models import PAPER_MODELS
+from harness.report.drawing import STYLES
 
 Blas = Annotated[
     list[str] | None,
@@ -49,6 +51,13 @@ DryRun = Annotated[
 Figures = Annotated[
     bool,
     typer.Option("--figures/--no-figures", help="Draw the figures; `plot RUN` draws them later."),
+]
+DrawingStyleName = Annotated[
+    str,
+    typer.Option(
+        "--style",
+        help="Style of the figures: screen, or paper, for a column of 3.3 inches in Computer Modern.",
+    ),
 ]
 Page = Annotated[
     bool,
@@ -152,7 +161,7 @@ def describe_axis(axis: Axis) -> str:
     return f"{axis.asks}: a list of {known}. [default: {'; '.join(usual)}]"
 
 
-def take_axes(command: Callable[..., int], *, behind: str) -> Callable[..., int]:
+def take_axes(command: Callable[..., ExitStatus], *, behind: str) -> Callable[..., ExitStatus]:
     """Give a command that takes words by name (`**asked`) an option for each axis, behind one of its own."""
     parameters = []
     for parameter in inspect.signature(command, eval_str=True).parameters.values():
@@ -169,6 +178,12 @@ def take_axes(command: Callable[..., int], *, behind: str) -> Callable[..., int]
     # The signature is where typer looks for a command's options.
     command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     return command
+
+
+def require_style(style: str) -> None:
+    """Raise UsageError where figures have no such style."""
+    if style not in STYLES:
+        raise UnknownNameError("style", style, STYLES)
 
 
 def require_positive(option: str, value: float | None) -> None:

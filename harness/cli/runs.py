@@ -3,26 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from harness.cli import options
+from harness.cli.exit_status import ExitStatus
 from harness.cli.streams import print_error, print_notice, say
-from harness.errors import UsageError
+from harness.errors import UnknownNameError, UsageError
 from harness.records.reader import Run, load_run
 
 if TYPE_CHECKING:
     from harness.analysis.analysis import Analysis
 
 
-def write_outputs(folder: Path, *, figures: bool = True, page: bool = True) -> bool:
+def write_outputs(
+    folder: Path, *, figures: bool = True, page: bool = True, style: str = "screen"
+) -> bool:
     """Write what is derived from a run and print its table; say whether all is written and possible.
 
-    figures: whether they are drawn too; nothing else of a command takes as long but measuring. page: whether
-    that is written too. Whatever becomes of them and of standard output, the tables lie in the folder. A
-    figure that no machine of these ceilings can reach is an error in what was measured, and is named as one.
+    figures: whether they are drawn too, in that style; nothing else of a command takes as long but measuring.
+    page: whether that is written too. Whatever becomes of them and of standard output, the tables lie in the
+    folder. A figure that no machine of these ceilings can reach is an error in what was measured, and is
+    named as one.
     """
     from harness.analysis.analysis import analyse
     from harness.report import files, table
@@ -30,7 +35,9 @@ def write_outputs(folder: Path, *, figures: bool = True, page: bool = True) -> b
     analysis = analyse(load_run(folder))
     written = [try_to_write(analysis, "tables", files.write_tables, "table")]
     if figures and analysis.samples:
-        written.append(try_to_write(analysis, "figures", files.write_plots, "plot"))
+        written.append(
+            try_to_write(analysis, "figures", partial(files.write_plots, style=style), "plot")
+        )
     elif figures:
         print_notice(f"{folder}: nothing was sampled, so there are no figures")
     if page:
@@ -79,7 +86,7 @@ def try_to_write(
     return None
 
 
-def table_command(run: options.RunFolder) -> int:
+def table_command(run: options.RunFolder) -> ExitStatus:
     """Print a run's tables and write table.md, table.csv, speeds.csv and table.tex from its samples."""
     from harness.analysis.analysis import analyse
     from harness.report import files, table
@@ -90,23 +97,25 @@ def table_command(run: options.RunFolder) -> int:
     return _name(written)
 
 
-def _name(written: list[Path] | None) -> int:
+def _name(written: list[Path] | None) -> ExitStatus:
     """Name the files that were written, and return the exit status."""
     if written is None:
-        return 1
+        return ExitStatus.BAD
     say(f"Written: {', '.join(map(str, written))}")
-    return 0
+    return ExitStatus.CLEAN
 
 
-def plot_command(run: options.RunFolder) -> int:
-    """Draw a run's figures as PNG and SVG from its samples."""
+def plot_command(run: options.RunFolder, style: options.DrawingStyleName = "screen") -> ExitStatus:
+    """Draw a run's figures as PNG, SVG and PDF from its samples."""
     from harness.analysis.analysis import analyse
     from harness.report import files
 
+    options.require_style(style)
     analysis = analyse(load_run(run))
     if not analysis.samples:
         raise UsageError(f"{run} has no samples: there is nothing to draw")
-    return _name(try_to_write(analysis, "figures", files.write_plots, "plot"))
+    draw = partial(files.write_plots, style=style)
+    return _name(try_to_write(analysis, "figures", draw, "plot"))
 
 
 def report_command(
@@ -118,7 +127,7 @@ def report_command(
             metavar="page.html",
         ),
     ] = None,
-) -> int:
+) -> ExitStatus:
     """Write one page of HTML of a run or of several, with all tables and figures; it loads nothing.
 
     Of several runs a row each stands on top; no time of one machine is set over another's.
@@ -140,6 +149,9 @@ def report_command(
     return _name([path])
 
 
+_COMPARISON_FORMATS = ("table", "csv", "json", "junit")
+
+
 def compare_command(
     a: Annotated[Path, typer.Argument(help="Folder of the run to compare with.", metavar="A")],
     b: Annotated[Path, typer.Argument(help="Folder of the run that is judged.", metavar="B")],
@@ -158,39 +170,52 @@ def compare_command(
             help="With --fail-on-slower: let cells pass that A measured and B did not.",
         ),
     ] = False,
-    csv: Annotated[bool, typer.Option("--csv", help="Print CSV instead of a table.")] = False,
-    json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
-) -> int:
+    name: Annotated[
+        str | None,
+        typer.Option(
+            "--format",
+            metavar="FORMAT",
+            help="table, csv, json, or junit: XML for continuous integration, where a regression is a "
+            "failure. [default: table]",
+        ),
+    ] = None,
+    csv: Annotated[bool, typer.Option("--csv", help="Print CSV: --format csv.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON: --format json.")] = False,
+) -> ExitStatus:
     """Say of each cell whether run B is faster, slower or the same as run A, or that it can't be told.
 
     On one machine times are compared, freed of the drift between the runs; across machines ratios are.
-    Exit status: 0, or 1 where --fail-on-slower finds a cell, or one of A that B did not measure.
+    Exit status 1 is left to --fail-on-slower: for a cell that it finds, or one of A that B did not measure.
     """
     from harness.analysis import compare
     from harness.report import compare as report_compare
 
-    if csv and json:
-        raise UsageError("--csv and --json: give one of them")
+    given = {"--csv": "csv" if csv else None, "--json": "json" if json else None, "--format": name}
+    chosen = {option: form for option, form in given.items() if form is not None}
+    if len(chosen) > 1:
+        raise UsageError(f"{' and '.join(chosen)}: give one of them")
+    form = next(iter(chosen.values()), "table")
+    if form not in _COMPARISON_FORMATS:
+        raise UnknownNameError("format", form, _COMPARISON_FORMATS)
     if fail_on_slower is not None and not fail_on_slower >= 0:
         raise UsageError(f"--fail-on-slower: need 0 or more percent, got {fail_on_slower:g}")
     comparison = compare.compare(load_layers(a), load_layers(b))
-    if csv:
+    lost = [] if allow_missing else comparison.lost
+    slower = comparison.slower_than(fail_on_slower or 0.0)
+    if form == "csv":
         text = report_compare.format_comparison_csv(comparison)
-    elif json:
+    elif form == "json":
         text = report_compare.format_comparison_json(comparison)
+    elif form == "junit":
+        text = report_compare.format_comparison_junit(comparison, slower, lost)
     else:
         text = report_compare.format_comparison(comparison)
     say(text.removesuffix("\n"))
     if fail_on_slower is None:
-        return 0
-    lost = [] if allow_missing else comparison.lost
-    for line in lost:
+        return ExitStatus.CLEAN
+    for line in [*lost, *map(report_compare.describe_change, slower)]:
         print_error(line)
-    slower = comparison.slower_than(fail_on_slower)
-    for change in slower:
-        why = report_compare.format_change(change.change) if change.change else change.reason
-        print_error(f"{change.cell} is {change.verdict}: {why}")
-    return 1 if slower or lost else 0
+    return ExitStatus.BAD if slower or lost else ExitStatus.CLEAN
 
 
 def merge_command(
@@ -199,7 +224,7 @@ def merge_command(
         Path,
         typer.Option(help="A file ending in .md or .csv, or a folder for both.", metavar="PATH"),
     ],
-) -> int:
+) -> ExitStatus:
     """Put the runs of several machines into one table, a row for each machine and shape."""
     from harness.analysis import merge
     from harness.report import merge as report_merge

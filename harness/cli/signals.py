@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+from harness.cli.exit_status import ExitStatus
+
 _ENDING = (signal.SIGTERM, signal.SIGHUP)
 
 
@@ -57,11 +59,11 @@ def _heard() -> Iterator[_Ending]:
             signal.signal(number, before[number])
 
 
-def end_in_order(sweep: Callable[[], int | None]) -> int:
+def end_in_order(sweep: Callable[[], ExitStatus | None]) -> ExitStatus:
     """Carry out a sweep and return its exit status; SIGTERM and SIGHUP interrupt it as Ctrl-C does.
 
-    sweep: returns a status, None where it was interrupted. That is then 128 and the signal's number, as a
-    shell has it: 130 for Ctrl-C, 143 for SIGTERM, 129 for SIGHUP.
+    sweep: returns a status, None where it was interrupted and can't be taken up again. That is then 128 and
+    the signal's number, as a shell has it, so that nobody who starts again what is resumable waits for this.
     """
     with _heard() as ending:
         try:
@@ -69,4 +71,4 @@ def end_in_order(sweep: Callable[[], int | None]) -> int:
         except KeyboardInterrupt:
             print("interrupted", file=sys.stderr)
             status = None
-        return 128 + ending.number if status is None else status
+        return ExitStatus(128 + ending.number) if status is None else status

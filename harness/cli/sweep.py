@@ -16,6 +16,7 @@ from rich.table import Table
 from harness import plugin
 from harness.backends import blas
 from harness.cli import options, signals
+from harness.cli.exit_status import ExitStatus
 from harness.cli.runs import write_outputs
 from harness.cli.streams import print_error, print_notice, say
 from harness.cli.sweep_options import make_spec
@@ -88,7 +89,7 @@ def see_caches(
 
 # What of a sweep's options stands in the spec under another name, and those that may stand by --resume.
 _FIELDS = {"batch": "batches", "width": "widths", "blas_names": "blas", "budget": "budget_s"}
-_BESIDE_RESUME = ("resume_run", "dry_run", "out", "figures", "page")
+_BESIDE_RESUME = ("resume_run", "dry_run", "out", "figures", "style", "page")
 
 
 def _given_options(
@@ -174,6 +175,7 @@ def sweep_command(
     ] = False,
     dry_run: options.DryRun = False,
     figures: options.Figures = True,
+    style: options.DrawingStyleName = "screen",
     page: options.Page = True,
     out: options.Out = None,
     resume_run: Annotated[
@@ -186,13 +188,13 @@ def sweep_command(
         ),
     ] = None,
     **asked: str | None,
-) -> int:
+) -> ExitStatus:
     """Measure the paper's Table 2 here, the CPU half or with --device cuda the GPU half.
 
     Every cell is checked against a float64 oracle before it is timed. Samples are taken in interleaved
-    random order. Ctrl-C keeps what is finished. Exit status: 0 done, 1 a result was wrong or a cell failed,
-    2 usage, 130 interrupted, 143 or 129 ended by SIGTERM or SIGHUP, which keep as much as Ctrl-C.
+    random order. Ctrl-C, SIGTERM and SIGHUP keep what is finished, and --resume goes on from there.
     """
+    options.require_style(style)
     plugin.load_all(plugins or [])
     resumed: Run | None = None
     spec = make_spec(
@@ -214,17 +216,21 @@ def sweep_command(
         print_notice(notice)
     if dry_run:
         print_missing(resumed, made) if resumed else print_plan(made)
-        return 0
+        return ExitStatus.CLEAN
     if resumed and resume.has_ended(resumed):
         print_notice(f"{resumed.folder}: nothing is missing")
-        return 0 if write_outputs(resumed.folder, figures=figures, page=page) else 1
-    return signals.end_in_order(partial(measure, made, resumed, figures=figures, page=page))
+        written = write_outputs(resumed.folder, figures=figures, page=page, style=style)
+        return ExitStatus.CLEAN if written else ExitStatus.BAD
+    return signals.end_in_order(
+        partial(measure, made, resumed, figures=figures, page=page, style=style)
+    )
 
 
 def measure(
-    made: Plan, resumed: Run | None, *, figures: bool, page: bool, command: str = "sweep"
-) -> int | None:
-    """Carry out a plan and write what is derived; return the exit status, None where it was interrupted.
+    made: Plan, resumed: Run | None, *, figures: bool, page: bool, style: str = "screen",
+    command: str = "sweep",
+) -> ExitStatus:  # fmt: skip
+    """Carry out a plan and write what is derived; return the exit status.
 
     command: that takes the run up again.
     """
@@ -232,18 +238,20 @@ def measure(
 
     with Display(made.spec.baseline) as display:
         outcome = sweep_run.run(made, display, resumed)
-    return _conclude(outcome, figures=figures, page=page, command=command)
+    return _conclude(outcome, figures=figures, page=page, style=style, command=command)
 
 
-def _conclude(outcome: sweep_run.Outcome, *, figures: bool, page: bool, command: str) -> int | None:
-    """Write what is derived from a run and say how it ended; return the status, None if interrupted."""
+def _conclude(
+    outcome: sweep_run.Outcome, *, figures: bool, page: bool, style: str, command: str
+) -> ExitStatus:
+    """Write what is derived from a run and say how it ended; return the status."""
     if outcome.trouble:
         print_error(outcome.trouble)
     if outcome.reason == "interrupted" or outcome.trouble:
         # Before the tables: whoever can't wait for them, or has closed the output, reads it still.
         print_notice(f"`python -m harness {command} --resume {outcome.folder}` goes on from here")
-    written = write_outputs(outcome.folder, figures=figures, page=page)
+    written = write_outputs(outcome.folder, figures=figures, page=page, style=style)
     if outcome.reason == "interrupted":
-        return None
+        return ExitStatus.RESUMABLE
     bad = outcome.wrong or outcome.failed or outcome.trouble or not written
-    return 1 if bad else 0
+    return ExitStatus.BAD if bad else ExitStatus.CLEAN

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from harness.errors import UsageError
+from harness.errors import UnfitMachineError
 from harness.machine import doctor_blas, doctor_processor, doctor_system
 from harness.machine.inspection import Inspection
 from harness.records.facts import SEVERITIES, Finding
@@ -24,8 +24,8 @@ def serious(findings: Sequence[Finding]) -> list[Finding]:
 
 
 def refuse_serious(findings: Sequence[Finding]) -> None:
-    """Raise UsageError where something is serious, naming it in one line."""
+    """Raise UnfitMachineError where something is serious, naming it in one line."""
     found = serious(findings)
     if found:
         named = "; ".join(f"{f.id}: {f.found}" for f in found)
-        raise UsageError(f"--strict: not measured, {len(found)} serious: {named}")
+        raise UnfitMachineError(f"--strict: not measured, {len(found)} serious: {named}")

@@ -1,17 +1,20 @@
-"""Own the text of a comparison of two runs: Markdown, CSV and JSON."""
+"""Own the text of a comparison of two runs: Markdown, CSV, JSON and JUnit's XML."""
 
 from __future__ import annotations
 
 import json
 import math
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
+from xml.etree import ElementTree
 
 import pandas as pd
 
-from harness.analysis.compare import TOLERANCE, Comparison, Verdict
+from harness.analysis.compare import TOLERANCE, Change, Comparison, Verdict
 from harness.analysis.stats import Ratio
 from harness.records.reader import Run
+from harness.records.text import printable
 from harness.report import escape
 from harness.report.formats import (
     NONE,
@@ -144,3 +147,54 @@ def format_comparison_json(comparison: Comparison) -> str:
         "cells": comparison_rows(comparison), "unmatched": comparison.unmatched,
     }  # fmt: skip
     return json.dumps(document, indent=1) + "\n"
+
+
+def describe_change(change: Change) -> str:
+    """Return in one line what became of a cell: its verdict, by how much or why."""
+    parts = [format_change(change.change) if change.change else "", change.reason]
+    return f"{change.cell} is {change.verdict}: {', '.join(filter(None, parts))}"
+
+
+def format_comparison_junit(
+    comparison: Comparison, failed: Sequence[Change], lost: Sequence[str]
+) -> str:
+    """Return a comparison as JUnit's XML, which continuous integration shows as tests.
+
+    failed: the changes that are regressions; lost: what was measured in A and not in B, each with why; both
+    are failures. A cell is a test case whose time is that of a pass in B; one that can't be told is skipped.
+    """
+    untold = [c for c in comparison.changes if c.verdict == "ambiguous"]
+    count, machine = len(comparison.changes) + len(lost), comparison.b.head.machine
+    totals = {
+        "tests": count,
+        "failures": len(failed) + len(lost),
+        "errors": 0,
+        "skipped": len(untold),
+    }
+    texts = {name: str(number) for name, number in totals.items()}
+    top = ElementTree.Element("testsuites", texts)
+    suite = ElementTree.SubElement(top, "testsuite", {"name": "harness compare", **texts})
+    properties = ElementTree.SubElement(suite, "properties")
+    facts = {
+        "a": printable(str(comparison.a.folder)), "b": printable(str(comparison.b.folder)),
+        "summary": summarize(comparison), "machine": format_machine(machine), "commit": machine.commit,
+        "same_machine": str(comparison.same_machine).lower(),
+    }  # fmt: skip
+    for name, value in facts.items():
+        ElementTree.SubElement(properties, "property", name=name, value=value)
+    for change in comparison.changes:
+        case = ElementTree.SubElement(suite, "testcase", classname="compare", name=change.cell)
+        if math.isfinite(change.b_ns):
+            case.set("time", f"{change.b_ns / 1e9:.9f}")
+        says = describe_change(change)
+        if change in failed:
+            ElementTree.SubElement(case, "failure", type=change.verdict, message=says).text = says
+        elif change in untold:
+            ElementTree.SubElement(case, "skipped", message=says)
+        ElementTree.SubElement(case, "system-out").text = says
+    for line in lost:
+        case = ElementTree.SubElement(suite, "testcase", classname="compare", name=line)
+        ElementTree.SubElement(case, "failure", type="lost", message=line).text = line
+    ElementTree.indent(top)
+    text = ElementTree.tostring(top, encoding="unicode")
+    return f'<?xml version="1.0" encoding="utf-8"?>\n{text}\n'

@@ -13,7 +13,7 @@ from harness.analysis.by_batch import Series
 from harness.problem import axes
 from harness.problem.models import speedup_limit, title
 from harness.report import escape
-from harness.report.figure_style import new_figure, set_title
+from harness.report.figure_style import SCREEN, DrawingStyle, new_figure, set_title
 from harness.report.palette import Style, find_styles
 
 _SHARE_TICKS = (1, 2, 5, 10, 20, 50, 100, 200)  # percent
@@ -31,7 +31,7 @@ def _label(series: Series) -> str:
 
 
 def _draw_speedups(
-    panel: Any, rows: list[Series], styles: Mapping[str, Style], baseline: str
+    panel: Any, rows: list[Series], styles: Mapping[str, Style], baseline: str, how: DrawingStyle
 ) -> None:
     for series in rows:
         style, batches = styles[series.implementation], sorted(series.speedups)
@@ -41,14 +41,16 @@ def _draw_speedups(
             [r.value - r.low if r.known else 0.0 for r in ratios],
             [r.high - r.value if r.known else 0.0 for r in ratios],
         ]
-        panel.errorbar(batches, values, yerr=spread, color=style.colour, marker=style.marker, ms=5,
-                      capsize=2.5, label=_label(series))  # fmt: skip
-    for model in dict.fromkeys(series.model for series in rows):
+        panel.errorbar(batches, values, yerr=spread, color=style.colour, marker=style.marker, ms=how.marker,
+                      capsize=how.marker / 2, label=how.write(_label(series)))  # fmt: skip
+    models = list(dict.fromkeys(series.model for series in rows))
+    for model in models:
         limit = speedup_limit(model, baseline)
         panel.axhline(limit, color="#555555", ls=":", lw=1.2)
-        text = f"limit of {title(model)}: {limit:.2f}x"  # on the right, where speedups are low
-        panel.annotate(text, (0.99, limit), xycoords=("axes fraction", "data"), xytext=(0, 3), ha="right",
-                      textcoords="offset points", fontsize=8, color="#555555")  # fmt: skip
+        of = f" of\n{title(model)}" if len(models) > 1 else ""
+        text = f"limit{of}\n{limit:.2f}x"  # beside the panel, where no curve runs
+        panel.annotate(text, (1.01, limit), xycoords=("axes fraction", "data"), va="center",
+                       fontsize=how.note, color="#555555")  # fmt: skip
     panel.axhline(1, color="black", lw=0.8)
     drawn = [r.value for series in rows for r in series.speedups.values()]
     drawn += [1.0, *(speedup_limit(series.model, baseline) for series in rows)]
@@ -59,11 +61,13 @@ def _draw_speedups(
     panel.set_ylabel("speedup over the fastest FF")
 
 
-def _draw_shares(panel: Any, rows: list[Series], styles: Mapping[str, Style]) -> None:
+def _draw_shares(
+    panel: Any, rows: list[Series], styles: Mapping[str, Style], how: DrawingStyle
+) -> None:
     for series in rows:
         style, batches = styles[series.implementation], sorted(series.shares)
         panel.plot(batches, [100 * series.shares[b] for b in batches], color=style.colour,
-                  marker=style.marker, ms=5)  # fmt: skip
+                  marker=style.marker, ms=how.marker)  # fmt: skip
     panel.axhline(100, color="black", lw=0.8)
     panel.axhline(50, color="black", lw=0.8, ls="--")
     shares = [100 * share for series in rows for share in series.shares.values()]
@@ -74,7 +78,7 @@ def _draw_shares(panel: Any, rows: list[Series], styles: Mapping[str, Style]) ->
     panel.set_ylabel("share of the floor")
 
 
-def draw(analysis: Analysis) -> Figure:
+def draw(analysis: Analysis, style: DrawingStyle = SCREEN) -> Figure:
     """Draw, over the batch, each FFF's speedup with its interval above its share of the floor; log axes.
 
     Without a ceiling in the run there is no floor, and the lower part is left out.
@@ -83,7 +87,7 @@ def draw(analysis: Analysis) -> Figure:
     points = by_batch.widest(analysis.points)
     rows = by_batch.collect(points)
     styles = find_styles(analysis)
-    figure = new_figure(11, 7)
+    figure = new_figure(11, 3.4 + 0.11 * len(rows) if style.is_narrow else 7, style)
     if any(series.shares for series in rows):
         panels = list(figure.subplots(2, 1, sharex=True, height_ratios=(3, 2)))
     else:
@@ -95,11 +99,13 @@ def draw(analysis: Analysis) -> Figure:
         panel.set_xticks(batches, [str(b) for b in batches])
         panel.minorticks_off()
         panel.grid(**_GRID)
-    _draw_speedups(panels[0], rows, styles, analysis.head.sweep.baseline)
+    _draw_speedups(panels[0], rows, styles, analysis.head.sweep.baseline, style)
     if panels[1:]:
-        _draw_shares(panels[1], rows, styles)
+        _draw_shares(panels[1], rows, styles, style)
     panels[-1].set_xlabel("batch (tokens)")
-    figure.legend(*panels[0].get_legend_handles_labels(), fontsize=8, loc="outside lower center",
-                  ncols=2, frameon=False)  # fmt: skip
-    set_title(figure, analysis.head, f"Conditional over dense by batch, width {points[0].width}")
+    figure.legend(*panels[0].get_legend_handles_labels(), fontsize=style.note, loc="outside lower center",
+                  ncols=1 if style.is_narrow else 2, frameon=False)  # fmt: skip
+    set_title(
+        figure, analysis.head, f"Conditional over dense by batch, width {points[0].width}", style
+    )
     return figure

@@ -18,44 +18,57 @@ from harness.report.formats import format_csv
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-FIGURES = ("speedup", "time_per_token", "ceilings")
+FIGURES = ("speedup", "time_per_token")
+ROOFLINE, BANDWIDTH = "roofline", "bandwidth"  # where a run measured ceilings
 BY_BATCH = "by_batch"  # where a run has several batches
 WHOLE_MODELS = "model"  # of a run of whole models, alone
 CACHES = "caches"  # where a run began with a walk over working sets
 _FORMATS = drawing.FORMATS
+SCREEN = drawing.STYLES[0]
 
 
-def find_figures(analysis: Analysis) -> dict[str, Callable[[], Figure]]:
-    """Return the figures of a run: the name of each, and what draws it.
+def find_figures(analysis: Analysis, style: str = SCREEN) -> dict[str, Callable[[], Figure]]:
+    """Return the figures of a run in a style, by its name: the name of each figure, and what draws it.
 
     A run that was ended before its first cell has nothing to draw.
     """
     if analysis.whole_models:
         with drawing.plain_matplotlib():
             from harness.report import transformer_figure
-        return {WHOLE_MODELS: partial(transformer_figure.draw, analysis)}
+            from harness.report.figure_style import STYLES
+        return {WHOLE_MODELS: partial(transformer_figure.draw, analysis, STYLES[style])}
     if not analysis.points:
         return {}
     with drawing.plain_matplotlib():
-        from harness.report import figure_by_batch, figure_caches, figures
+        from harness.report import (
+            figure_bandwidth,
+            figure_by_batch,
+            figure_caches,
+            figure_roofline,
+            figures,
+        )
+        from harness.report.figure_style import STYLES
 
-    of_each = (figures.speedup_figure, figures.time_figure, figures.ceilings_figure)
-    draws: dict[str, Callable[[], Figure]] = {
-        name: partial(draw, analysis) for name, draw in zip(FIGURES, of_each, strict=True)
+    of_each = (figures.speedup_figure, figures.time_figure)
+    draws: dict[str, Callable[..., Figure]] = dict(zip(FIGURES, of_each, strict=True))
+    where_drawable = {
+        ROOFLINE: figure_roofline, BANDWIDTH: figure_bandwidth, BY_BATCH: figure_by_batch,
+        CACHES: figure_caches,
+    }  # fmt: skip
+    draws |= {
+        n: module.draw for n, module in where_drawable.items() if module.is_drawable(analysis)
     }
-    if figure_by_batch.is_drawable(analysis):
-        draws[BY_BATCH] = partial(figure_by_batch.draw, analysis)
-    if figure_caches.is_drawable(analysis):
-        draws[CACHES] = partial(figure_caches.draw, analysis)
-    return draws
+    return {name: partial(draw, analysis, STYLES[style]) for name, draw in draws.items()}
 
 
-def write_plots(analysis: Analysis) -> list[Path]:
-    """Write each figure as PNG and SVG into the run's folder and return the files.
+def write_plots(analysis: Analysis, style: str = SCREEN) -> list[Path]:
+    """Write each figure in a style as PNG, SVG and PDF into the run's folder and return the files.
 
     Raises FigureError or OSError for the first that can't be drawn or written, when the others are.
     """
-    return drawing.write_figures(analysis.folder, find_figures(analysis), _FORMATS)
+    return drawing.write_figures(
+        analysis.folder, find_figures(analysis, style), _FORMATS, drawing.find_settings(style)
+    )
 
 
 MODEL_FILES = ("table.md", "model.csv")

@@ -132,8 +132,8 @@ def csv_frame(analysis: Analysis) -> pd.DataFrame:
     )  # fmt: skip
 
 
-def write_page(analysis: Analysis) -> list[Path]:
-    """Write explain.md, explain.csv, explain.png and explain.svg into the run's folder and return them.
+def write_page(analysis: Analysis, style: str = drawing.STYLES[0]) -> list[Path]:
+    """Write explain.md, explain.csv and the figure, explain, into the run's folder and return the files.
 
     Raises UsageError where the run has no ladder, OSError or FigureError where a file can't be made; the
     texts are written before the figure is drawn.
@@ -142,7 +142,9 @@ def write_page(analysis: Analysis) -> list[Path]:
     paths = (analysis.folder / name for name in EXPLAIN_FILES)
     written = write_texts(dict(zip(paths, texts, strict=True)))
     with drawing.plain_matplotlib():
+        from harness.report.figure_style import STYLES
         from harness.report.ladder_figure import ladder_figure
 
-    draws = {"explain": partial(ladder_figure, analysis)}
-    return written + drawing.write_figures(analysis.folder, draws, drawing.FORMATS)
+    chosen = STYLES[style]
+    draws = {"explain": partial(ladder_figure, analysis, chosen)}
+    return written + drawing.write_figures(analysis.folder, draws, drawing.FORMATS, chosen.settings)

@@ -10,6 +10,7 @@ from markupsafe import Markup
 
 from harness.analysis import by_batch, roofline
 from harness.analysis.analysis import Analysis
+from harness.analysis.bandwidth import find_bandwidths
 from harness.analysis.by_batch import Crossing, Series
 from harness.analysis.rows import Point, Speed, Versus
 from harness.analysis.stats import Ratio
@@ -358,27 +359,17 @@ def time_figure(analysis: Analysis, point: Point) -> Figure | None:
 
 # ---- ceilings -------------------------------------------------------------------------------------
 
-_PATTERNS = {"read": 0, "write": 1, "copy": 2, "stream": 3, "gather": 4}
-
 
 def bandwidth_figure(analysis: Analysis) -> Figure | None:
     """Draw the bandwidths that were measured over the sets that they walked, with the caches' sizes."""
-    curve = analysis.cache_curve
-    streams = [
-        (s, analysis.cells[s.cell].batch * roofline.row_bytes(analysis.cells[s.cell]))
-        for s in analysis.ceiling_speeds
-        if math.isfinite(s.gbs)
-    ]
-    if not streams and curve is None:
+    found = find_bandwidths(analysis)
+    if found is None:
         return None
-    sizes = [float(size) for _, size in streams]
-    rates = [s.gbs for s, _ in streams]
-    told: dict[str, int] = dict(analysis.ceilings.capacity)
-    if curve is not None:
-        sizes += [float(r.set_bytes) for r in curve.rates]
-        rates += [r.gbs for r in curve.rates]
+    curve, told = found.curve, found.capacity
     plot = Plot(
-        x=spread([*sizes, *told.values()], margin=1.6), y=spread(rates, margin=1.5), height=320
+        x=spread([*found.sizes, *told.values()], margin=1.6),
+        y=spread(found.rates, margin=1.5),
+        height=320,
     )
     top = plot.y.high
     powers = range(math.ceil(math.log2(plot.x.low)), math.floor(math.log2(plot.x.high)) + 1)
@@ -391,10 +382,9 @@ def bandwidth_figure(analysis: Analysis) -> Figure | None:
         parts.append(plot.text((size, top), name, "middle", dy=-5))
     if curve is not None:
         parts.append(plot.path([(r.set_bytes, r.gbs) for r in curve.rates], "walk"))
-    names = list(dict.fromkeys(s.implementation.removeprefix("ceiling_") for s, _ in streams))
-    for s, size in streams:
-        name = s.implementation.removeprefix("ceiling_")
-        shape = _PATTERNS.get(name, names.index(name))
+    shapes = found.shapes
+    for stream in found.streams:
+        s, name, size = stream.speed, stream.pattern, stream.set_bytes
         detail = [
             f"{name} of a set of {format_bytes(size)} in {s.place}",
             f"{format_rate(s.gbs)} GB/s, median of n = {s.samples}; fastest sample "
@@ -402,20 +392,16 @@ def bandwidth_figure(analysis: Analysis) -> Figure | None:
             *(f"unstable: {reason}" for reason in s.unstable),
         ]
         parts.append(
-            plot.mark((size, s.gbs), shape, "plain", name=f"{name}, {s.place}: {format_rate(s.gbs)} GB/s",
-                      detail="\n".join(detail))
+            plot.mark((size, s.gbs), shapes[name], "plain",
+                      name=f"{name}, {s.place}: {format_rate(s.gbs)} GB/s", detail="\n".join(detail))
         )  # fmt: skip
-    keys = [Key(drawn=_swatch("plain", _PATTERNS.get(n, names.index(n))), says=n) for n in names]
+    keys = [Key(drawn=_swatch("plain", shape), says=name) for name, shape in shapes.items()]
     if curve is not None:
         keys.append(Key(drawn=_line_key("walk"), says="reading sets of many sizes, before the run"))
     keys.append(Key(drawn=_line_key("capacity"), says="size of a cache"))
-    threads = analysis.ceilings.threads
-    of = "one thread" if threads == 1 else f"{threads} threads together"
-    if analysis.head.machine.device:
-        of = "the device"
     return Figure(
         id="bandwidth", title="Bandwidth over the working set",
-        says=f"Each point is the rate at which {of} walked a set of that size in one pattern: how much "
+        says=f"Each point is the rate at which {found.of} walked a set of that size in one pattern: how much "
         "slower weights come from a farther cache or from memory.",
         keys=keys, plot=Markup("").join(parts), height=plot.height, x_title="working set (log)",
         y_title="bandwidth, GB/s (log)",
@@ -424,27 +410,19 @@ def bandwidth_figure(analysis: Analysis) -> Figure | None:
 
 def roofline_figure(analysis: Analysis) -> Figure | None:
     """Draw every cell of a run's layers below the roofs that its own ceilings make."""
-    known, styles = analysis.ceilings, find_styles(analysis)
-    cells = [
-        (p, s, roofline.intensity(analysis.cells[s.cell]))
-        for p in analysis.points
-        for s in p.speeds
-        if s.gflops > 0
-    ]
-    if not cells or not known.bandwidth or not known.peaks:
+    found = roofline.find_roofline(analysis.ceilings, analysis.cells, analysis.points)
+    if found is None:
         return None
-    places = {place: known.bandwidth_at(place) for place in known.bandwidth}
-    peak = max(known.peaks.values())
+    styles, peak = find_styles(analysis), found.peak
     # From left of the slowest place's ridge on, so that the roofs are seen to bend.
-    ridges = [peak / gbs for gbs in places.values()]
-    x = spread([*(i for _, _, i in cells), *ridges], margin=1.6)
+    x = spread([*(c.intensity for c in found.cells), *found.ridges], margin=1.6)
     plot = Plot(
-        x=x, y=spread([*(s.gflops for _, s, _ in cells), 1.1 * peak], margin=1.5), height=380
+        x=x, y=spread([*(c.speed.gflops for c in found.cells), 1.1 * peak], margin=1.5), height=380
     )
     parts = [
         plot.axes(log_ticks(plot.x, lambda v: f"{v:g}"), log_ticks(plot.y, lambda v: f"{v:g}"))
     ]
-    for i, (place, gbs) in enumerate(places.items()):
+    for i, (place, gbs) in enumerate(found.bandwidth.items()):
         start = max(plot.x.low, plot.y.low / gbs)
         end = min(peak / gbs, plot.x.high)
         if end > start:
@@ -452,12 +430,15 @@ def roofline_figure(analysis: Analysis) -> Figure | None:
             # Below where it bends, each a line deeper than the one before it.
             says = f"{place} {format_rate(gbs)}"
             parts.append(plot.text((end, end * gbs), says, "roof-label", dx=5, dy=14 + 13 * i))
-    for name, rate in known.peaks.items():
-        parts.append(plot.line((rate / max(places.values()), rate), (plot.x.high, rate), "roof"))
+    for name, rate in found.peaks.items():
+        parts.append(
+            plot.line((rate / max(found.bandwidth.values()), rate), (plot.x.high, rate), "roof")
+        )
         parts.append(
             plot.text((plot.x.high, rate), f"peak {name} {format_rate(rate)} GFLOP/s", "end", dy=-5)
         )
-    for point, s, at in cells:
+    for cell in found.cells:
+        point, s, at = cell.point, cell.speed, cell.intensity
         style = styles[s.implementation]
         detail = "\n".join(describe_speed(analysis, point, s))
         name = f"{s.implementation}, batch {point.batch}: {format_rate(s.gflops)} GFLOP/s"
@@ -467,7 +448,7 @@ def roofline_figure(analysis: Analysis) -> Figure | None:
         says="Each point is one cell: its rate over the operations that it has for each byte that any pass "
         "must move. The slanted lines are this machine's bandwidths in GB/s, the flat ones its peaks: no "
         "cell can lie above those of the place where its weights are, and what it lies below them is lost.",
-        keys=_layer_keys(styles, [s.implementation for _, s, _ in cells]), plot=Markup("").join(parts),
+        keys=_layer_keys(styles, [c.speed.implementation for c in found.cells]), plot=Markup("").join(parts),
         height=plot.height, x_title="operations per compulsory byte (log)", y_title="GFLOP/s (log)",
         notes=[f"No peak of {name} was measured, so nothing bounds its cells on the right."
                for name in analysis.peakless],

@@ -12,7 +12,7 @@ from harness.analysis.analysis import Analysis
 from harness.analysis.transformer import Form, WholeModel
 from harness.problem.transformer import DENSE, PARTS
 from harness.report import escape
-from harness.report.figure_style import new_figure, set_title
+from harness.report.figure_style import SCREEN, DrawingStyle, new_figure, set_title
 from harness.report.formats import format_ratio, format_time
 from harness.report.palette import COLD, COLOURS, WARM
 from harness.report.transformer import PART_NAMES, find_parts, format_whole, name_form
@@ -34,7 +34,7 @@ def _colour(form: Form, part: str) -> str:
     return COLOURS[(COLD if form.computed_by.startswith("fff_") else WARM)[0]]
 
 
-def _draw_forms(axes: Any, model: WholeModel) -> None:
+def _draw_forms(axes: Any, model: WholeModel, style: DrawingStyle) -> None:
     """Draw a bar a form: its parts, and beside their sum the time of a pass without timers."""
     forms = [form for form in model.forms if form.parts_ns]
     highest = max((max(sum(f.parts_ns.values()), f.pass_ns) for f in forms), default=1.0)
@@ -47,27 +47,33 @@ def _draw_forms(axes: Any, model: WholeModel) -> None:
         speedup = "" if form.ff == DENSE else f"\n{format_ratio(form.speedup)}"
         top = max(below, form.pass_ns) + 0.02 * highest
         axes.text(i, top, f"{format_time(form.pass_ns)}{speedup}", ha="center", va="bottom",
-                  fontsize=8)  # fmt: skip
+                  fontsize=style.note)  # fmt: skip
     names = [name_form(form) for form in forms]
     broken = [n.replace("-", "-\n", 1) if len(n) > _LONG_NAME else n for n in names]
-    axes.set_xticks(range(len(forms)), broken, fontsize=8)
+    axes.set_xticks(range(len(forms)), [style.write(name) for name in broken], fontsize=style.note)
     axes.set_ylim(0, 1.2 * highest)
     axes.yaxis.set_major_formatter(lambda ns, _: format_time(ns) if ns else "0")
-    axes.set_title(format_whole(model), fontsize=9)
+    axes.set_title(style.write(format_whole(model)), fontsize=style.note + 1)
 
 
-def draw(analysis: Analysis) -> Figure:
+def draw(analysis: Analysis, style: DrawingStyle = SCREEN) -> Figure:
     """Draw a panel a model and batch, a stacked bar for each layer that stands as the FF."""
     analysis = escape.each_text(analysis, escape.figure)
     models = analysis.whole_models
     most = max(len(model.forms) for model in models)
-    figure = new_figure(max(6.5, 1.2 * most * len(models)), 5.2)
-    panels = figure.subplots(1, len(models), squeeze=False)[0]
+    # In a column the panels stand below one another.
+    rows = len(models) if style.is_narrow else 1
+    height = 0.6 + 2.2 * rows if style.is_narrow else 5.2
+    figure = new_figure(max(6.5, 1.2 * most * len(models)), height, style)
+    panels = list(figure.subplots(rows, len(models) // rows, squeeze=False).flat)
     for panel, model in zip(panels, models, strict=True):
-        _draw_forms(panel, model)
+        _draw_forms(panel, model, style)
     panels[0].set_ylabel("a pass of the model")
     set_title(
-        figure, analysis.head, "Where the time of a whole model goes, by what stands as its FF"
+        figure,
+        analysis.head,
+        "Where the time of a whole model goes, by what stands as its FF",
+        style,
     )
     seen = {part for model in models for part in find_parts(model)} - {"ff"}
     figure.legend(
@@ -76,6 +82,6 @@ def draw(analysis: Analysis) -> Figure:
             Patch(color=COLOURS[WARM[0]], label="FF"), Patch(color=COLOURS[COLD[0]], label="FFF"),
             Line2D([], [], color="black", lw=1.6, label="a pass without timers"),
         ],
-        loc="outside lower center", ncols=4, fontsize=8, frameon=False,
+        loc="outside lower center", ncols=3 if style.is_narrow else 4, fontsize=style.note, frameon=False,
     )  # fmt: skip
     return figure

@@ -6,10 +6,12 @@ import json
 from dataclasses import replace
 from functools import partial
 
+import junitparser
 import numpy as np
 import pandas as pd
 import pytest
 from fabricated_runs import Fake, make_cell
+from hostile import AFTER_LINE, spoil
 
 from harness import cli
 from harness.analysis import compare, compare_interval
@@ -282,6 +284,50 @@ def test_formats_agree(tmp_path, capsys):
     assert cli.run(["compare", str(b), str(a), "--fail-on-slower", "0"]) == 0
 
 
+def test_junit_fails_what_the_status_fails(tmp_path, capsys):
+    """JUnit's XML has a test case a cell; what the status is 1 for fails there, each with why."""
+    quiet = {"noise": 0.003, "process_noise": 0.001}
+    a = Fake(seed=1, **quiet).write(tmp_path / "a")
+    broken = "fff_l2_blas/ultrafastbert-1x11"
+    b = Fake(seed=2, factors={"fff_l1": 1.10}, wrong=(broken,), **quiet).write(tmp_path / "b")
+
+    def suite(*more):
+        status = cli.run(["compare", str(a), str(b), "--format", "junit", *more])
+        return status, next(iter(junitparser.JUnitXml.fromstring(capsys.readouterr().out.encode())))
+
+    def failures(cases):
+        results = {case.name: case.result for case in cases}
+        return {n: r[0] for n, r in results.items() if r and isinstance(r[0], junitparser.Failure)}
+
+    status, cases = suite()
+    assert (status, cases.tests, cases.failures) == (0, 6, 2)
+    found = failures(cases)
+    assert {name.split("/")[0]: failure.type for name, failure in found.items()} == {
+        "fff_l1_blas": "slower", "fff_l2_blas": "broken",
+    }  # fmt: skip
+    messages = [failure.message for failure in found.values()]
+    assert any(
+        m.startswith("fff_l1_blas/ultrafastbert-1x11/b64/w32/scipy is slower: +") for m in messages
+    )
+    status, cases = suite("--fail-on-slower", "20")
+    assert (status, cases.failures) == (1, 1)
+    _change_cells(b, "ff_l1_blas", lambda line: None)
+    status, cases = suite("--fail-on-slower", "20")
+    assert (status, cases.failures) == (1, 2)
+    assert "ff_l1_blas/bert-base-4095/b64/w32/scipy is not in B" in failures(cases)
+    assert suite("--fail-on-slower", "20", "--allow-missing")[1].failures == 1
+
+
+def test_junit_is_whole_whatever_the_texts(tmp_path, capsys):
+    """No text of a run is markup in the XML, nor a character that XML has no place for."""
+    run = Fake(processes=1, blocks=2).write(tmp_path / "b & <b> \x0b")
+    spoil(run, AFTER_LINE)
+    assert cli.run(["compare", str(run), str(run), "--format", "junit"]) == 0
+    [suite] = junitparser.JUnitXml.fromstring(capsys.readouterr().out.encode())
+    assert suite.tests == len(list(suite)) > 0
+    assert any("<script>" in found.value for found in suite.properties())
+
+
 def _change_cells(folder, name, change):
     """Write a run's lines anew: those of one implementation as `change` returns them, None to leave out."""
     lines = [json.loads(line) for line in (folder / LINES).read_text().splitlines()]
@@ -326,6 +372,10 @@ def test_usage_mistakes(tmp_path):
         cli.run(["compare", a, str(tmp_path)])
     with pytest.raises(UsageError, match="--csv and --json"):
         cli.run(["compare", a, a, "--csv", "--json"])
+    with pytest.raises(UsageError, match="--json and --format"):
+        cli.run(["compare", a, a, "--json", "--format", "csv"])
+    with pytest.raises(UsageError, match="unknown format 'xml'; known: table, csv, json, junit"):
+        cli.run(["compare", a, a, "--format", "xml"])
     with pytest.raises(UsageError, match="--fail-on-slower"):
         cli.run(["compare", a, a, "--fail-on-slower", "-1"])
 

@@ -36,6 +36,7 @@ READING = {
     "table": (["table", "RUN"], "Speedups of conditional over dense"),
     "plot": (["plot", "RUN"], "speedup.png"),
     "report": (["report", "RUN"], "report.html"),
+    "export": (["export", "LADDER", "--format", "bencher"], '"latency"'),
     "compare": (["compare", "RUN", "RUN"], "cells: "),
     "merge": (["merge", "RUN", "--out", "RUN/merged"], "Speedups on 1 machines"),
     "explain": (["explain", "LADDER"], "Is it 78 times faster?"),

@@ -15,6 +15,7 @@ import psutil
 import pytest
 
 from harness.cli import signals
+from harness.cli.exit_status import ExitStatus
 from harness.records.reader import load_run
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -41,16 +42,16 @@ def handlers() -> Iterator[None]:
         signal.signal(number, handler)
 
 
-def send(*numbers: int) -> Callable[[], int | None]:
+def send(*numbers: int) -> Callable[[], ExitStatus]:
     """Return a sweep that gets signals, each while what the one before interrupted is cleaned up."""
 
-    def sweep() -> int | None:
+    def sweep() -> ExitStatus:
         try:
             os.kill(os.getpid(), numbers[0])
         finally:
             for number in numbers[1:]:
                 os.kill(os.getpid(), number)
-        return 0
+        return ExitStatus.CLEAN
 
     return sweep
 
@@ -67,19 +68,20 @@ def test_a_signal_interrupts_once(handlers: None, numbers: list[int], status: in
     assert signals.end_in_order(send(*numbers)) == status
 
 
-def test_a_sweep_that_ended_in_order_says_what_interrupted_it(handlers: None) -> None:
-    """A sweep that kept what is finished and returned has the status of the signal, not of success."""
+def test_what_ended_in_order_says_whether_it_can_be_taken_up(handlers: None) -> None:
+    """What kept all that is finished has the status of a run to resume; without one, that of the signal."""
 
-    def sweep() -> int | None:
+    def sweep() -> ExitStatus | None:
         try:
             os.kill(os.getpid(), signal.SIGTERM)
         except KeyboardInterrupt:
             return None
-        return 0
+        return ExitStatus.CLEAN
 
     assert signals.end_in_order(sweep) == 143
     assert signals.end_in_order(lambda: None) == 130
-    assert signals.end_in_order(lambda: 1) == 1
+    for status in (ExitStatus.BAD, ExitStatus.RESUMABLE):
+        assert signals.end_in_order(lambda status=status: status) is status
 
 
 def test_what_is_ignored_stays_ignored(handlers: None) -> None:
@@ -118,9 +120,9 @@ def check_ended_in_order(folder: Path, children: list[psutil.Process]) -> None:
 
 # SIGHUP comes as the closed terminal below sends it.
 @pytest.mark.slow
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_a_sweep_ends_in_order(tmp_path: Path, number: int, status: int) -> None:
-    """A real sweep that gets a signal writes its end and its tables, and can be taken up again."""
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_sweep_ends_in_order(tmp_path: Path, number: int) -> None:
+    """A real sweep that gets a signal writes its end and its tables, and ends as one to resume."""
     folder = tmp_path / "run"
     process = subprocess.Popen(
         [sys.executable, str(FABRICATE / "told_caches.py"), *WORDS, "--out", str(folder)],
@@ -129,7 +131,7 @@ def test_a_sweep_ends_in_order(tmp_path: Path, number: int, status: int) -> None
     children = wait_for_samples(folder, process)
     process.send_signal(number)
     _, errors = process.communicate(timeout=60)
-    assert process.returncode == status, errors.decode()
+    assert process.returncode == ExitStatus.RESUMABLE, errors.decode()
     assert "sweep --resume" in errors.decode()
     check_ended_in_order(folder, children)
 
@@ -153,5 +155,5 @@ def test_a_closed_terminal_ends_a_sweep_in_order(tmp_path: Path) -> None:
             time.sleep(0.05)
     children = psutil.Process(process.pid).children(recursive=True)
     os.close(ours)
-    assert process.wait(timeout=60) == 129
+    assert process.wait(timeout=60) == ExitStatus.RESUMABLE
     check_ended_in_order(folder, children)

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
+from fabricated_runs import Fake
 from made_machines import GIB, KIB, MIB
 
+from harness.analysis.analysis import Analysis, analyse
+from harness.machine import caches
 from harness.records.facts import ReadRate
+from harness.records.reader import load_run
 
 SETS = [size for power in range(18, 31) for size in (1 << power, 3 << (power - 1))]
 
@@ -40,3 +45,11 @@ def make_curve(
 L2, L3 = (MIB, 60.0), (32 * MIB, 30.0)
 TOLD = {"L1d": 32 * KIB, "L2": MIB, "L3": 32 * MIB}
 VIRTUAL = {**TOLD, "L3": 480 * MIB}
+
+
+def analyse_walk(folder: Path, told: Mapping[str, int], threads: int = 1) -> Analysis:
+    """Return the analysis of a run that began with a walk on a machine whose last level holds 32 MiB."""
+    curve = make_curve([(threads * L2[0], L2[1]), L3])
+    walk = caches.find_effective(told, curve, threads=threads, last_level_caches=1, seconds=3.0)
+    machine = {"caches": dict(told), "cache_walk": walk.model_dump()}
+    return analyse(load_run(Fake(machine=machine, threads=threads).write(folder)))

@@ -20,7 +20,7 @@ from harness import cli, native, package
 from harness.analysis.analysis import analyse
 from harness.backends import blas
 from harness.cli import machine
-from harness.errors import UsageError
+from harness.errors import UnfitMachineError, UsageError
 from harness.gpu import nvidia_smi
 from harness.machine import doctor, linux, resources
 from harness.machine import environment as machine_environment
@@ -590,7 +590,7 @@ def test_strict_names_every_serious_finding() -> None:
     """--strict refuses in one line that names the serious findings, and says nothing otherwise."""
     doctor.refuse_serious(doctor.judge(Inspection(machine=make_record(thp="always"))))
     bad = make_record(cpu_quota=0.5, flush_to_zero=["results"])
-    with pytest.raises(UsageError, match=r"2 serious: .*cpu-quota.*flush-to-zero") as raised:
+    with pytest.raises(UnfitMachineError, match=r"2 serious: .*cpu-quota.*flush-to-zero") as raised:
         doctor.refuse_serious(doctor.judge(Inspection(machine=bad)))
     assert "\n" not in str(raised.value)
 
@@ -755,10 +755,12 @@ _TINY = ("sweep", "--keep-blas-env", "--batch", "4", "--width", "8", "--passes",
 def test_a_strict_sweep_is_refused_before_it_begins(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """A strict sweep that keeps a forced kernel is a usage error that names it; no run is begun."""
+    """A strict sweep that keeps a forced kernel is refused by its name; no run is begun."""
     monkeypatch.setenv("OPENBLAS_CORETYPE", "Prescott")
     out = tmp_path / "run"
-    with pytest.raises(UsageError, match=r"--strict.*blas-forced: OPENBLAS_CORETYPE=Prescott"):
+    with pytest.raises(
+        UnfitMachineError, match=r"--strict.*blas-forced: OPENBLAS_CORETYPE=Prescott"
+    ):
         cli.run([*_TINY, "--strict", "--out", str(out)])
     assert not out.exists()
 
@@ -770,7 +772,7 @@ def test_a_sweep_records_facts_and_flags_a_forced_kernel(
     """A run keeps its facts and findings, and its table's head names the forced kernel."""
     monkeypatch.setenv("OPENBLAS_CORETYPE", "Prescott")
     monkeypatch.setattr(
-        "harness.report.files.write_plots", lambda run: []
+        "harness.report.files.write_plots", lambda run, style: []
     )  # seconds, and not the claim
     out = tmp_path / "run"
     assert cli.run([*_TINY, "--out", str(out)]) == 0

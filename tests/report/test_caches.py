@@ -2,26 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 from fabricated_runs import Fake
-from made_curves import L2, L3, TOLD, VIRTUAL, make_curve
+from made_curves import L2, L3, TOLD, VIRTUAL, analyse_walk, make_curve
 from made_machines import MIB
 
-from harness.analysis.analysis import Analysis, analyse
-from harness.machine import caches
+from harness.analysis.analysis import analyse
 from harness.records.reader import load_run
 from harness.report import figure_caches, files, table
-
-
-def analyse_walk(folder: Path, told: Mapping[str, int], threads: int = 1) -> Analysis:
-    """Return the analysis of a run that began with a walk on a machine whose last level holds 32 MiB."""
-    curve = make_curve([(threads * L2[0], L2[1]), L3])
-    walk = caches.find_effective(told, curve, threads=threads, last_level_caches=1, seconds=3.0)
-    machine = {"caches": dict(told), "cache_walk": walk.model_dump()}
-    return analyse(load_run(Fake(machine=machine, threads=threads).write(folder)))
 
 
 def test_the_head_names_caches_that_differ(tmp_path: Path) -> None:

@@ -5,36 +5,48 @@ from __future__ import annotations
 import io
 import json
 import os
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from itertools import combinations
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import matplotlib as mpl
 import pytest
+from fabricated_ceilings import ceiling_records, cell_record, make_run
+from made_curves import VIRTUAL, analyse_walk
+from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 
+from harness import cli
 from harness.analysis import stats
 from harness.analysis.analysis import Analysis, analyse
 from harness.analysis.stats import Ratio
+from harness.errors import UsageError
 from harness.records.reader import load_run
-from harness.report import figure_by_batch, figures
+from harness.report import figure_bandwidth, figure_by_batch, figures
 from harness.report import files as report_files
-from harness.report.drawing import FigureError
-from harness.report.files import FIGURES, write_plots
+from harness.report.drawing import FORMATS, STYLES, FigureError, plain_matplotlib
+from harness.report.figure_style import STYLES as ALL_STYLES
+from harness.report.files import BANDWIDTH, CACHES, FIGURES, find_figures, write_plots
+from harness.report.palette import COLOURS
 
 
-def test_files_are_written_and_deterministic(golden_run: Path) -> None:
-    """Each figure is written as PNG and SVG, and the same samples give the same bytes."""
+@pytest.mark.parametrize("style", STYLES)
+def test_files_are_written_and_deterministic(golden_run: Path, style: str) -> None:
+    """Each figure is written as PNG, SVG and PDF, in each style, and the same samples give the same bytes."""
     run = load_run(golden_run)
-    first = {p.name: p.read_bytes() for p in write_plots(analyse(run))}
-    assert set(first) == {f"{name}.{kind}" for name in FIGURES for kind in ("png", "svg")}
+    first = {p.name: p.read_bytes() for p in write_plots(analyse(run), style)}
+    assert set(first) == {f"{name}.{kind}" for name in FIGURES for kind in ("png", "svg", "pdf")}
     for name, data in first.items():
-        if name.endswith(".png"):
-            assert data.startswith(b"\x89PNG")
-        else:
+        if name.endswith(".svg"):
             assert ElementTree.fromstring(data).tag.endswith("svg")
-    again = {p.name: p.read_bytes() for p in write_plots(analyse(run))}
+        else:
+            assert data.startswith(b"%PDF" if name.endswith(".pdf") else b"\x89PNG")
+    again = {p.name: p.read_bytes() for p in write_plots(analyse(run), style)}
     assert {n for n in first if first[n] != again[n]} == set()
 
 
@@ -102,7 +114,7 @@ def test_a_figure_that_fails_costs_no_other(
 ) -> None:
     """The figures beside one that can't be drawn are written, then it is named with the reason."""
 
-    def fail(_: Analysis) -> Figure:
+    def fail(_: Analysis, __: object) -> Figure:
         raise ValueError("no such number\nand more")
 
     monkeypatch.setattr(figures, "speedup_figure", fail)
@@ -140,12 +152,95 @@ def test_settings_of_a_user_change_no_figure(
 @pytest.mark.parametrize(
     ("threads", "said"), [(1, "of one thread,"), (3, "of 3 threads together,")]
 )
-def test_the_bandwidth_is_of_the_ceilings_threads(
-    golden_run: Path, threads: int, said: str
-) -> None:
+def test_the_bandwidth_is_of_the_ceilings_threads(tmp_path: Path, threads: int, said: str) -> None:
     """The axis names how many threads the rates beside it are of."""
-    analysis = analyse(load_run(golden_run))
-    drawn = figures.ceilings_figure(
+    analysis = analyse(make_run(tmp_path / "run", [*ceiling_records(), (cell_record("ff"), 1e9)]))
+    drawn = figure_bandwidth.draw(
         replace(analysis, ceilings=replace(analysis.ceilings, threads=threads))
     )
-    assert said in drawn.axes[0].get_xlabel()
+    assert said in drawn.axes[0].get_ylabel()
+
+
+# ---- print --------------------------------------------------------------------------------------
+
+
+def drawn_figures(analysis: Analysis, style: str) -> Iterator[tuple[str, Figure]]:
+    """Draw and lay out each figure of a run as it is written."""
+    with plain_matplotlib(ALL_STYLES[style].settings):
+        for name, draw in find_figures(analysis, style).items():
+            figure = draw()
+            for _ in range(2):
+                figure.draw_without_rendering()
+            yield name, figure
+
+
+def find_beyond(panel: Any) -> set[Text]:
+    """Return the labels of ticks beyond the ends of their axis, which are not drawn."""
+    found = set()
+    for axis in (panel.xaxis, panel.yaxis):
+        low, high = sorted(axis.get_view_interval())
+        ticks = [*axis.get_major_ticks(), *axis.get_minor_ticks()]
+        found |= {t.label1 for t in ticks if not low <= t.get_loc() <= high}
+    return found
+
+
+@pytest.fixture(params=["shipped", "device", "walk"])
+def varied(request: pytest.FixtureRequest, data_folder: Path, tmp_path: Path) -> Analysis:
+    """Return the analysis of a run on a CPU, of one on a device, and of one that began with a walk."""
+    if request.param == "walk":
+        return analyse_walk(tmp_path / "walk", VIRTUAL)
+    shipped = data_folder.parents[1] / "results" / "20261125T221419Z-vm-53cd3bd598"
+    return analyse(load_run(shipped if request.param == "shipped" else data_folder / "run-gpu"))
+
+
+@pytest.mark.parametrize("style", STYLES)
+def test_no_text_is_cut_and_none_lies_on_another(varied: Analysis, style: str) -> None:
+    """In each figure and style every text lies inside the picture, and no two of one axis overlap."""
+    for name, figure in drawn_figures(varied, style):
+        canvas = figure.bbox.padded(1)
+        for panel in figure.axes:
+            boxes, beyond = [], find_beyond(panel)
+            for text in panel.findobj(Text):
+                if not (text.get_visible() and text.get_text()) or text in beyond:
+                    continue
+                box = text.get_window_extent()
+                assert canvas.x0 <= box.x0, (name, text)
+                assert box.x1 <= canvas.x1, (name, text)
+                assert canvas.y0 <= box.y0, (name, text)
+                assert box.y1 <= canvas.y1, (name, text)
+                if not text.get_rotation():  # a slanted one fills its box in part
+                    boxes.append((text.get_text(), box.padded(-1)))
+            for (text, box), (other, beside) in combinations(boxes, 2):
+                assert text == other or not box.overlaps(beside), (name, text, other)
+
+
+def test_paper_has_the_width_of_a_column(varied: Analysis) -> None:
+    """A figure for a paper is 3.3 inches wide, in Computer Modern, each underscore an underscore."""
+    for _, figure in drawn_figures(varied, "paper"):
+        assert figure.get_figwidth() == 3.3
+        for text in figure.findobj(Text):
+            assert text.get_fontfamily()[0] == "cmr10"
+            assert "_" not in re.sub(r"\$[^$]*\$", "", text.get_text())
+
+
+def test_a_style_that_is_none_is_named(golden_run: Path) -> None:
+    """A style that is not known is a usage error that lists those that are."""
+    with pytest.raises(UsageError, match="unknown style 'slide'; known: screen, paper"):
+        cli.run(["plot", str(golden_run), "--style", "slide"])
+
+
+def test_command_draws_in_a_style(golden_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """`plot --style paper` writes the figures of a column, in all formats."""
+    assert cli.run(["plot", str(golden_run), "--style", "paper"]) == 0
+    assert "speedup.pdf" in capsys.readouterr().out
+    assert {path.suffix[1:] for path in golden_run.glob("speedup.*")} == set(FORMATS)
+    assert b"Cmr10" in (golden_run / "speedup.pdf").read_bytes()
+
+
+def test_no_layer_has_the_colours_of_what_is_none(varied: Analysis) -> None:
+    """Ceilings and caches are drawn in black and grey: a colour is a layer's, in every figure."""
+    hues = {to_hex(colour) for colour in COLOURS[:7]}
+    for name, figure in drawn_figures(varied, "screen"):
+        if name in (BANDWIDTH, CACHES):
+            lines = [line for panel in figure.axes for line in panel.get_lines()]
+            assert not hues & {to_hex(line.get_color()) for line in lines}

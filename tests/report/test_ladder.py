@@ -386,7 +386,7 @@ def test_page_says_both_figures(climbed: Run) -> None:
 def test_page_is_made_anew_from_records(climbed: Run, capsys: pytest.CaptureFixture[str]) -> None:
     """`explain RUN` writes the same page, figures and CSV again from the samples alone."""
     first = {p.name: p.read_bytes() for p in report_ladder.write_page(analyse(climbed))}
-    assert set(first) == {"explain.md", "explain.csv", "explain.png", "explain.svg"}
+    assert set(first) == {f"explain.{kind}" for kind in ("md", "csv", "png", "svg", "pdf")}
     for name in first:
         (climbed.folder / name).unlink()
     assert cli.run(["explain", str(climbed.folder)]) == 0

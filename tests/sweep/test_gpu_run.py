@@ -44,7 +44,7 @@ FF = "ff_torch_native/bert-base-4095/b9/w16"
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Draw no figures, and ask anew whether there is a device."""
-    monkeypatch.setattr("harness.report.files.write_plots", lambda run: [])
+    monkeypatch.setattr("harness.report.files.write_plots", lambda run, style: [])
     monkeypatch.setattr("harness.sweep.gpu._MATMUL_EXTENT", 64)
     probe.find_cuda.cache_clear()
     yield
@@ -101,7 +101,7 @@ def test_the_whole_half(
     assert run.samples.groupby(["cell", "block"]).size().unstack().notna().all().all()
     assert run.head.machine.device is not None
     assert run.head.machine.device.name == "Fake 1"
-    assert {"speedup.png", "time_per_token.png", "ceilings.png"} <= {
+    assert {"speedup.png", "time_per_token.png", "roofline.png"} <= {
         p.name for p in run.folder.iterdir()
     }
     text = (tmp_path / "run" / "table.md").read_text(encoding="utf-8")

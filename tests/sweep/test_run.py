@@ -38,8 +38,8 @@ LOST = {
 }  # fmt: skip
 FILES = {
     "run.json", "records.jsonl", "report.html", "table.md", "table.csv", "speeds.csv", "table.tex",
-    "speedup.png", "speedup.svg", "time_per_token.png", "time_per_token.svg", "ceilings.png", "ceilings.svg",
-    "ledger.json",
+    "speedup.png", "speedup.svg", "speedup.pdf", "time_per_token.png", "time_per_token.svg",
+    "time_per_token.pdf", "ledger.json",
 }  # fmt: skip
 
 
@@ -47,7 +47,7 @@ FILES = {
 def _short_samples(monkeypatch: pytest.MonkeyPatch) -> None:
     """Shorten the samples: what is tested is what happens, not how long it takes."""
     monkeypatch.setattr("harness.measure.clock.MIN_SAMPLE_NS", 1000)
-    monkeypatch.setattr("harness.report.files.write_plots", lambda run: [])
+    monkeypatch.setattr("harness.report.files.write_plots", lambda run, style: [])
 
 
 @pytest.fixture
@@ -244,7 +244,7 @@ def test_everything_fails(tmp_path: Path, planted_processes: None) -> None:
 def test_interrupt_keeps_what_is_finished(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], when: str
 ) -> None:
-    """Ctrl-C ends a sweep with status 130; finished samples, an end record and the table are there."""
+    """Ctrl-C ends a sweep with status 75; finished samples, an end record and the table are there."""
     from harness.cli.progress import Display
 
     samples = 0
@@ -264,7 +264,7 @@ def test_interrupt_keeps_what_is_finished(
         monkeypatch.setattr(Display, "cell", interrupt)
     else:
         monkeypatch.setattr(sweep_run.Sweep, "gate_cells", interrupt)
-    assert _sweep(tmp_path / "run", "--only", "ff_l1_blas,fff_l1_blas", passes=50) == 130
+    assert _sweep(tmp_path / "run", "--only", "ff_l1_blas,fff_l1_blas", passes=50) == 75
     run = load_run(tmp_path / "run")
     assert run.warnings == []
     assert run.end is not None
