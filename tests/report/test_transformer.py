@@ -88,7 +88,9 @@ def test_plain_numbers(analysis: Analysis) -> None:
 def test_the_figure_is_drawn(analysis: Analysis) -> None:
     """The one figure of such a run is written in each format, a panel a batch with a bar a form."""
     assert list(files.find_figures(analysis)) == ["model"]
-    assert [p.name for p in files.write_plots(analysis)] == ["model.png", "model.svg"]
+    assert [p.name for p in files.write_plots(analysis)] == [
+        "model.png", "model.svg", "model.pdf",
+    ]  # fmt: skip
     figure = files.find_figures(analysis)["model"]()
     assert [len(axes.get_xticks()) for axes in figure.axes] == [3, 3]
     tops = {bar.get_x(): bar.get_y() + bar.get_height() for bar in figure.axes[0].patches}
