@@ -11,7 +11,9 @@ from harness.analysis import compare_interval
 @pytest.mark.parametrize(
     ("sizes", "spreads"),
     [
-        (sizes, spreads)
+        pytest.param(
+            sizes, spreads, marks=[pytest.mark.slow] * (sizes in ((3, 3), (5, 3), (5, 10)))
+        )
         for sizes in [(5, 5), (3, 3), (3, 5), (5, 3), (5, 10)]
         for spreads in [(1, 1), (10, 1), (1, 10)]
     ],
@@ -22,7 +24,9 @@ def test_interval_covers_the_truth(sizes: tuple[int, int], spreads: tuple[float,
     assert 0.93 <= _coverage(sizes, spreads, runs=3000) <= 0.97
 
 
-@pytest.mark.parametrize("sizes", [(2, 2), (2, 5), (5, 2), (2, 10)])
+@pytest.mark.parametrize(
+    "sizes", [(2, 2), (2, 5), *(pytest.param(s, marks=pytest.mark.slow) for s in ((5, 2), (2, 10)))]
+)
 @pytest.mark.parametrize("spreads", [(1, 1), (10, 1), (1, 10)])
 def test_two_processes_promise_no_more_than_they_hold(
     sizes: tuple[int, int], spreads: tuple[float, float]

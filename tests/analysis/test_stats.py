@@ -48,7 +48,15 @@ BLOCKS = (
 )  # fmt: skip
 
 
-@pytest.mark.parametrize("effect", [0.0, 0.3, 0.7, 3.0])
+@pytest.mark.parametrize(
+    "effect",
+    [
+        0.0,
+        pytest.param(0.3, marks=pytest.mark.slow),
+        0.7,
+        pytest.param(3.0, marks=pytest.mark.slow),
+    ],
+)
 @pytest.mark.parametrize("blocks", BLOCKS, ids=str)
 def test_interval_covers_the_truth(blocks: list[int], effect: float) -> None:
     """The 95 % interval holds the truth in 93 to 97.5 % of runs, however much processes differ, and however

@@ -37,7 +37,7 @@ EDGES = (124, 127, 128, 129, 132, 255, 256, 257, 264, 511, 513, 760, 768, 769, 7
 
 
 @pytest.mark.parametrize("dtype", KERNELS["fff_cuda_fused"].dtypes)
-@pytest.mark.parametrize("team", [1, 2, *(pytest.param(t, marks=pytest.mark.slow) for t in (4, 8))])
+@pytest.mark.parametrize("team", [1, *(pytest.param(t, marks=pytest.mark.slow) for t in (2, 4, 8))])
 @pytest.mark.parametrize("width", EDGES)
 def test_widths_around_what_a_warp_holds(width: int, team: int, dtype: str) -> None:
     """Rows that end before, at and behind a piece or all that a team holds are right, whole or ragged."""
@@ -135,7 +135,10 @@ _PLANTED = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", _PLANTED)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=[pytest.mark.slow] * (i > 3)) for i, n in enumerate(_PLANTED)],
+)
 def test_warp_operations_and_their_faults(name: str) -> None:
     """Exchanges give what the lanes hold, in every order of the threads; misuse is named."""
     planted, says = _PLANTED[name]

@@ -126,8 +126,8 @@ def _problems_of(case: Case) -> list[Problem]:
 
 
 def _marks(case: Case) -> list[pytest.MarkDecorator]:
-    """Blocks of eight warps are emulated on threads: a hundred times as slow as kernels that need none."""
-    return [pytest.mark.slow] * case.implementation.id.endswith("_team8")
+    """Warps of a block are emulated on threads: eight are a hundred times as slow as what needs none."""
+    return [pytest.mark.slow] * case.implementation.id.endswith(("_team2", "_team8"))
 
 
 # Problems that one test judges: a test costs as much as one of the small passes that it is about.

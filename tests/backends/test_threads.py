@@ -47,6 +47,10 @@ DENSE_PROBLEMS = {
 }
 
 
+# All but the fastest set with the slow tests: what threads share is the same code under each.
+ISAS = [
+    pytest.param(isa, marks=[pytest.mark.slow] * (isa != native.isas()[0])) for isa in native.isas()
+]
 CASES = [
     pytest.param(kernel, problem, id=f"{kernel}-{name}")
     for kernels, problems in (
@@ -92,7 +96,7 @@ def _run(kernel: str, problem: Problem, operands: Operands, around: native.Surro
 
 
 @pytest.mark.parametrize(("kernel", "problem"), CASES)
-@pytest.mark.parametrize("isa", native.isas())
+@pytest.mark.parametrize("isa", ISAS)
 def test_same_bytes_whatever_the_threads(kernel: str, problem: Problem, isa: str) -> None:
     """One, two and five threads write the same bytes, and they are right."""
     operands = make_operands(problem)
@@ -106,7 +110,7 @@ def test_same_bytes_whatever_the_threads(kernel: str, problem: Problem, isa: str
 
 @pytest.mark.parametrize("kernel", ON_BLAS)
 @pytest.mark.parametrize("problem", ACTIVATED_PROBLEMS.values(), ids=ACTIVATED_PROBLEMS.keys())
-@pytest.mark.parametrize("isa", native.isas())
+@pytest.mark.parametrize("isa", ISAS)
 def test_same_activations_whatever_the_threads(kernel: str, problem: Problem, isa: str) -> None:
     """Between the products of a BLAS one, two and three threads activate alike, to the byte, and rightly."""
     operands, table = make_operands(problem), blas.load(blas.DEFAULT).table

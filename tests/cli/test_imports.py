@@ -58,6 +58,7 @@ print(json.dumps(done))
 """
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_read_without_the_extension(
     golden_run: Path, data_folder: Path, tmp_path: Path
 ) -> None:
@@ -99,10 +100,16 @@ def test_what_measures_says_that_the_extension_is_missing(words: list[str]) -> N
     [
         (["--help"], {"numpy", "pandas", "scipy", "matplotlib", "pydantic", "harness.native"}),
         (["table", "--help"], {"pandas", "scipy", "matplotlib", "harness.native"}),
-        (["explain", "--help"], {"pandas", "scipy", "matplotlib", "harness.native"}),
+        pytest.param(
+            ["explain", "--help"],
+            {"pandas", "scipy", "matplotlib", "harness.native"},
+            marks=pytest.mark.slow,
+        ),
         (["table", "RUN"], {"matplotlib", "torch", "harness.native"}),
-        (["report", "RUN"], {"matplotlib", "torch", "harness.native"}),
-        (["merge", "RUN", "--out", "RUN/merged"], {"matplotlib", "torch", "harness.native"}),
+        *(
+            pytest.param(words, {"matplotlib", "torch", "harness.native"}, marks=pytest.mark.slow)
+            for words in (["report", "RUN"], ["merge", "RUN", "--out", "RUN/merged"])
+        ),
     ],
     # A set has no order of its own: names made of one differ between processes.
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",

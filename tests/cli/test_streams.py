@@ -47,12 +47,12 @@ def _shell(script: str, run: Path, **environment: str) -> subprocess.CompletedPr
 @pytest.mark.parametrize(
     ("script", "status", "says"),
     [
-        ("harness table $RUN | true", 141, ""),
         ("harness table $RUN >/dev/full", 1, "the output can't be written: No space left"),
-        ("harness table $RUN >&-", 1, "standard output is closed"),
         *(
             pytest.param(*case, marks=pytest.mark.slow)
             for case in (
+                ("harness table $RUN | true", 141, ""),
+                ("harness table $RUN >&-", 1, "standard output is closed"),
                 ("harness table $RUN >&- 2>&-", 1, ""),
                 ("harness table $RUN 2>&- >/dev/null", 0, ""),
                 ("harness table $RUN <&- >/dev/null", 0, ""),
@@ -75,7 +75,7 @@ def test_files_are_there_whatever_becomes_of_the_output(
     "script",
     [
         "list | true",
-        "doctor >/dev/full",
+        pytest.param("doctor >/dev/full", marks=pytest.mark.slow),
         pytest.param("doctor | true", marks=pytest.mark.slow),
         pytest.param("list >&-", marks=pytest.mark.slow),
     ],
@@ -124,7 +124,7 @@ def test_settings_of_the_current_folder_draw_nothing(golden_run: Path) -> None:
     assert (golden_run / "speedup.svg").read_bytes() == first
 
 
-@pytest.mark.parametrize("broken", ["drawn", "written"])
+@pytest.mark.parametrize("broken", ["drawn", pytest.param("written", marks=pytest.mark.slow)])
 def test_a_figure_costs_nothing_else(
     golden_run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
     broken: str,
@@ -153,7 +153,13 @@ def test_a_table_that_is_not_written_is_printed(
     assert (golden_run / "ledger.json").is_file()
 
 
-@pytest.mark.parametrize("command", ["plot", "table", "report", "explain", "merge"])
+@pytest.mark.parametrize(
+    "command",
+    [
+        "table",
+        *(pytest.param(c, marks=pytest.mark.slow) for c in ("plot", "report", "explain", "merge")),
+    ],
+)
 def test_nothing_is_written_through_links(
     golden_run: Path, data_folder: Path, tmp_path: Path, command: str
 ) -> None:

@@ -71,6 +71,7 @@ def test_no_text_is_a_command_of_latex(evil_run: Path) -> None:
         assert not re.search(r"(?<!\\)%", line)
 
 
+@pytest.mark.slow
 def test_no_text_is_a_formula_of_a_figure(evil_run: Path) -> None:
     """Every figure is drawn with its texts as they stand."""
     assert cli.run(["plot", str(evil_run)]) == 0

@@ -34,8 +34,11 @@ from harness.report.figure_style import STYLES as ALL_STYLES
 from harness.report.files import BANDWIDTH, CACHES, FIGURES, find_figures, write_plots
 from harness.report.palette import COLOURS
 
+# The first draws all figures too; another has each of them once more.
+SOME_STYLES = [s if s == STYLES[0] else pytest.param(s, marks=pytest.mark.slow) for s in STYLES]
 
-@pytest.mark.parametrize("style", STYLES)
+
+@pytest.mark.parametrize("style", SOME_STYLES)
 def test_files_are_written_and_deterministic(golden_run: Path, style: str) -> None:
     """Each figure is written as PNG, SVG and PDF, in each style, and the same samples give the same bytes."""
     run = load_run(golden_run)
@@ -193,6 +196,7 @@ def varied(request: pytest.FixtureRequest, data_folder: Path, tmp_path: Path) ->
     return analyse(load_run(shipped if request.param == "shipped" else data_folder / "run-gpu"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("style", STYLES)
 def test_no_text_is_cut_and_none_lies_on_another(varied: Analysis, style: str) -> None:
     """In each figure and style every text lies inside the picture, and no two of one axis overlap."""
@@ -214,6 +218,7 @@ def test_no_text_is_cut_and_none_lies_on_another(varied: Analysis, style: str) -
                 assert text == other or not box.overlaps(beside), (name, text, other)
 
 
+@pytest.mark.slow
 def test_paper_has_the_width_of_a_column(varied: Analysis) -> None:
     """A figure for a paper is 3.3 inches wide, in Computer Modern, each underscore an underscore."""
     for _, figure in drawn_figures(varied, "paper"):
@@ -237,6 +242,7 @@ def test_command_draws_in_a_style(golden_run: Path, capsys: pytest.CaptureFixtur
     assert b"Cmr10" in (golden_run / "speedup.pdf").read_bytes()
 
 
+@pytest.mark.slow
 def test_no_layer_has_the_colours_of_what_is_none(varied: Analysis) -> None:
     """Ceilings and caches are drawn in black and grey: a colour is a layer's, in every figure."""
     hues = {to_hex(colour) for colour in COLOURS[:7]}

@@ -383,6 +383,7 @@ def test_page_says_both_figures(climbed: Run) -> None:
     assert "the level-1 FF takes 2" in text  # 0.2 s with erfc, 0.1 s without
 
 
+@pytest.mark.slow
 def test_page_is_made_anew_from_records(climbed: Run, capsys: pytest.CaptureFixture[str]) -> None:
     """`explain RUN` writes the same page, figures and CSV again from the samples alone."""
     first = {p.name: p.read_bytes() for p in report_ladder.write_page(analyse(climbed))}
