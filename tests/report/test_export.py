@@ -12,6 +12,7 @@ from typing import Any
 import jsonschema
 import numpy as np
 import pytest
+from fabricated_models import TINY, FakeModels
 from fabricated_runs import Fake
 from hostile import AFTER_LINE, spoil
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
@@ -23,6 +24,7 @@ from harness.analysis import stats
 from harness.analysis.index import index_run
 from harness.analysis.measurements import Measurements, find_measurements
 from harness.errors import UnavailableError, UnknownNameError, UsageError
+from harness.problem.transformer import PARTS
 from harness.records.reader import load_run
 from harness.records.schema import HEAD
 from harness.report import export
@@ -252,8 +254,23 @@ def test_parquet_holds_all_samples(measured: Measurements, run: Path, tmp_path: 
         frame
     )
     assert str(table.schema.field("throttle").type) == "list<element: string>"
+    assert str(table.schema.field("parts_ns").type).startswith("map<string, int64")
     head = json.loads(table.schema.metadata[b"fff_harness_run"])
     assert head == json.loads((run / HEAD).read_text())
+
+
+def test_parquet_holds_the_parts_of_whole_models(tmp_path: Path) -> None:
+    """Of a run of whole models each sample holds the time of each part of a pass, and what the model is."""
+    parquet = pytest.importorskip("pyarrow.parquet")
+    folder = FakeModels().write(tmp_path / "run")
+    [path] = export.write_export(
+        find_measurements(load_run(folder)), "parquet", tmp_path / "run.parquet"
+    )
+    rows = parquet.read_table(path).select(["parts_ns", "transformer"]).to_pylist()
+    spent = [dict(row["parts_ns"]) for row in rows if row["parts_ns"]]
+    assert spent
+    assert all(set(parts) == set(PARTS) for parts in spent)
+    assert {json.loads(row["transformer"])["architecture"]["name"] for row in rows} == {TINY.name}
 
 
 def test_parquet_without_pyarrow_says_what_to_install(
