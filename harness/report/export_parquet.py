@@ -19,12 +19,13 @@ HEAD_KEY = b"fff_harness_run"
 
 
 def _schema(pa: Any, frame: pd.DataFrame) -> Any:
-    """Return the types of a frame's columns; those of lists and maps are stated, for an empty one shows none."""
+    """Return the types of columns; those of lists and maps are stated, for an empty one shows none."""
     stated = {
-        "throttle": pa.list_(pa.string()), "entropy_bits": pa.list_(pa.float64()),
+        "throttle": pa.list_(pa.string()),
+        "entropy_bits": pa.list_(pa.float64()),
         "parts_ns": pa.map_(pa.string(), pa.int64()),
         "transformer": pa.string(),
-    }  # fmt: skip
+    }
     schema = pa.Schema.from_pandas(frame.assign(**dict.fromkeys(stated)), preserve_index=False)
     for name, kind in stated.items():
         schema = schema.set(schema.get_field_index(name), pa.field(name, kind))
@@ -44,10 +45,9 @@ def write_parquet(measured: Measurements, path: Path) -> list[Path]:
             "--format parquet needs pyarrow; install it with: pip install 'fff-harness[parquet]'"
         ) from None
     samples = measured.samples
-    frame = samples.assign(
-        parts_ns=[[*spent.items()] for spent in samples["parts_ns"]],
-        transformer=[made and json.dumps(asdict(made)) for made in samples["transformer"]],
-    )
+    parts: list[Any] = [[*spent.items()] for spent in samples["parts_ns"]]
+    models = [made and json.dumps(asdict(made)) for made in samples["transformer"]]
+    frame = samples.assign(parts_ns=parts, transformer=models)
     table = pa.Table.from_pandas(frame, schema=_schema(pa, frame), preserve_index=False)
     metadata = {**(table.schema.metadata or {}), HEAD_KEY: measured.head.model_dump_json().encode()}
     file = io.BytesIO()
