@@ -26,8 +26,8 @@ from scipy.special import erf
 
 from harness import native
 from harness.backends import blas
-from harness.problem.check import choose_tokens
-from harness.problem.operands import Operands, make_operands
+from harness.problem.check import check, choose_tokens, poison
+from harness.problem.operands import Operands, make_aligned, make_operands
 from harness.problem.oracle import fff_oracle
 from harness.problem.problem import CONTROLS, DTYPES, EXPERTS, Array, Layer, Problem
 
@@ -452,3 +452,17 @@ def test_every_token_is_compared(small_fff: Problem) -> None:
     """The problems of this suite are small enough that no token is left to chance."""
     problems = [p for group in (_PROBLEMS, _FAULT_PROBLEMS) for ps in group.values() for p in ps]
     assert all(len(choose_tokens(p, 0)) == p.batch for p in problems)
+
+
+@pytest.mark.parametrize("layer", ["fff", "hash"])
+def test_outputs_past_the_caches(layer: Layer) -> None:
+    """Where y is larger than a core can hope to keep, grouped tokens are stored past the caches, all of them."""
+    problem = Problem(layer=layer, batch=40, d_in=32, d_out=64, depth=3, trees=1, seed=1)
+    operands = make_operands(problem)
+    around = native.Surroundings(caches={"L1d": 32 << 10, "L2": 1 << 20, "L3": 4096})
+    name = f"{layer}_cpu_grouped"
+    workspace = make_aligned((native.workspace_bytes(name, problem),), np.uint8)
+    forward, _ = native.bind(name, problem, operands, around, workspace)
+    poison(operands.y)
+    forward()
+    assert check(problem, operands, seed=0).ok
