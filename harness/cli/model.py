@@ -17,8 +17,8 @@ from harness.cli.sweep import measure, print_missing, print_plan, take_up
 from harness.cli.sweep_options import make_spec
 from harness.errors import UsageError
 from harness.machine import facts
+from harness.problem.architecture import Architecture, find_architecture, parse_shapes
 from harness.problem.models import BASELINE
-from harness.problem.transformer import Architecture, find_architecture, parse_shapes
 from harness.records.reader import Run
 from harness.sweep import defaults, resume
 from harness.sweep import transformer as sweep_transformer

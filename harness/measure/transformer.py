@@ -23,8 +23,9 @@ from harness.nn import transformer as nn_transformer
 from harness.nn import transformer_check
 from harness.nn.transformer import PartTimers
 from harness.nn.transformer_check import Checked
+from harness.problem.architecture import Architecture
 from harness.problem.check import Verdict
-from harness.problem.transformer import DENSE, LEFT_OUT, Architecture, Transformer
+from harness.problem.transformer import DENSE, LEFT_OUT, Transformer
 
 
 class _Passes:

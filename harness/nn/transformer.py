@@ -1,4 +1,4 @@
-"""Own whole models in torch: built, with another layer as their FF, timed part by part."""
+"""Own whole models in torch: built, with another layer as their FF, run on their inputs."""
 
 from __future__ import annotations
 
@@ -6,31 +6,19 @@ import copy
 import functools
 import inspect
 import itertools
-import re
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
-from time import perf_counter_ns
 from typing import Any
 
 import torch
 
 from harness.errors import UnavailableError
+from harness.nn.controls import Control
 from harness.nn.layers import FF, FFF
 from harness.nn.swap import Dense, Make, swap_ffn
 from harness.nn.ultrafastbert import DenseFF, UltraFastBert
-from harness.problem.transformer import DENSE, INSTALL, LEFT_OUT, PARTS, Architecture, Transformer
-
-# The modules that each part is the time of, in BERT, GPT-2 and UltraFastBERT; what stands inside another
-# one counts for itself alone.
-_PARTS = {
-    "qkv": r"layer\.\d+\.attention\.self\.(query|key|value)|h\.\d+\.attn\.c_attn|query_key_value",
-    "scores": r"layer\.\d+\.attention\.self|h\.\d+\.attn|self_attention",
-    "projection": r"layer\.\d+\.attention\.output\.dense|h\.\d+\.attn\.c_proj|attn\.dense",
-    "ff": r"layer\.\d+\.(intermediate|output\.dense)|h\.\d+\.mlp|ffn",
-    "norms": r"LayerNorm|h\.\d+\.ln_[12]|ln_f|norm[12]?|final_norm",
-    "head": r"lm_head|decoder",
-}
+from harness.problem.architecture import INSTALL, Architecture
+from harness.problem.transformer import DENSE, LEFT_OUT, Transformer
 
 
 def _make_bert(a: Architecture, transformers: Any) -> torch.nn.Module:
@@ -70,15 +58,18 @@ def _make(architecture: Architecture) -> torch.nn.Module:
     return make(architecture, transformers)
 
 
-def build(architecture: Architecture, seed: int) -> torch.nn.Module:
-    """Return a model with drawn weights in float32, in evaluation, whose attention is torch's own (SDPA).
+def build(
+    architecture: Architecture, seed: int, *, dtype: str = "float32", device: str = "cpu"
+) -> torch.nn.Module:
+    """Return a model with drawn weights, in evaluation, whose attention is torch's own (SDPA).
 
     Dropout is 0, and BERT has no pooler behind its last layer. Raises UnavailableError where what knows the
     architecture is not installed.
     """
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        return _make(architecture).eval()
+        made = _make(architecture)
+    return made.to(device=device, dtype=getattr(torch, dtype)).eval()
 
 
 def share(model: torch.nn.Module) -> torch.nn.Module:
@@ -102,7 +93,9 @@ def with_ff(model: torch.nn.Module, transformer: Transformer, seed: int) -> torc
         layer = transformer.layer()
         if layer.layer == "ff":
             return FF(dense.d_in, dense.d_out, layer.hidden)
-        return FFF(dense.d_in, dense.d_out, layer.depth, layer.trees)
+        if layer.layer == "fff":
+            return FFF(dense.d_in, dense.d_out, layer.depth, layer.trees)
+        return Control(layer, dense.d_in)
 
     swapped = share(model)
     with torch.random.fork_rng():
@@ -111,7 +104,9 @@ def with_ff(model: torch.nn.Module, transformer: Transformer, seed: int) -> torc
             _swap_decoder(swapped, transformer.architecture, make)
         else:
             swap_ffn(swapped, make, names=_find_ffs(swapped))
-    return swapped.eval()
+    # A replacement takes over the dense layer's dtype and device, in a decoder too.
+    weight = next(model.parameters())
+    return swapped.to(device=weight.device, dtype=weight.dtype).eval()
 
 
 def _find_ffs(model: torch.nn.Module) -> list[str] | None:
@@ -130,57 +125,79 @@ def _swap_decoder(model: torch.nn.Module, a: Architecture, make: Make) -> None:
         )  # fmt: skip
 
 
-def find_layers(model: torch.nn.Module) -> list[FF | FFF]:
+Layer = FF | FFF | Control
+
+
+def find_layers(model: torch.nn.Module) -> list[Layer]:
     """Return the layers of a model that stand in the place of its FFs, in the order of a pass."""
-    return [module for module in model.modules() if isinstance(module, FF | FFF)]
+    return [module for module in model.modules() if isinstance(module, Layer)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Inputs:
     """Hold what a pass is run on: tokens (sequences, length), and what a decoder remembers of those before.
 
-    cache: of the keys and values, None for an encoder.
+    cache: of the keys and values, None for a pass without one. targets: what a step of training is judged by
+    (training.loss_of), None for a pass without gradients.
     """
 
     tokens: torch.Tensor
     cache: Any = None
+    targets: torch.Tensor | None = None
 
     def in_float64(self, sequences: list[int]) -> Inputs:
-        """Return the inputs of some of the sequences, for a model in float64."""
+        """Return the inputs of some of the sequences on the CPU, for a model in float64."""
         cache = copy.deepcopy(self.cache)
         for layer in cache.layers if cache is not None else ():
-            layer.keys = layer.keys[sequences].double()
-            layer.values = layer.values[sequences].double()
-        return Inputs(tokens=self.tokens[sequences], cache=cache)
+            layer.keys = layer.keys[sequences].double().cpu()
+            layer.values = layer.values[sequences].double().cpu()
+        targets = self.targets
+        if targets is not None:
+            targets = targets[sequences].cpu()
+            targets = targets.double() if targets.is_floating_point() else targets
+        return Inputs(tokens=self.tokens[sequences].cpu(), cache=cache, targets=targets)
 
 
 def _draw_tokens(transformer: Transformer, length: int, seed: int) -> torch.Tensor:
     generator = torch.Generator().manual_seed(seed)
     shape = (transformer.sequences, length)
-    return torch.randint(transformer.architecture.vocabulary, shape, generator=generator)
+    drawn = torch.randint(transformer.architecture.vocabulary, shape, generator=generator)
+    return drawn.to(transformer.device)
+
+
+def _draw_targets(transformer: Transformer, seed: int) -> torch.Tensor:
+    """Return a token for each token; numbers for what leaves the last layer where there is no head."""
+    architecture = transformer.architecture
+    if architecture.has_head:
+        return _draw_tokens(transformer, transformer.length, seed)
+    generator = torch.Generator().manual_seed(seed)
+    shape = (transformer.sequences, transformer.length, architecture.width)
+    return torch.randn(shape, generator=generator).to(transformer.device)
 
 
 def make_inputs(model: torch.nn.Module, transformer: Transformer, seed: int) -> Inputs:
     """Return what a model's passes are run on, tokens drawn evenly from the vocabulary.
 
-    A decoder has read the tokens of each sequence, by itself, and is given one more.
+    In a step of generation a decoder has read the tokens of each sequence, by itself, and is given one more.
     """
     drawn = _draw_tokens(transformer, transformer.tokens, seed)
-    if not transformer.architecture.is_decoder:
+    if transformer.training:
+        return Inputs(tokens=drawn, targets=_draw_targets(transformer, seed + 1))
+    if not transformer.is_step:
         return Inputs(tokens=drawn)
     from transformers import DynamicCache
 
     cache = DynamicCache()
-    _call_decoder(model, drawn, cache)
+    with torch.inference_mode():
+        _call_decoder(model, drawn, cache)
     return Inputs(tokens=_draw_tokens(transformer, 1, seed + 1), cache=cache)
 
 
 def _call_decoder(model: torch.nn.Module, tokens: torch.Tensor, cache: Any) -> torch.Tensor:
-    with torch.inference_mode():
-        logits: torch.Tensor = model(
-            input_ids=tokens, use_cache=True, **{_cache_argument(): cache}
-        ).logits
-        return logits
+    logits: torch.Tensor = model(
+        input_ids=tokens, use_cache=True, **{_cache_argument(): cache}
+    ).logits
+    return logits
 
 
 @functools.cache
@@ -192,75 +209,30 @@ def _cache_argument() -> str:
     return "cache" if "cache" in known else "past_key_values"
 
 
-def run(model: torch.nn.Module, inputs: Inputs) -> torch.Tensor:
+def caller(model: torch.nn.Module, run: Any = None) -> Callable[..., torch.Tensor]:
+    """Return what runs a model on tokens and returns what leaves it, (sequences, length, ...).
+
+    Of BERT what leaves its last layer, of all others the logits. run: what torch.compile made of the model,
+    None for the model itself.
+    """
+    forward = run or model
+    if isinstance(model, UltraFastBert):
+        return lambda tokens: forward(tokens)
+    if hasattr(model, "lm_head"):
+        return lambda tokens: forward(input_ids=tokens, use_cache=False).logits
+    return lambda tokens: forward(input_ids=tokens).last_hidden_state
+
+
+def run(
+    model: torch.nn.Module, inputs: Inputs, call: Callable[..., torch.Tensor] | None = None
+) -> torch.Tensor:
     """Return what a pass without gradients makes of its inputs, (sequences, length, ...).
 
-    Of BERT what leaves its last layer, of all others the logits; a decoder's cache is then what it was.
+    call: runs the model, `caller` of it if None. A decoder's cache is what it was when the pass has ended.
     """
-    if inputs.cache is not None:
+    with torch.inference_mode():
+        if inputs.cache is None:
+            return (call or caller(model))(inputs.tokens)
         logits = _call_decoder(model, inputs.tokens, inputs.cache)
         inputs.cache.crop(-inputs.tokens.shape[1])
         return logits
-    with torch.inference_mode():
-        if isinstance(model, UltraFastBert):
-            logits = model(inputs.tokens)
-            return logits
-        hidden: torch.Tensor = model(input_ids=inputs.tokens).last_hidden_state
-        return hidden
-
-
-class PartTimers:
-    """Take the time of each part of a model's passes, by hooks around its modules.
-
-    Time counts for the innermost module that has a part, so that no time counts twice; what is left of a pass
-    is the rest. Hooks cost some microseconds a module.
-    """
-
-    def __init__(self, model: torch.nn.Module) -> None:
-        """Find the modules that have a part; nothing is timed before `running`."""
-        # A module named as a part's pattern ends, whatever stands around the layers.
-        self._modules = [
-            (module, part)
-            for name, module in model.named_modules()
-            for part, pattern in _PARTS.items()
-            if re.fullmatch(rf"(.*\.)?({pattern})", name)
-        ]
-        self._open: list[str] = []
-        self._since = 0
-        self.parts_ns = dict.fromkeys(PARTS, 0)
-
-    def _count(self) -> None:
-        now = perf_counter_ns()
-        if self._open:
-            self.parts_ns[self._open[-1]] += now - self._since
-        self._since = now
-
-    def _enter(self, part: str) -> None:
-        self._count()
-        self._open.append(part)
-
-    def _leave(self) -> None:
-        self._count()
-        self._open.pop()
-
-    @contextmanager
-    def running(self) -> Iterator[None]:
-        """Begin at 0 and take the times of what runs inside."""
-        self.parts_ns, self._open = dict.fromkeys(PARTS, 0), []
-        handles: list[Any] = []
-        try:
-            for module, part in self._modules:
-                handles += [
-                    module.register_forward_pre_hook(lambda *_, part=part: self._enter(part)),
-                    module.register_forward_hook(lambda *_: self._leave()),
-                ]
-            yield
-        finally:
-            for handle in handles:
-                handle.remove()
-
-    def parts_of(self, elapsed_ns: int) -> dict[str, int]:
-        """Return the time of each part of an interval, the rest among them."""
-        found = dict(self.parts_ns)
-        found["rest"] = elapsed_ns - sum(found.values())
-        return found

@@ -10,17 +10,20 @@ makes of the answers before it, the whole is right.
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
 
-from harness.nn.layers import FF, FFF
-from harness.nn.transformer import Inputs, find_layers, run, share
+from harness.backends import torch_operands
+from harness.nn.controls import Control
+from harness.nn.transformer import Inputs, Layer, find_layers, run, share
 from harness.problem import check, working_set
 from harness.problem.check import Verdict
 from harness.problem.operands import Operands
-from harness.problem.problem import Problem
+from harness.problem.problem import Array, Problem
 from harness.problem.transformer import CHECKED_TOKENS, Transformer
 from harness.problem.working_set import Touched
 
@@ -29,24 +32,30 @@ from harness.problem.working_set import Touched
 # ten of them are one standard deviation, and the largest of a million elements is five. Right passes of
 # BERT-base reach a fifteenth of it with 2 layers and a fortieth with 12, logits of 2 layers a third; a bias
 # that is missing, or heads that were mixed up, are off by ten thousand times as much.
-_ROUNDINGS = 64
-_EPS = float(np.finfo(np.float32).eps)
+_ROUNDINGS = {"float32": 64.0, "bfloat16": 4.0}
+
+
+def allowed(layers: int, dtype: torch.dtype) -> float:
+    """Return what a row may be off by, relative to its root mean square, in a model of so many layers."""
+    name = torch_operands.name_dtype(dtype)
+    return _ROUNDINGS[name] * torch.finfo(dtype).eps * (layers + 1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Checked:
-    """Hold the output of a checked pass, the verdict on it, and what its first swapped layer touched.
+    """Hold what a checked pass left, the verdict on it, and what its first swapped layer touched.
 
+    output: of a pass the tensor itself, of a step of training its fingerprint (training.py).
     touched: None where the model has no such layer, or it was not asked for.
     """
 
-    output: torch.Tensor
+    output: Any
     verdict: Verdict
     touched: Touched | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Answer:
+class Answer:
     """Hold what a layer got and answered in the checked pass, of the compared sequences, and the verdict."""
 
     x: torch.Tensor
@@ -65,25 +74,33 @@ def choose_sequences(transformer: Transformer, seed: int) -> list[int]:
 
 def disagreement(got: torch.Tensor, want: torch.Tensor, layers: int) -> float:
     """Return the largest error of an output as a share of what is allowed, infinite where it is no number."""
-    exact = want.double()
+    exact, came = want.double().cpu(), got.double().cpu()
     scale = exact.square().mean(-1, keepdim=True).sqrt()
-    allowed = _ROUNDINGS * _EPS * (layers + 1) * scale + float(np.finfo(np.float32).tiny)
-    worst = float(((got.double() - exact).abs() / allowed).max())
+    most = allowed(layers, got.dtype) * scale + torch.finfo(torch.float32).tiny
+    worst = float(((came - exact).abs() / most).max())
     return worst if np.isfinite(worst) else float("inf")
 
 
-def _operands(layer: FF | FFF, x: torch.Tensor, y: torch.Tensor) -> Operands:
-    arrays = [t.detach().reshape(-1, t.shape[-1]).numpy() for t in (x, y)]
-    return Operands(
-        x=arrays[0], y=arrays[1], w_in=layer.w_in.detach().numpy(),
-        w_out=layer.w_out.detach().numpy(),
-    )  # fmt: skip
+def as_rows(tensor: torch.Tensor, problem: Problem) -> Array:
+    """Return a tensor (..., width) as an array of rows in the problem's dtype, wherever it lies."""
+    rows = tensor.detach().reshape(-1, tensor.shape[-1]).cpu().contiguous()
+    return torch_operands.as_array(rows, problem.stored)
+
+
+def _operands(problem: Problem, layer: Layer, x: torch.Tensor, y: torch.Tensor) -> Operands:
+    own = layer.weights() if isinstance(layer, Control) else {
+        "w_in": layer.w_in, "w_out": layer.w_out
+    }  # fmt: skip
+    weights = {
+        name: torch_operands.as_array(w.detach().cpu(), problem.stored) for name, w in own.items()
+    }
+    return Operands(x=as_rows(x, problem), y=as_rows(y, problem), **weights)
 
 
 class _Replay(torch.nn.Module):
     """Answer as a layer did in the checked pass, and compare what it is asked with what that was asked."""
 
-    def __init__(self, answer: _Answer, layers: int) -> None:
+    def __init__(self, answer: Answer, layers: int) -> None:
         super().__init__()
         self.answer, self.layers, self.worst = answer, layers, 0.0
 
@@ -92,41 +109,52 @@ class _Replay(torch.nn.Module):
         return self.answer.y.to(x.dtype)
 
 
-def _run_watched(
-    model: torch.nn.Module, inputs: Inputs, problem: Problem, chosen: list[int], seed: int,
-    *, touches: bool,
-) -> tuple[torch.Tensor, list[_Answer], Touched | None]:  # fmt: skip
-    """Run a pass whose layers are judged one by one; return its output and their answers."""
-    answers: list[_Answer] = []
-    touched: list[Touched] = []
+class Watch:
+    """Judge each layer of a pass as it answers: a forward hook. answers: in the order of the pass.
 
-    def watch(layer: FF | FFF, given: tuple[torch.Tensor, ...], y: torch.Tensor) -> None:
-        operands = _operands(layer, given[0], y)
-        verdict = check.check(problem, operands, seed=seed + len(answers))
-        if touches and not touched and problem.layer == "fff":
-            touched.append(working_set.count_nodes(problem, operands))
-        answers.append(_Answer(x=given[0][chosen].clone(), y=y[chosen].clone(), verdict=verdict))
+    chosen: the sequences whose inputs and answers are kept. touches: whether to count what the first FFF
+    touches.
+    """
 
+    def __init__(self, problem: Problem, chosen: list[int], seed: int, *, touches: bool) -> None:
+        """Begin with no answer."""
+        self.answers: list[Answer] = []
+        self.touched: Touched | None = None
+        self._problem, self._chosen, self._seed = problem, chosen, seed
+        self._touches = touches and problem.layer == "fff"
+
+    def __call__(self, layer: Layer, given: tuple[torch.Tensor, ...], y: torch.Tensor) -> None:
+        """Judge one answer."""
+        operands = _operands(self._problem, layer, given[0], y)
+        verdict = check.check(self._problem, operands, seed=self._seed + len(self.answers))
+        if self._touches and self.touched is None:
+            self.touched = working_set.count_nodes(self._problem, operands)
+        x, kept = (tensor.detach()[self._chosen].cpu() for tensor in (given[0], y))
+        self.answers.append(Answer(x=x, y=kept, verdict=verdict))
+
+
+def _run_watched(model: torch.nn.Module, inputs: Inputs, watch: Watch) -> torch.Tensor:
+    """Run a pass whose layers are judged one by one; return its output."""
     handles = [layer.register_forward_hook(watch) for layer in find_layers(model)]
     try:
-        return run(model, inputs), answers, touched[0] if touched else None
+        return run(model, inputs)
     finally:
         for handle in handles:
             handle.remove()
 
 
-def _exact_model(model: torch.nn.Module, replays: list[_Replay]) -> torch.nn.Module:
-    """Return a model in float64 whose layers answer as they did."""
+def exact_model(model: torch.nn.Module, replays: Sequence[torch.nn.Module]) -> torch.nn.Module:
+    """Return a model in float64 on the CPU whose layers are replaced by others, in their order."""
     replayed, places = share(model), iter(replays)
     for name, module in list(replayed.named_modules()):
-        if isinstance(module, FF | FFF):
+        if isinstance(module, Layer):
             holder, _, last = name.rpartition(".")
             setattr(replayed.get_submodule(holder), last, next(places))
     # The replays stay the very objects: what they find is read from them.
-    return copy.deepcopy(replayed, {id(r): r for r in replays}).double()
+    return copy.deepcopy(replayed, {id(r): r for r in replays}).to("cpu", torch.float64)
 
 
-def _judge(answers: list[_Answer], inputs: list[float], last: float, tokens: int) -> Verdict:
+def _judge(answers: list[Answer], inputs: list[float], last: float, tokens: int) -> Verdict:
     """Return the verdict on a model. inputs, last: what its layers' inputs and its output are off by."""
     verdicts = [answer.verdict for answer in answers]
     found = Verdict(
@@ -158,11 +186,12 @@ def check_model(
     """
     chosen = choose_sequences(transformer, seed)
     layers = transformer.architecture.layers
-    output, answers, touched = _run_watched(
-        model, inputs, transformer.problem(seed), chosen, seed, touches=touches
-    )
-    replays = [_Replay(answer, layers) for answer in answers]
-    exact = run(_exact_model(model, replays), inputs.in_float64(chosen))
+    watch = Watch(transformer.problem(seed), chosen, seed, touches=touches)
+    output = _run_watched(model, inputs, watch)
+    replays = [_Replay(answer, layers) for answer in watch.answers]
+    exact = run(exact_model(model, replays), inputs.in_float64(chosen))
     last = disagreement(output[chosen], exact, layers)
-    verdict = _judge(answers, [r.worst for r in replays], last, len(chosen) * transformer.length)
-    return Checked(output=output, verdict=verdict, touched=touched)
+    verdict = _judge(
+        watch.answers, [r.worst for r in replays], last, len(chosen) * transformer.length
+    )
+    return Checked(output=output, verdict=verdict, touched=watch.touched)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice, product
 
 import numpy as np
 
@@ -41,13 +42,35 @@ class Truth:
     margin: Array
 
 
-def fff_gradients(x: Array, w_in: Array, w_out: Array, dy: Array, depth: int) -> Truth:
+def ff_gradients(x: Array, w_in: Array, w_out: Array, dy: Array) -> Truth:
+    """Return the gradients of an FF, as `fff_gradients` those of the neurons on a path.
+
+    x (batch, d_in), w_in (hidden, d_in), w_out (hidden, d_out), dy (batch, d_out).
+    """
+    x, w_in, w_out, dy = (a.astype(np.float64) for a in (x, w_in, w_out, dy))
+    z, da = x @ w_in.T, dy @ w_out.T
+    size_z, size_da = np.abs(x) @ np.abs(w_in).T, np.abs(dy) @ np.abs(w_out).T
+    a, slope, curve = oracle.gelu(z), oracle.gelu_slope(z), oracle.gelu_curve(z)
+    dz, size_a = slope * da, size_z + np.abs(a)
+    size_dz = np.abs(slope) * size_da + (np.abs(curve) * size_z + _SLOPE) * np.abs(da) + np.abs(dz)
+    return Truth(
+        gradients=Gradients(dx=dz @ w_in, dw_in=dz.T @ x, dw_out=a.T @ dy),
+        scale=Gradients(
+            dx=size_dz @ np.abs(w_in), dw_in=size_dz.T @ np.abs(x), dw_out=size_a.T @ np.abs(dy)
+        ),
+        margin=np.full(len(x), np.inf),
+    )  # fmt: skip
+
+
+def fff_gradients(
+    x: Array, w_in: Array, w_out: Array, dy: Array, depth: int, nodes: Array | None = None
+) -> Truth:
     """Return the gradients through the neurons on each token's path; the turns themselves have none.
 
     With z = <x[b], w_in[node]>, a = gelu(z), da = <dy[b], w_out[node]> and dz = gelu'(z) da:
     dx[b] = sum over the path of dz w_in[node], dw_in[node] = sum over the node's tokens of dz x[b], and
     dw_out[node] of a dy[b]. x (batch, d_in), dy (batch, d_out), w_in (trees, n_nodes, d_in),
-    w_out (trees, n_nodes, d_out).
+    w_out (trees, n_nodes, d_out). nodes (batch, trees, depth + 1): the paths, those of the oracle if None.
 
     An error of z moves the slope by gelu''(z) times itself, and z is off by roundings of
     sum_i |x_i w_in_i|, as da is of sum_j |dy_j w_out_j|: what that makes of dz, and dz itself, is the scale
@@ -62,7 +85,7 @@ def fff_gradients(x: Array, w_in: Array, w_out: Array, dy: Array, depth: int) ->
         dx=np.zeros_like(x), dw_in=np.zeros_like(w_in), dw_out=np.zeros_like(w_out)
     )  # fmt: skip
     for k in range(w_in.shape[0]):
-        for node in found.nodes[:, k].T:
+        for node in (found.nodes if nodes is None else nodes)[:, k].T:
             rows_in, rows_out = w_in[k, node], w_out[k, node]
             z, da = (x * rows_in).sum(1), (dy * rows_out).sum(1)
             size_z, size_da = np.abs(x * rows_in).sum(1), np.abs(dy * rows_out).sum(1)
@@ -78,6 +101,39 @@ def fff_gradients(x: Array, w_in: Array, w_out: Array, dy: Array, depth: int) ->
             np.add.at(exact.dw_out[k], node, a[:, None] * dy)
             np.add.at(scale.dw_out[k], node, size_a[:, None] * np.abs(dy))
     return Truth(gradients=exact, scale=scale, margin=found.margin)
+
+
+def follow_paths(
+    problem: Problem, x: Array, w_in: Array, w_out: Array, dy: Array, dx: Array
+) -> Array:
+    """Return the paths (batch, trees, depth + 1) that a backward pass took, told by the dx that it left.
+
+    They are the oracle's, but for tokens with turns that may be taken either way: of their paths the one
+    whose dx is nearest to what came. More than `oracle.MOST_BRANCHES` of them are not followed.
+    """
+    found = oracle.fff_oracle(x, w_in, w_out, problem.depth)
+    near, nodes = check.near_tie(problem), found.nodes.copy()
+    for token in np.flatnonzero(found.margin < near):
+        xs, dys = x[token].astype(np.float64), dy[token].astype(np.float64)
+        own = [oracle.leaves_within(xs, rows, problem.depth, near) for rows in w_in]
+        if any(paths is None for paths in own):
+            continue
+        choices = list(islice(product(*(paths or [] for paths in own)), oracle.MOST_BRANCHES + 1))
+        if len(choices) > oracle.MOST_BRANCHES:
+            continue
+        off = [
+            np.abs(sum(_dx(xs, w_in[k, p], w_out[k, p], dys) for k, p in enumerate(c)) - dx[token])
+            for c in choices
+        ]
+        nodes[token] = choices[int(np.argmin([o.max() for o in off]))]
+    return nodes
+
+
+def _dx(x: Array, rows_in: Array, rows_out: Array, dy: Array) -> Array:
+    """Return what the neurons of one path add to a token's dx; x (d_in,), rows_in (path, d_in)."""
+    rows_in = rows_in.astype(np.float64)
+    dz = oracle.gelu_slope(rows_in @ x) * (rows_out.astype(np.float64) @ dy)
+    return np.asarray(dz @ rows_in)
 
 
 def without_near_ties(problem: Problem, x: Array, w_in: Array, w_out: Array) -> Array:

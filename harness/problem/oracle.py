@@ -152,8 +152,8 @@ def fff_oracle(x: Array, w_in: Array, w_out: Array, depth: int) -> Truth:
     )  # fmt: skip
 
 
-def _leaves_within(
-    x: Array, w_in: Array, depth: int, near_tie: float, most: int
+def leaves_within(
+    x: Array, w_in: Array, depth: int, near_tie: float, most: int = MOST_BRANCHES
 ) -> list[list[int]] | None:
     """Return every path through one tree that a pass may take, None where they are more than `most`.
 
@@ -182,7 +182,7 @@ def find_branches(x: Array, w_in: Array, w_out: Array, depth: int, near_tie: flo
     """
     xs, by_tree, count = x.astype(np.float64), [], 1
     for rows in w_in:
-        paths = _leaves_within(xs, rows, depth, near_tie, MOST_BRANCHES)
+        paths = leaves_within(xs, rows, depth, near_tie)
         count *= len(paths) if paths is not None else MOST_BRANCHES + 1
         if paths is None or count > MOST_BRANCHES:
             return []

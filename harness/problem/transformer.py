@@ -1,18 +1,13 @@
-"""Own the transformer: the shape of a whole model, what may stand as its FF, its parts and counts of work."""
+"""Own the transformer: one pass of a whole model, what may stand as its FF, its parts and counts of work."""
 
 from __future__ import annotations
 
-import json
-import re
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Literal
 
-from harness.errors import UnknownNameError, UsageError
-from harness.problem.models import Model, parse_model, split
+from harness.problem.architecture import Architecture
+from harness.problem.models import Model, parse_model
 from harness.problem.problem import Problem
 
-Kind = Literal["bert", "gpt2", "ultrafastbert"]
 # What stands as the FF of a model: its own, nothing, or a layer by its name (`ultrafastbert-1x11`, `ff-12`).
 DENSE, LEFT_OUT = "dense", "left-out"
 # What a pass is divided into. qkv: the products that make queries, keys and values. scores: what attention
@@ -20,76 +15,19 @@ DENSE, LEFT_OUT = "dense", "left-out"
 # activation. norms: the normalisations. head: the product with the whole vocabulary, of a model that has one.
 # rest: embeddings, residuals, calls.
 PARTS = ("qkv", "scores", "projection", "ff", "norms", "head", "rest")
+# What a step of training is divided into: the way forward, the way back and the optimiser's update, each of
+# the FFs and of all that is not one. forward: the loss among it.
+STEP_PARTS = ("ff", "ff_backward", "ff_update", "forward", "backward", "update")
+FF_PARTS = ("ff", "ff_backward", "ff_update")
+ALL_PARTS = tuple(dict.fromkeys((*PARTS, *STEP_PARTS)))
 # Tokens of a pass that the rest of a model is compared on, whole sequences: some seconds of float64 work.
 CHECKED_TOKENS = 512
-_FLOAT_BYTES = 4
-INSTALL = "the package transformers is not installed: pip install 'fff-harness[model]'"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Architecture:
-    """State the shape of a model.
-
-    kind: which code it is of. layers: how many blocks of attention and FF. width: of the tokens. hidden: the
-    neurons of its FF. vocabulary, positions: rows of the embeddings.
-    """
-
-    name: str
-    kind: Kind
-    layers: int
-    width: int
-    hidden: int
-    heads: int
-    vocabulary: int
-    positions: int
-
-    @property
-    def is_decoder(self) -> bool:
-        """Say whether a pass is a step of generation, a token a sequence, and not whole sequences."""
-        return self.kind == "gpt2"
-
-    @property
-    def has_head(self) -> bool:
-        """Say whether a pass ends with the product with the whole vocabulary."""
-        return self.kind != "bert"
-
-    def weights(self) -> int:
-        """Return the weights of the model without those of its FFs; biases and norms are not counted."""
-        embedded = (self.vocabulary + self.positions) * self.width
-        return embedded + 4 * self.layers * self.width**2
-
-
-ARCHITECTURES = {
-    "bert-base": Architecture(
-        name="bert-base", kind="bert", layers=12, width=768, hidden=3072, heads=12,
-        vocabulary=30522, positions=512,
-    ),
-    "gpt2-small": Architecture(
-        name="gpt2-small", kind="gpt2", layers=12, width=768, hidden=3072, heads=12,
-        vocabulary=50257, positions=1024,
-    ),
-    "ultrafastbert": Architecture(
-        name="ultrafastbert", kind="ultrafastbert", layers=16, width=768, hidden=3072, heads=12,
-        vocabulary=32768, positions=128,
-    ),
-}  # fmt: skip
-
-# What a configuration calls the fields of an architecture, as the package transformers writes it, and the
-# activation that each kind has.
-_CONFIGURED: dict[str, dict[str, str]] = {
-    "bert": {
-        "layers": "num_hidden_layers", "width": "hidden_size", "hidden": "intermediate_size",
-        "heads": "num_attention_heads", "vocabulary": "vocab_size",
-        "positions": "max_position_embeddings",
-    },
-    "gpt2": {
-        "layers": "n_layer", "width": "n_embd", "hidden": "n_inner", "heads": "n_head",
-        "vocabulary": "vocab_size", "positions": "n_positions",
-    },
-}  # fmt: skip
-_ACTIVATIONS: dict[str, tuple[str, str]] = {
-    "bert": ("hidden_act", "gelu"), "gpt2": ("activation_function", "gelu_new"),
-}  # fmt: skip
+_ITEM_BYTES = {"float32": 4, "bfloat16": 2}
+# A step computes each product once forward and twice back. Of each weight it reads the weight twice, writes
+# its gradient and reads it again, and AdamW reads and writes the weight and its two moments.
+_STEP_PRODUCTS, _STEP_WEIGHTS = 3, 10
+# Beside a weight its gradient and its two moments.
+_HELD_BESIDE = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,7 +36,9 @@ class Transformer:
 
     sequences: of the batch. tokens: of each of them; of a decoder those that are in its cache as the step
     begins. ff: DENSE, LEFT_OUT or the name of a layer. in_parts: whether the time of each part is taken
-    within the pass.
+    within the pass. training: whether a pass is a step of training, forward, backward and update; of a
+    decoder then over whole sequences. dtype: of the weights and of what passes between modules. compiled:
+    whether torch.compile made it. device: where it runs. checkpoint: whose weights it has, empty for drawn.
     """
 
     architecture: Architecture
@@ -106,11 +46,26 @@ class Transformer:
     tokens: int
     ff: str = DENSE
     in_parts: bool = False
+    training: bool = False
+    dtype: str = "float32"
+    compiled: bool = False
+    device: str = "cpu"
+    checkpoint: str = ""
+
+    @property
+    def is_step(self) -> bool:
+        """Say whether a pass is a step of generation: one token a sequence, behind those of a cache."""
+        return self.architecture.is_decoder and not self.training
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """Return what a pass is divided into."""
+        return STEP_PARTS if self.training else PARTS
 
     @property
     def length(self) -> int:
         """Return the tokens of each sequence that a pass computes."""
-        return 1 if self.architecture.is_decoder else self.tokens
+        return 1 if self.is_step else self.tokens
 
     @property
     def batch(self) -> int:
@@ -130,112 +85,64 @@ class Transformer:
 
     def problem(self, seed: int) -> Problem:
         """Return the problem of one of its FFs."""
-        return self.layer().problem(batch=self.batch, width=self.architecture.width, seed=seed)
+        plain = self.layer().problem(batch=self.batch, width=self.architecture.width, seed=seed)
+        return replace(plain, dtype=self.dtype)
 
     def flops(self) -> int:
-        """Return the operations of one pass; norms, activations and embeddings are not counted."""
+        """Return the operations of one pass; norms, activations, embeddings and updates are not counted."""
         a = self.architecture
         products = 8 * self.batch * a.width**2
         scores = 4 * self.batch * self._seen() * a.width
         own = 0 if self.ff == LEFT_OUT else self.problem(0).flops()
         head = 2 * self.batch * a.width * a.vocabulary if a.has_head else 0
-        return a.layers * (products + scores + own) + head
+        forward = a.layers * (products + scores + own) + head
+        return (_STEP_PRODUCTS if self.training else 1) * forward
 
     def bytes_moved(self) -> int:
-        """Return the bytes of weights and of the cache that one pass reads, each once."""
+        """Return the bytes of weights and of the cache that one pass reads, each once.
+
+        Of a step of training, what it reads and writes of all weights, gradients and moments.
+        """
         a = self.architecture
+        if self.training:
+            return _STEP_WEIGHTS * self.weight_bytes()
         own = 0 if self.ff == LEFT_OUT else self.problem(0).bytes_moved()
         head = a.width * a.vocabulary if a.has_head else 0
-        return (
-            a.layers * (4 * _FLOAT_BYTES * a.width**2 + own)
-            + _FLOAT_BYTES * head
-            + self.cache_bytes()
-        )
+        item = _ITEM_BYTES[self.dtype]
+        return a.layers * (4 * item * a.width**2 + own) + item * head + self.cache_bytes()
 
     def cache_bytes(self) -> int:
         """Return the bytes of the keys and values that a decoder remembers, 0 for an encoder."""
         a = self.architecture
-        kept = 2 * a.layers * self.sequences * self.tokens * a.width if a.is_decoder else 0
-        return _FLOAT_BYTES * kept
+        kept = 2 * a.layers * self.sequences * self.tokens * a.width if self.is_step else 0
+        return _ITEM_BYTES[self.dtype] * kept
 
     def weight_bytes(self) -> int:
-        """Return the bytes of its weights in float32, those of its FFs with them."""
+        """Return the bytes of its weights, those of its FFs with them."""
         a = self.architecture
         own = 0 if self.ff == LEFT_OUT else a.layers * self.problem(0).weight_bytes()
-        return _FLOAT_BYTES * a.weights() + own
+        return _ITEM_BYTES[self.dtype] * a.weights() + own
+
+    def training_bytes(self) -> int:
+        """Return the bytes that a step of training holds beside its weights, 0 for a pass without one."""
+        return _HELD_BESIDE * self.weight_bytes() if self.training else 0
 
     def _seen(self) -> int:
         """Return the tokens that each token of a pass attends to."""
-        return self.tokens + 1 if self.architecture.is_decoder else self.tokens
+        return self.tokens + 1 if self.is_step else self.tokens
 
     def without_timers(self) -> Transformer:
         """Return the same pass without the times of its parts."""
         return replace(self, in_parts=False)
 
+    def as_it_is(self) -> Transformer:
+        """Return the same pass of the model as it is, without timers: what all others are set against."""
+        return replace(self, ff=DENSE, in_parts=False)
 
-# ---- words --------------------------------------------------------------------------------------
-
-
-def _read_configuration(path: Path) -> Architecture:
-    """Return the architecture of a configuration of transformers. Raises UsageError."""
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UsageError(f"{path} can't be read as a configuration: {error}") from None
-    kind = data.get("model_type") if isinstance(data, dict) else None
-    if kind not in _CONFIGURED:
-        raise UsageError(f"{path}: need model_type {' or '.join(_CONFIGURED)}, got {kind!r}")
-    field, usual = _ACTIVATIONS[kind]
-    if (activation := data.get(field, usual)) != usual:
-        raise UsageError(f"{path}: need {field} {usual!r}, got {activation!r}")
-    if kind == "gpt2" and data.get("n_inner") is None and type(data.get("n_embd")) is int:
-        data = {**data, "n_inner": 4 * data["n_embd"]}
-    keys = _CONFIGURED[kind]
-    values = {name: data.get(key) for name, key in keys.items()}
-    for name, value in values.items():
-        if type(value) is not int or value < 1:
-            raise UsageError(f"{path}: need {keys[name]} of at least 1, got {value!r}")
-    if values["width"] % values["heads"]:
-        raise UsageError(
-            f"{path}: {keys['width']} {values['width']} is not divided by {values['heads']} heads"
-        )
-    stem = path.parent.resolve().name if path.stem == "config" else path.stem
-    return Architecture(name=re.sub(r"[^A-Za-z0-9.-]+", "-", stem), kind=kind, **values)
-
-
-def find_architecture(word: str, layers: int | None = None) -> Architecture:
-    """Return an architecture by name, or of the configuration in a file. layers: None for its own.
-
-    Raises UnknownNameError listing the known ones, UsageError for a file that is none.
-    """
-    if word in ARCHITECTURES:
-        found = ARCHITECTURES[word]
-    elif Path(word).is_file():
-        found = _read_configuration(Path(word))
-    else:
-        known = [*ARCHITECTURES, "FILE (a config.json)"]
-        raise UnknownNameError("architecture", word, known=known)
-    return found if layers is None else replace(found, layers=layers)
-
-
-def parse_shapes(text: str, architecture: Architecture) -> list[tuple[int, int]]:
-    """Return the (sequences, tokens) of a list such as `1x128,8x128`.
-
-    Raises UsageError for anything else, and for sequences that are longer than a model's positions.
-    """
-    most, found = architecture.positions - architecture.is_decoder, []
-    for part in split(text):
-        match = re.fullmatch(r"([1-9]\d{0,6})x([1-9]\d{0,6})", part)
-        if not match:
-            raise UsageError(f"need SEQUENCESxTOKENS such as 8x128, got {part!r}")
-        shape = int(match[1]), int(match[2])
-        if shape[1] > most:
-            behind = " and a step behind them" if architecture.is_decoder else ""
-            raise UsageError(
-                f"{architecture.name} has {architecture.positions} positions, got sequences of "
-                f"{shape[1]} tokens{behind}"
-            )
-        found.append(shape)
-    if not found:
-        raise UsageError(f"need at least one SEQUENCESxTOKENS, got {text!r}")
-    return list(dict.fromkeys(found))
+    def ways(self) -> list[str]:
+        """Return what differs from a plain pass, as it stands in the ids of cells."""
+        return [
+            *(["train"] if self.training else []),
+            *([self.dtype] if self.dtype != "float32" else []),
+            *(["compiled"] if self.compiled else []),
+        ]

@@ -15,8 +15,9 @@ from pydantic import (
     model_validator,
 )
 
+from harness.problem.architecture import Architecture
 from harness.problem.axes import AXES, COLUMNS, DEFAULTS, Conditions, lists
-from harness.problem.transformer import Architecture, Transformer
+from harness.problem.transformer import Transformer
 from harness.records.facts import CacheWalk, DeviceFacts, Finding, MachineFacts
 from harness.records.text import printable
 

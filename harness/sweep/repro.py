@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import shlex
 
+from harness.problem.architecture import ARCHITECTURES
 from harness.problem.axes import AXES, Conditions
 from harness.problem.models import BASELINE, parse_model
 from harness.problem.problem import EXPERTS, Problem
-from harness.problem.transformer import ARCHITECTURES, DENSE, LEFT_OUT, Transformer
+from harness.problem.transformer import DENSE, LEFT_OUT, Transformer
 from harness.sweep.cell import Cell
 from harness.sweep.spec import SweepSpec
 

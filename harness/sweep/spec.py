@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from harness.problem.architecture import Architecture
 from harness.problem.axes import lists
 from harness.problem.models import BASELINE, Model
-from harness.problem.transformer import Architecture
 from harness.records.schema import Order, SweepRecord
 
 

@@ -9,8 +9,9 @@ from harness.backends import torch_library
 from harness.errors import UnavailableError, UsageError
 from harness.machine.facts import Machine
 from harness.measure.process_key import ProcessKey
+from harness.problem.architecture import INSTALL, Architecture
 from harness.problem.models import Model
-from harness.problem.transformer import DENSE, INSTALL, LEFT_OUT, Architecture, Transformer
+from harness.problem.transformer import DENSE, LEFT_OUT, Transformer
 from harness.sweep.cell import Cell
 from harness.sweep.plan import Plan, check_memory
 from harness.sweep.spec import SweepSpec

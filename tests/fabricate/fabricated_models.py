@@ -10,7 +10,8 @@ import numpy as np
 from fabricated_runs import Fake
 
 from harness.measure.process_key import ProcessKey
-from harness.problem.transformer import DENSE, LEFT_OUT, PARTS, Architecture, Transformer
+from harness.problem.architecture import Architecture
+from harness.problem.transformer import DENSE, LEFT_OUT, PARTS, Transformer
 from harness.records.schema import (
     BlocksRecord,
     CellRecord,

@@ -17,14 +17,11 @@ from harness import nn  # noqa: E402
 from harness.errors import UnavailableError  # noqa: E402
 from harness.nn import transformer as nn_transformer  # noqa: E402
 from harness.nn import transformer_check  # noqa: E402
-from harness.nn.transformer import Inputs, PartTimers  # noqa: E402
-from harness.problem.transformer import (  # noqa: E402
-    DENSE,
-    LEFT_OUT,
-    PARTS,
-    Architecture,
-    Transformer,
-)
+from harness.nn import transformer_parts  # noqa: E402
+from harness.nn.transformer import Inputs  # noqa: E402
+from harness.nn.transformer_parts import PartTimers  # noqa: E402
+from harness.problem.architecture import Architecture  # noqa: E402
+from harness.problem.transformer import DENSE, LEFT_OUT, PARTS, Transformer  # noqa: E402
 
 FORMS = (DENSE, LEFT_OUT, "1x3", "2x2", "ff-12")
 
@@ -148,7 +145,7 @@ def test_parts_are_a_whole_pass(ff: str, of: Architecture) -> None:
     inputs, timers = _inputs(model, of), PartTimers(model)
     with timers.running():
         nn_transformer.run(model, inputs)
-    elapsed = 2 * sum(timers.parts_ns.values())
+    elapsed = 2 * sum(timers.parts_ns().values())
     parts = timers.parts_of(elapsed)
     assert tuple(parts) == PARTS
     assert sum(parts.values()) == elapsed
@@ -161,17 +158,17 @@ def test_time_counts_for_the_innermost_part(monkeypatch: pytest.MonkeyPatch) -> 
     """What stands inside of another part counts for itself alone; what is in none is the rest."""
     model = _model(DENSE)
     inputs, now = _inputs(model), iter(range(10**6))
-    monkeypatch.setattr(nn_transformer, "perf_counter_ns", lambda: next(now))
+    monkeypatch.setattr(transformer_parts, "perf_counter_ns", lambda: next(now))
     timers = PartTimers(model)
     with timers.running():
         nn_transformer.run(model, inputs)
     # Each entry and exit of a hooked module is one tick: attention has three products inside of it.
     layers = TINY.layers
-    assert timers.parts_ns["qkv"] == 3 * layers
-    assert timers.parts_ns["scores"] == 4 * layers
-    assert timers.parts_ns["projection"] == layers
-    assert timers.parts_ns["ff"] == 2 * layers
-    assert timers.parts_ns["norms"] == 2 * layers + 1
+    assert timers.parts_ns()["qkv"] == 3 * layers
+    assert timers.parts_ns()["scores"] == 4 * layers
+    assert timers.parts_ns()["projection"] == layers
+    assert timers.parts_ns()["ff"] == 2 * layers
+    assert timers.parts_ns()["norms"] == 2 * layers + 1
 
 
 def test_timers_leave_no_hook() -> None:
@@ -240,9 +237,9 @@ def test_a_wrong_rest_is_found(ff: str, of: Architecture, monkeypatch: pytest.Mo
 
 def test_a_mixed_up_layer_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     """A model whose layers answer for one another is wrong."""
-    exact = transformer_check._exact_model
+    exact = transformer_check.exact_model
     monkeypatch.setattr(
-        transformer_check, "_exact_model", lambda model, replays: exact(model, replays[::-1])
+        transformer_check, "exact_model", lambda model, replays: exact(model, replays[::-1])
     )
     assert not _check(_model("1x3"), "1x3").verdict.ok
 

@@ -9,14 +9,8 @@ from pathlib import Path
 import pytest
 
 from harness.errors import UnknownNameError, UsageError
-from harness.problem.transformer import (
-    ARCHITECTURES,
-    DENSE,
-    LEFT_OUT,
-    Transformer,
-    find_architecture,
-    parse_shapes,
-)
+from harness.problem.architecture import ARCHITECTURES, find_architecture, parse_shapes
+from harness.problem.transformer import DENSE, LEFT_OUT, Transformer
 
 BERT = ARCHITECTURES["bert-base"]
 CONFIGURATION = {

@@ -14,7 +14,8 @@ from made_machines import SMALL
 from harness import cli
 from harness.cli.sweep_options import make_spec
 from harness.errors import UnavailableError, UsageError
-from harness.problem.transformer import ARCHITECTURES, DENSE, LEFT_OUT, Transformer
+from harness.problem.architecture import ARCHITECTURES
+from harness.problem.transformer import DENSE, LEFT_OUT, Transformer
 from harness.records.reader import load_run
 from harness.sweep import repro, resume, twins
 from harness.sweep import transformer as sweep_transformer
