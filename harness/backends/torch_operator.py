@@ -5,7 +5,7 @@ torch is imported here as this module is: only `harness.nn` imports it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache, partial
 from typing import Any
 
@@ -58,6 +58,23 @@ def _resolve(implementation: str, ndim: int, device: str, dtype: torch.dtype, fe
     return implementation or choose(layer, device, torch_operands.name_dtype(dtype), few=few)
 
 
+# ---- observers ----------------------------------------------------------------------------------
+
+# Called with the operator's name, what it was called with and what it returned.
+Observer = Callable[[str, tuple[Any, ...], Any], None]
+_observer: Observer | None = None
+
+
+def observe(observer: Observer | None) -> Observer | None:
+    """Have an observer see every pass from here on, nobody where it is None; return the one before.
+
+    A compiled model has no hooks: what its layers got and answered is seen in their operators alone.
+    """
+    global _observer
+    before, _observer = _observer, observer
+    return before
+
+
 # ---- the operators ------------------------------------------------------------------------------
 
 # Defined without `torch.library.custom_op` and `register_autograd`: what these wrap around a call in Python
@@ -91,10 +108,15 @@ def _compute(
         name = _resolve(implementation, w_in.ndim, x.device.type, x.dtype, batch < FEW)
         if name == REFERENCE or not batch:
             torch_operands.check_shapes(x, w_in, w_out)
-            return torch_reference.forward(x, w_in, w_out)
+            y = torch_reference.forward(x, w_in, w_out)
+            if _observer is not None:
+                _observer("layer", (x, w_in, w_out), y)
+            return y
         run = torch_passes.bind(implementation, name, x, w_in, w_out)
     y = torch_outputs.make(x, x.shape[0], w_out.shape[-1])
     run(x.contiguous(), w_in.contiguous(), w_out.contiguous(), y)
+    if _observer is not None:
+        _observer("layer", (x, w_in, w_out), y)
     return y
 
 
@@ -120,8 +142,12 @@ def _compute_backward(
     implementation: str,
 ) -> list[torch.Tensor]:  # fmt: skip
     if implementation != REFERENCE and x.shape[0] and torch_passes.takes_backward(x, w_in):
-        return torch_passes.run_backward(x, w_in, w_out, dy, wanted)
-    return _refer_backward(x, w_in, w_out, dy, wanted, implementation)
+        found = torch_passes.run_backward(x, w_in, w_out, dy, wanted)
+    else:
+        found = _refer_backward(x, w_in, w_out, dy, wanted, implementation)
+    if _observer is not None:
+        _observer("layer_backward", (x, w_in, w_out, dy, wanted), found)
+    return found
 
 
 def _shape_backward(

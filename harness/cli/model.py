@@ -17,8 +17,10 @@ from harness.cli.sweep import measure, print_missing, print_plan, take_up
 from harness.cli.sweep_options import make_spec
 from harness.errors import UsageError
 from harness.machine import facts
+from harness.problem import axes
 from harness.problem.architecture import Architecture, find_architecture, parse_shapes
-from harness.problem.models import BASELINE
+from harness.problem.checkpoint import Checkpoint, read_checkpoint
+from harness.problem.models import BASELINE, find_controls, parse_models
 from harness.records.reader import Run
 from harness.sweep import defaults, resume
 from harness.sweep import transformer as sweep_transformer
@@ -27,7 +29,11 @@ from harness.sweep.spec import SweepSpec
 # What of the options stands in the spec under another name.
 _FIELDS = {
     "arch": "architecture", "layers": "architecture", "batch": "shapes", "budget": "budget_s",
+    "weights": "checkpoint", "controls": "models", "compiled": "compile",
 }  # fmt: skip
+
+
+_MODELS = "1x11,ff-12"
 
 
 def _usual_shapes(architecture: Architecture, *, quick: bool) -> str:
@@ -38,33 +44,81 @@ def _usual_shapes(architecture: Architecture, *, quick: bool) -> str:
 
 
 def _make_spec(
-    arch: str, layers: int | None, batch: str | None, spec: SweepSpec
+    architecture: Architecture, batch: str | None, spec: SweepSpec, checkpoint: Checkpoint | None
 ) -> SweepSpec:  # fmt: skip
     """Return the spec of whole models, from one of the layers that stand in them. Raises UsageError."""
-    options.require_positive("--layers", layers)
-    architecture = find_architecture(arch, layers)
     try:
         shapes = parse_shapes(batch or _usual_shapes(architecture, quick=spec.quick), architecture)
     except UsageError as error:
         raise UsageError(f"--batch: {error}") from None
     sweep_transformer.check_models(spec.models)
+    batches = [s * (1 if architecture.is_decoder else t) for s, t in shapes]
     return replace(
         spec, architecture=architecture, shapes=[f"{s}x{t}" for s, t in shapes],
-        batches=list(dict.fromkeys(s * (1 if architecture.is_decoder else t) for s, t in shapes)),
-        widths=[architecture.width],
+        batches=list(dict.fromkeys(batches)), widths=[architecture.width],
         blas=[], levels=[], baseline=BASELINE,
+        # Of the axes that models have one: the others are of layers alone.
+        axes=axes.lists(dtype=spec.axes["dtype"]),
+        checkpoint=checkpoint.path if checkpoint else "",
+        checkpoint_label=checkpoint.label if checkpoint else "",
     )  # fmt: skip
+
+
+def _usual_models(checkpoint: Checkpoint | None) -> str:
+    """Return what stands as the FF where nothing is said: the FFFs of a checkpoint, and their control."""
+    if checkpoint is None or not checkpoint.fff:
+        return _MODELS
+    (own,) = parse_models(checkpoint.fff)
+    return f"{own.name},{find_controls(own)[0]}"
+
+
+def _find(
+    arch: str | None, layers: int | None, weights: Path | None, *, quick: bool
+) -> tuple[Architecture, Checkpoint | None]:
+    """Return the architecture and its checkpoint, None for drawn weights. Raises UsageError."""
+    options.require_positive("--layers", layers)
+    if weights is None:
+        few = defaults.MODEL_QUICK_LAYERS if quick and layers is None else layers
+        return find_architecture(arch or "bert-base", few), None
+    if arch is not None:
+        raise UsageError("--arch and --weights: give one of them; a checkpoint says what it is of")
+    found = read_checkpoint(str(weights), layers)
+    if quick and layers is None and found.architecture.layers > defaults.MODEL_QUICK_LAYERS:
+        found = replace(
+            found, architecture=replace(found.architecture, layers=defaults.MODEL_QUICK_LAYERS)
+        )
+    return found.architecture, found
+
+
+def _check_same(spec: SweepSpec) -> None:
+    """Refuse to take up a run whose weights are others by now. Raises UsageError."""
+    if not spec.checkpoint:
+        return
+    label = read_checkpoint(spec.checkpoint).label
+    if label != spec.checkpoint_label:
+        raise UsageError(
+            f"--resume: {spec.checkpoint} is {label} now, the run was measured with {spec.checkpoint_label}"
+        )
 
 
 def model_command(
     context: typer.Context,
     arch: Annotated[
-        str,
+        str | None,
         typer.Option(
             help="Architecture: bert-base, ultrafastbert, gpt2-small (a pass is one step of "
-            "generation), or a config.json of transformers' BERT or GPT-2."
+            "generation), or a config.json of transformers' BERT or GPT-2. [default: bert-base]"
         ),
-    ] = "bert-base",
+    ] = None,
+    weights: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="PATH",
+            help="Checkpoint whose weights the model has, and whose architecture: a .safetensors in "
+            "UltraFastBERT's published layout, a folder with one, or a folder of transformers' BERT or "
+            "GPT-2. Without it weights are drawn.",
+        ),
+    ] = None,
     layers: Annotated[
         int | None,
         typer.Option(
@@ -81,9 +135,32 @@ def model_command(
         ),
     ] = None,
     models: Annotated[
-        str,
-        typer.Option(help="What stands as the FF, beside its own: a list of KxD and ff-HIDDEN."),
-    ] = "1x11,ff-12",
+        str | None,
+        typer.Option(
+            help="What stands as the FF, beside its own: a list of KxD, ff-HIDDEN and controls (topk-K, "
+            f"hash-K, peer-K, moe-NxWIDTH-kK). [default: {_MODELS}; with --weights its own FFFs and their "
+            "dense control]"
+        ),
+    ] = None,
+    controls: options.Controls = False,
+    train: Annotated[
+        bool,
+        typer.Option(
+            "--train",
+            help="Measure a step of training too: forward, backward and AdamW's update, of each model.",
+        ),
+    ] = False,
+    compiled: Annotated[
+        bool,
+        typer.Option(
+            "--compile",
+            help="Measure each model too as torch.compile makes it; it is compiled before the clock runs.",
+        ),
+    ] = False,
+    dtype: Annotated[
+        str | None, typer.Option(help=options.describe_axis(axes.find("dtype")))
+    ] = None,
+    device: options.DeviceName = "cpu",
     threads: options.Threads = 1,
     seed: options.Seed = 0,
     passes: options.Passes = None,
@@ -113,23 +190,26 @@ def model_command(
     interleaved random order, and once more with the time of each part. Weights are drawn, not trained: the
     time of a pass hangs on them through the routing alone.
     """
+    architecture, checkpoint = _find(arch, layers, weights, quick=quick)
     spec = make_spec(
-        models=models, batch=None, width="1", blas_names=None, threads=threads, seed=seed,
-        passes=passes, budget=budget, processes=processes, quick=quick,
-        keep_blas_env=keep_blas_env, out=out, timeout=timeout,
+        models=models or _usual_models(checkpoint), batch=None, width="1", blas_names=None,
+        threads=threads, seed=seed, passes=passes, budget=budget, processes=processes, quick=quick,
+        keep_blas_env=keep_blas_env, out=out, timeout=timeout, controls=controls, device=device,
+        dtype=dtype,
     )  # fmt: skip
     if budget is None and not passes:
         spec = replace(
             spec, budget_s=defaults.MODEL_QUICK_BUDGET_S if quick else defaults.MODEL_BUDGET_S
         )
-    spec = _make_spec(
-        arch, defaults.MODEL_QUICK_LAYERS if quick and layers is None else layers,
-        batch, spec,
-    )  # fmt: skip
+    spec = replace(spec, train=train, compile=compiled)
+    spec = _make_spec(architecture, batch, spec, checkpoint)
     resumed: Run | None = None
     if resume_run is not None:
         resumed, spec = take_up(context, resume_run, spec, _FIELDS)
-    made = sweep_transformer.make_plan(spec, facts.read_machine(device="cpu", missing_providers={}))
+        _check_same(spec)
+    made = sweep_transformer.make_plan(
+        spec, facts.read_machine(device=spec.device, missing_providers={})
+    )
     if dry_run:
         print_missing(resumed, made) if resumed else print_plan(made)
         return ExitStatus.CLEAN
@@ -138,7 +218,7 @@ def model_command(
         written = write_outputs(resumed.folder, figures=figures, page=False)
         return ExitStatus.CLEAN if written else ExitStatus.BAD
     assert made.spec.architecture is not None
-    sweep_transformer.require_packages(made.spec.architecture)
+    sweep_transformer.require_packages(made.spec.architecture, made.spec.checkpoint)
     return signals.end_in_order(
         partial(measure, made, resumed, figures=figures, page=False, command="model")
     )

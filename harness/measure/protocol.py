@@ -178,7 +178,7 @@ class TransformerRequest(Request[GateAnswer | Unavailable]):
     """Ask to build a whole model, check it layer by layer, warm up and calibrate.
 
     cell, loops, min_sample_ns, threads, check_seed, count_nodes: as of a GateRequest. seed: draws the weights
-    and the tokens.
+    and the tokens. checkpoint: the file or folder of the weights, empty for drawn ones.
     """
 
     answers: ClassVar = (GateAnswer, Unavailable)
@@ -190,6 +190,7 @@ class TransformerRequest(Request[GateAnswer | Unavailable]):
     threads: int
     check_seed: int
     count_nodes: bool = False
+    checkpoint: str = ""
     kind: Literal["transformer"] = "transformer"
 
 

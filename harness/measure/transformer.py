@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from time import perf_counter_ns
-from typing import Any
+from typing import Any, Protocol
 
 from harness.backends import torch_library, torch_operator
-from harness.backends.timer import TimePasses
+from harness.backends.registry import Prepared
 from harness.errors import UnavailableError
-from harness.measure import clock
+from harness.gpu.device import Device
+from harness.measure.gpu_clock import DeviceTimer, Timing
 from harness.measure.protocol import (
     GateAnswer,
     SampleAnswer,
@@ -19,69 +20,142 @@ from harness.measure.protocol import (
     Unavailable,
     WrongOutput,
 )
+from harness.measure.timing import DeviceTiming, HostTiming
+from harness.nn import checkpoint, training, transformer_check, transformer_compiled
 from harness.nn import transformer as nn_transformer
-from harness.nn import transformer_check
-from harness.nn.transformer import PartTimers
+from harness.nn.training import TrainingStep
 from harness.nn.transformer_check import Checked
-from harness.problem.architecture import Architecture
+from harness.nn.transformer_gradients import check_step
+from harness.nn.transformer_parts import DeviceMarks, PartTimers, StepTimers
 from harness.problem.check import Verdict
 from harness.problem.transformer import DENSE, LEFT_OUT, Transformer
 
+# ---- passes -------------------------------------------------------------------------------------
 
-class _Passes:
-    """Run passes of a model over its inputs, and keep what the last one left."""
 
-    def __init__(self, model: Any, inputs: Any, *, in_parts: bool) -> None:
-        self.timers = PartTimers(model) if in_parts else None
-        self._model, self._inputs = model, inputs
+class _Pass(Protocol):
+    """Run one pass, and compare what it left with what the checked one did."""
+
+    def run(self, timers: Any) -> None:
+        """Run it. timers: of a step's parts, which says where they begin; None without."""
+
+    def forget(self) -> None:
+        """Drop what the last one left."""
+
+    def disagreement(self, expected: Any) -> float:
+        """Return what the last one left is off by, as a share of what is allowed."""
+
+
+class _Forward:
+    """Run passes without gradients and keep what the last one left."""
+
+    def __init__(self, model: Any, inputs: Any, call: Any, layers: int) -> None:
+        self._model, self._inputs, self._call, self._layers = model, inputs, call, layers
         self.output: Any = None
 
+    def run(self, timers: Any = None) -> None:
+        self.output = nn_transformer.run(self._model, self._inputs, self._call)
+
+    def forget(self) -> None:
+        self.output = None
+
+    def disagreement(self, expected: Any) -> float:
+        return transformer_check.disagreement(self.output, expected, self._layers)
+
+
+class _Step:
+    """Run steps of training and keep the loss of the last one; its gradients are kept by the model."""
+
+    def __init__(self, step: TrainingStep, layers: int) -> None:
+        self._step, self._layers = step, layers
+        self.loss: Any = None
+
+    def run(self, timers: Any = None) -> None:
+        self.loss = self._step.run(timers)
+
+    def forget(self) -> None:
+        self._step.forget()
+
+    def disagreement(self, expected: Any) -> float:
+        left = training.fingerprint(self._step.model, self.loss)
+        most = transformer_check.allowed(self._layers, self.loss.dtype)
+        return training.disagreement(left, expected, most)
+
+
+# ---- clocks -------------------------------------------------------------------------------------
+
+
+class _HostTimer:
+    """Time passes by the host's clock; the timers' hooks come and go outside of it."""
+
+    def __init__(self, of: _Pass, timers: PartTimers | None) -> None:
+        self._pass, self._timers = of, timers
+
     def _repeat(self, loops: int) -> int:
+        timers = self._timers if isinstance(self._timers, StepTimers) else None
         start = perf_counter_ns()
         for _ in range(loops):
-            self.output = nn_transformer.run(self._model, self._inputs)
+            self._pass.run(timers)
         return perf_counter_ns() - start
 
-    def time(self, loops: int) -> int:
-        """Run passes and return their wall time in ns; the timers' hooks come and go outside of it."""
+    def __call__(self, loops: int) -> int:
+        """Run passes and return their wall time in ns."""
+        if self._timers is None:
+            return self._repeat(loops)
+        with self._timers.running():
+            return self._repeat(loops)
+
+
+@dataclass(frozen=True, slots=True)
+class _DeviceTimer(DeviceTimer):
+    """Time passes between events of a device, those of their parts among them."""
+
+    timers: PartTimers | None = None
+
+    def measure(self, loops: int, look: Callable[[], None] | None = None) -> Timing:
+        """Return the device's and the host's time of some passes."""
         if self.timers is None:
-            return self._repeat(loops)
+            return DeviceTimer.measure(self, loops, look)
         with self.timers.running():
-            return self._repeat(loops)
+            return DeviceTimer.measure(self, loops, look)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReadyTransformer:
-    """Hold a whole model that can be sampled. expected: its output in the checked pass. layers: it has."""
+    """Hold a whole model that can be sampled. expected: what the checked pass left. tokens: of a pass."""
 
-    passes: _Passes
-    time: TimePasses
+    of: _Pass
+    prepared: Prepared
+    timing: HostTiming | DeviceTiming
+    timers: PartTimers | None
     expected: Any
-    layers: int
+    tokens: int
 
     def judge(self) -> Verdict:
         """Compare what the last pass left with what the checked one did."""
-        worst = transformer_check.disagreement(self.passes.output, self.expected, self.layers)
+        worst = self.of.disagreement(self.expected)
         reason = "" if worst <= 1 else (
-            f"the output is off by {worst:.3g} times the tolerance from that of the checked pass"
+            f"what it left is off by {worst:.3g} times the tolerance from that of the checked pass"
         )  # fmt: skip
-        tokens = int(self.expected.shape[0] * self.expected.shape[1])
         return Verdict(
-            ok=not reason, reason=reason, worst=worst, tokens=tokens, near_ties=0, unwritten=0
+            ok=not reason, reason=reason, worst=worst, tokens=self.tokens, near_ties=0, unwritten=0
         )
 
     def sample(self, request: SampleRequest) -> SampleAnswer | WrongOutput:
         """Take one sample, with the times of the parts where the cell is of them; judge it where asked to."""
         if request.check:
-            self.passes.output = None
-        taken = clock.sample(self.time, request.loops, request.expected_ns)
-        if self.passes.timers is not None:
-            taken = replace(taken, parts_ns=self.passes.timers.parts_of(taken.elapsed_ns))
+            self.of.forget()
+        taken = self.timing.sample(self.prepared, request.loops, request.expected_ns)
+        if self.timers is not None:
+            taken = replace(taken, parts_ns=self.timers.parts_of(taken.elapsed_ns))
         if request.check and not (verdict := self.judge()).ok:
             return WrongOutput(
                 verdict=replace(verdict, reason=f"behind a sample: {verdict.reason}")
             )
         return SampleAnswer(sample=taken)
+
+
+# ---- the bench ----------------------------------------------------------------------------------
 
 
 def _kept(known: dict[Any, Any], key: Any, make: Callable[[], Any]) -> Any:
@@ -93,19 +167,62 @@ def _kept(known: dict[Any, Any], key: Any, make: Callable[[], Any]) -> Any:
 class Bench:
     """Take cells of whole models through their gate; all of one architecture share what is not their FF."""
 
-    def __init__(self) -> None:
-        """Begin without a model."""
-        self._bases: dict[Architecture, Any] = {}
-        self._models: dict[tuple[Architecture, str], Any] = {}
+    def __init__(self, device: Device | None = None) -> None:
+        """Begin without a model. device: that passes are timed on, None for the CPU."""
+        self._device = device
+        self._timing = HostTiming() if device is None else DeviceTiming(device)
+        self._bases: dict[Any, Any] = {}
+        self._models: dict[Any, Any] = {}
+        self._calls: dict[Any, Any] = {}
+        self._optimisers: dict[Any, Any] = {}
         self._checked: dict[Transformer, Checked] = {}
 
-    def _model(self, transformer: Transformer, seed: int) -> Any:
-        architecture = transformer.architecture
-        base = _kept(self._bases, architecture, lambda: nn_transformer.build(architecture, seed))
+    def _model(self, whole: Transformer, request: TransformerRequest) -> Any:
+        def build() -> Any:
+            return checkpoint.build(whole, request.seed, request.checkpoint)
+
+        base = _kept(self._bases, _base_key(whole), build)
         return _kept(
-            self._models, (architecture, transformer.ff),
-            lambda: nn_transformer.with_ff(base, transformer, seed),
+            self._models, (*_base_key(whole), whole.ff),
+            lambda: checkpoint.with_ff(base, whole, request.seed, request.checkpoint),
         )  # fmt: skip
+
+    def _call(self, model: Any, whole: Transformer) -> Any:
+        """Return what runs a model; one for all cells that are compiled alike."""
+        if not whole.compiled:
+            return nn_transformer.caller(model)
+        return _kept(
+            self._calls, (*_base_key(whole), whole.ff),
+            lambda: nn_transformer.caller(model, transformer_compiled.compile_model(model)),
+        )  # fmt: skip
+
+    def _step(self, model: Any, whole: Transformer, inputs: Any) -> TrainingStep:
+        """Return a step of training; optimisers keep their moments from cell to cell of a model."""
+        others = _kept(
+            self._optimisers, _base_key(whole),
+            lambda: training.make_optimiser(training.find_other_weights(model)),
+        )  # fmt: skip
+        own = _kept(
+            self._optimisers, (*_base_key(whole), whole.ff),
+            lambda: training.make_optimiser(training.find_ff_weights(model)),
+        )  # fmt: skip
+        call = self._call(model, whole)
+        return TrainingStep(model=model, call=call, inputs=inputs, own=own, others=others)
+
+    def _check(
+        self, model: Any, whole: Transformer, inputs: Any, request: TransformerRequest
+    ) -> Checked:
+        options: dict[str, Any] = {"seed": request.check_seed, "touches": request.count_nodes}
+        if whole.training:
+            return check_step(self._step(model, whole, inputs), whole, **options)
+        call = self._call(model, whole)
+        return transformer_check.check_model(model, whole, inputs, call=call, **options)
+
+    def _timer(self, of: _Pass, timers: PartTimers | None) -> Any:
+        if self._device is None:
+            return torch_library.keep_onednn(_HostTimer(of, timers))
+        step = timers if isinstance(timers, StepTimers) else None
+        return _DeviceTimer(self._device, (lambda: of.run(step),), timers=timers)
 
     def prepare(
         self, request: TransformerRequest
@@ -117,38 +234,64 @@ class Bench:
         """
         whole = request.transformer
         try:
-            model = self._model(whole, request.seed)
+            model = self._model(whole, request)
         except UnavailableError as error:
             return Unavailable(reason=str(error)), None
         inputs = nn_transformer.make_inputs(model, whole, request.seed)
-        passes = _Passes(model, inputs, in_parts=whole.in_parts)
-        gate_ns = passes.time(1)
+        layers = whole.architecture.layers
+        of: _Pass = (
+            _Step(self._step(model, whole, inputs), layers)
+            if whole.training
+            else _Forward(model, inputs, self._call(model, whole), layers)
+        )
+        timers = self._timers(model, whole)
+        prepared = Prepared(
+            forward=lambda: of.run(None), time=self._timer(of, timers), notes=_notes(model, whole)
+        )
+        gate_ns = prepared.time(1)
         checked: Checked = _kept(
             self._checked, whole.without_timers(),
-            lambda: transformer_check.check_model(
-                model, whole, inputs, seed=request.check_seed, touches=request.count_nodes
-            ),
+            lambda: self._check(model, whole, inputs, request),
         )  # fmt: skip
+        if (
+            whole.training
+        ):  # the gradients are now those of the checked step: what is judged is a timed one's
+            prepared.time(1)
         cell = ReadyTransformer(
-            passes=passes, time=torch_library.keep_onednn(passes.time), expected=checked.output,
-            layers=whole.architecture.layers,
+            of=of, prepared=prepared, timing=self._timing, timers=timers, expected=checked.output,
+            tokens=whole.batch,
         )  # fmt: skip
         own = cell.judge()
         verdict = checked.verdict if own.ok or not checked.verdict.ok else own
         answer = GateAnswer(
-            verdict=verdict, gate_ns=gate_ns, notes=_notes(whole), loops=request.loops, slices=1,
+            verdict=verdict, gate_ns=gate_ns, notes=prepared.notes, loops=request.loops, slices=1,
             touched=checked.touched if request.count_nodes else None,
         )  # fmt: skip
         if not verdict.ok:
             return answer, None
-        found = clock.calibrate(cell.time, request.min_sample_ns)
+        found = self._timing.calibrate(prepared, request.min_sample_ns)
         loops = request.loops or found.loops
         return replace(answer, loops=loops, pass_ns=found.pass_ns), cell
 
+    def _timers(self, model: Any, whole: Transformer) -> PartTimers | None:
+        if not whole.in_parts:
+            return None
+        marks = None if self._device is None else DeviceMarks(self._device)
+        return StepTimers(model, marks) if whole.training else PartTimers(model, marks)
 
-def _notes(whole: Transformer) -> dict[str, str]:
+
+def _base_key(whole: Transformer) -> tuple[Any, ...]:
+    """Return what models must share to have their weights in common."""
+    return whole.architecture, whole.dtype, whole.device, whole.checkpoint
+
+
+def _notes(model: Any, whole: Transformer) -> dict[str, str]:
     """Return what the record should say of how the FF is computed."""
     if whole.ff in (DENSE, LEFT_OUT):
         return {}
+    first = nn_transformer.find_layers(model)[0]
+    if isinstance(first, nn_transformer.Control):
+        return {"computed_by": first.implementation()}
     few = whole.batch < torch_operator.FEW
-    return {"computed_by": torch_operator.choose(whole.layer().layer, "cpu", "float32", few=few)}
+    name = torch_operator.choose(whole.layer().layer, whole.device, whole.dtype, few=few)
+    return {"computed_by": name}

@@ -51,6 +51,7 @@ class Worker:
 
     def __init__(self, loaded: Libraries, *, device: Device | None = None) -> None:
         """Begin without a cell. device: where the passes run, None for the CPU."""
+        self.device = device
         self.store = Store(device)
         self.gate = Gate(loaded.provider, self.store, device)
         self.cells: dict[str, ReadyCell] = {}
@@ -77,7 +78,7 @@ class Worker:
         from harness.measure.transformer import Bench
 
         self.threads = request.threads
-        self.transformer_bench = self.transformer_bench or Bench()
+        self.transformer_bench = self.transformer_bench or Bench(self.device)
         answer, cell = self.transformer_bench.prepare(request)
         if cell is not None:
             self.transformers[request.cell] = cell

@@ -15,6 +15,7 @@ from harness.nn.transformer_parts import StepTimers
 # At a rate of 0 AdamW does all of its work, with moments and decay, and leaves every weight as it was: each
 # step is of the same weights on the same paths, and can be told from none before it.
 _RATE = 0.0
+_LEAST, _TINY = 1e-2, float(torch.finfo(torch.float32).tiny)
 
 
 def make_optimiser(weights: Iterable[torch.nn.Parameter]) -> torch.optim.AdamW | None:
@@ -93,7 +94,7 @@ def make_step(
 ) -> TrainingStep:  # fmt: skip
     """Return the step of training of a model. others: the optimiser of what is not its FF."""
     return TrainingStep(
-        model=model, call=call or nn_transformer.caller(model), inputs=inputs,
+        model=model, call=nn_transformer.caller(model) if call is None else call, inputs=inputs,
         own=make_optimiser(find_ff_weights(model)), others=others,
     )  # fmt: skip
 
@@ -121,10 +122,15 @@ def fingerprint(model: torch.nn.Module, loss: torch.Tensor) -> list[torch.Tensor
 
 
 def disagreement(got: list[torch.Tensor], want: list[torch.Tensor], allowed: float) -> float:
-    """Return by how much fingerprints differ, as a share of what is allowed of each tensor's largest row."""
+    """Return by how much fingerprints differ, as a share of what is allowed of each tensor's largest row.
+
+    A gradient that is 0 but for rounding, as that of a key's bias, may differ by as much as a hundredth of
+    the largest of all.
+    """
+    largest = max(float(exact.abs().max()) for exact in want)
     worst = 0.0
     for mine, exact in zip(got, want, strict=True):
-        scale = exact.abs().max() * allowed + torch.finfo(torch.float32).tiny
-        off = float(((mine - exact).abs() / scale).max())
+        scale = allowed * max(float(exact.abs().max()), _LEAST * largest, _TINY)
+        off = float((mine - exact).abs().max() / scale)
         worst = max(worst, off if off == off else float("inf"))
     return worst

@@ -97,6 +97,13 @@ def with_ff(model: torch.nn.Module, transformer: Transformer, seed: int) -> torc
             return FFF(dense.d_in, dense.d_out, layer.depth, layer.trees)
         return Control(layer, dense.d_in)
 
+    return with_made(model, transformer, seed, make)
+
+
+def with_made(
+    model: torch.nn.Module, transformer: Transformer, seed: int, make: Make
+) -> torch.nn.Module:
+    """Return a model with what `make` returns as each FF, on the weights of `model` in all other parts."""
     swapped = share(model)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -215,7 +222,7 @@ def caller(model: torch.nn.Module, run: Any = None) -> Callable[..., torch.Tenso
     Of BERT what leaves its last layer, of all others the logits. run: what torch.compile made of the model,
     None for the model itself.
     """
-    forward = run or model
+    forward = model if run is None else run
     if isinstance(model, UltraFastBert):
         return lambda tokens: forward(tokens)
     if hasattr(model, "lm_head"):

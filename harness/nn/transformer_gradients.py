@@ -9,15 +9,18 @@ of the answers, the whole step is right.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 
 from harness.nn import training, transformer_check
 from harness.nn.training import TrainingStep
-from harness.nn.transformer import caller, find_layers
-from harness.nn.transformer_check import Checked, Watch, disagreement, exact_model
+from harness.nn.transformer import Layer, caller, find_layers
+from harness.nn.transformer_check import Checked, Watch, disagreement, exact_model, watching
+from harness.nn.transformer_compiled import watching_layers
 from harness.problem import gradients
 from harness.problem.check import Verdict
 from harness.problem.gradients import Gradients, Truth
@@ -63,6 +66,34 @@ class _Passage:
             handle.remove()
 
 
+@contextmanager
+def _keeping(layers: list[Layer], transformer: Transformer) -> Iterator[list[_Passage]]:
+    """Keep what goes through the layers of a step: by hooks, or by their operators where it is compiled."""
+    passages = [_Passage() for _ in layers]
+    if transformer.compiled:
+        of = {layer.w_in.data_ptr(): p for layer, p in zip(layers, passages, strict=True)}
+        shape = transformer.sequences, transformer.length, -1
+
+        def see(operator: str, given: tuple[Any, ...], answer: Any) -> None:
+            if (passage := of.get(given[1].data_ptr())) is None:
+                return
+            if operator == "layer":
+                passage.x, passage.y = (t.reshape(shape).clone() for t in (given[0], answer))
+            else:
+                passage.dy, passage.dx = (t.reshape(shape).clone() for t in (given[3], answer[0]))
+
+        with watching_layers(see):
+            yield passages
+        return
+    try:
+        for passage, layer in zip(passages, layers, strict=True):
+            passage.watch(layer)
+        yield passages
+    finally:
+        for passage in passages:
+            passage.end()
+
+
 class _Answer(torch.autograd.Function):
     """Answer forward and backward as a layer did, and compare what is asked with what that was asked."""
 
@@ -102,12 +133,20 @@ def _find_truth(problem: Problem, weights: list[Array], x: Array, dy: Array, dx:
 
 def _judge_layer(problem: Problem, layer: Any, passage: _Passage) -> str:
     """Return what is wrong with the gradients that a layer left, an empty string where nothing is."""
-    x, dy, dx = (transformer_check.as_rows(t, problem) for t in (passage.x, passage.dy, passage.dx))
+    of, x_long = transformer_check.extended(problem, layer, passage.x)
+    x, dy, dx = (transformer_check.as_rows(t, of) for t in (x_long, passage.dy, passage.dx))
     weights = [w.detach().cpu().numpy() for w in (layer.w_in, layer.w_out)]
     found = Gradients(
         dx=dx, dw_in=layer.w_in.grad.cpu().numpy(), dw_out=layer.w_out.grad.cpu().numpy()
     )
-    return gradients.find_fault(found, _find_truth(problem, weights, x, dy, dx), problem.dtype)
+    truth = _find_truth(of, weights, x, dy, dx)
+    # The gradient of the one that stands behind x for the bias is nobody's.
+    own = slice(0, problem.d_in)
+    truth = replace(
+        truth, gradients=replace(truth.gradients, dx=truth.gradients.dx[:, own]),
+        scale=replace(truth.scale, dx=truth.scale.dx[:, own]),
+    )  # fmt: skip
+    return gradients.find_fault(replace(found, dx=dx[:, own]), truth, problem.dtype)
 
 
 # ---- the rest -----------------------------------------------------------------------------------
@@ -196,16 +235,9 @@ def check_step(
     model, inputs, problem = step.model, step.inputs, transformer.problem(seed)
     layers, chosen = transformer.architecture.layers, list(range(transformer.sequences))
     found = find_layers(model)
-    passages = [_Passage() for _ in found]
     watch = Watch(problem, chosen, seed, touches=touches)
-    handles = [layer.register_forward_hook(watch) for layer in found]
-    try:
-        for passage, layer in zip(passages, found, strict=True):
-            passage.watch(layer)
+    with _keeping(found, transformer) as passages, watching(model, transformer, watch):
         loss = step.run()
-    finally:
-        for handle in (*handles, *(h for p in passages for h in p.handles)):
-            handle.remove()
     faults = [_judge_layer(problem, of, p) for of, p in zip(found, passages, strict=True)]
     most = transformer_check.allowed(layers, torch.float32)
     left = training.fingerprint(model, loss)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice, product
 
@@ -122,18 +122,19 @@ def follow_paths(
         if len(choices) > oracle.MOST_BRANCHES:
             continue
         off = [
-            np.abs(sum(_dx(xs, w_in[k, p], w_out[k, p], dys) for k, p in enumerate(c)) - dx[token])
-            for c in choices
+            np.abs(_path_dx(xs, w_in, w_out, dys, c)[: dx.shape[1]] - dx[token]) for c in choices
         ]
         nodes[token] = choices[int(np.argmin([o.max() for o in off]))]
     return nodes
 
 
-def _dx(x: Array, rows_in: Array, rows_out: Array, dy: Array) -> Array:
-    """Return what the neurons of one path add to a token's dx; x (d_in,), rows_in (path, d_in)."""
-    rows_in = rows_in.astype(np.float64)
-    dz = oracle.gelu_slope(rows_in @ x) * (rows_out.astype(np.float64) @ dy)
-    return np.asarray(dz @ rows_in)
+def _path_dx(x: Array, w_in: Array, w_out: Array, dy: Array, paths: Sequence[list[int]]) -> Array:
+    """Return a token's dx by its path through each tree; x (d_in,), dy (d_out,)."""
+    found = np.zeros(len(x))
+    for k, path in enumerate(paths):
+        rows_in, rows_out = w_in[k, path].astype(np.float64), w_out[k, path].astype(np.float64)
+        found += (oracle.gelu_slope(rows_in @ x) * (rows_out @ dy)) @ rows_in
+    return found
 
 
 def without_near_ties(problem: Problem, x: Array, w_in: Array, w_out: Array) -> Array:

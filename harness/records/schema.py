@@ -145,6 +145,18 @@ class SweepRecord(_Record):
     shapes: list[str] = Field(
         default=[], description="batches of whole models, each sequences x tokens"
     )
+    train: bool = Field(
+        default=False, description="whether steps of training of whole models were measured too"
+    )
+    compile: bool = Field(
+        default=False, description="whether compiled whole models were measured too"
+    )
+    checkpoint: str = Field(
+        default="", description="file of the weights of whole models, empty for drawn ones"
+    )
+    checkpoint_label: str = Field(
+        default="", description="its name and the head of the digest of its bytes"
+    )
 
     @model_validator(mode="before")
     @classmethod

@@ -90,7 +90,10 @@ class Cell:
         """Return a guess of how long it compiles, in seconds; kept: one before left the result on disk."""
         if not self.compiles:
             return 0.0
-        return (KEPT if kept else 1.0) * COMPILE_S
+        whole_s = (
+            estimate.compile_transformer_s(self.transformer) if self.transformer else COMPILE_S
+        )
+        return (KEPT if kept else 1.0) * whole_s
 
     def is_run_whole(self) -> bool:
         """Say whether no pass of it is of a part of the batch, however long it is."""

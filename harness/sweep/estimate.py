@@ -8,7 +8,7 @@ from harness.backends import registry
 from harness.measure.process_key import ProcessKey
 from harness.problem import ceilings
 from harness.problem.problem import Problem
-from harness.problem.transformer import CHECKED_TOKENS, Transformer
+from harness.problem.transformer import CHECKED_TOKENS, LEFT_OUT, Transformer
 
 _START_S = 1.5  # interpreter, libraries, drawing the operands
 _PROCESS_BYTES = 160 << 20
@@ -37,6 +37,7 @@ def predict_s(implementation: str, problem: Problem) -> float:
 
 _TRANSFORMER_FLOPS = 60e9
 _EXACT_FLOPS = 15e9  # of float64
+_COMPILED_LAYER_S = 2.0
 _BUILD_S = 3.0  # drawing the weights, and once a process importing what knows the architecture
 
 
@@ -49,29 +50,43 @@ def predict_transformer_s(transformer: Transformer) -> float:
 
 def check_transformer_s(transformer: Transformer) -> float:
     """Return a guess of what building a whole model and checking a pass of it takes, in seconds."""
-    checked = min(1.0, CHECKED_TOKENS / transformer.batch) * transformer.flops()
+    # The gradients of a step are sums over all tokens.
+    share = 1.0 if transformer.training else min(1.0, CHECKED_TOKENS / transformer.batch)
+    checked = share * transformer.flops()
     return _BUILD_S + transformer.architecture.layers * GATE_S + checked / _EXACT_FLOPS
+
+
+def compile_transformer_s(transformer: Transformer) -> float:
+    """Return a guess of what torch.compile takes for a whole model, in seconds; 0 where it is not asked."""
+    if not transformer.compiled:
+        return 0.0
+    layers_s = _COMPILED_LAYER_S * transformer.architecture.layers
+    return (2 if transformer.training else 1) * (COMPILE_S + layers_s)
 
 
 def transformer_bytes(transformers: Sequence[Transformer]) -> int:
     """Return a guess of what whole models take in one process: they share what is not their FF.
 
     The model as it is stands there a second time in float64 while one is checked, with some copies of what
-    leaves it. The output of each checked pass is kept.
+    leaves it. The output of each checked pass is kept; of steps of training, gradients and moments of all
+    weights.
     """
     found = 0
-    for architecture in {t.architecture for t in transformers}:
-        own = [t for t in transformers if t.architecture == architecture]
+    for architecture, dtype in {(t.architecture, t.dtype) for t in transformers}:
+        own = [t for t in transformers if (t.architecture, t.dtype) == (architecture, dtype)]
         of_ff = {t.ff: t.weight_bytes() for t in own}
-        shared = 4 * architecture.weights()
+        trained = {t.ff: t.training_bytes() for t in own if t.training}
+        shared = min(of_ff.values()) if LEFT_OUT in of_ff else 4 * architecture.weights()
         largest = max(t.batch for t in own)
         leaves = architecture.vocabulary if architecture.has_head else architecture.width
         passing = 4 * largest * (4 * architecture.width + 2 * architecture.hidden + leaves)
+        passing *= architecture.layers if trained else 1  # what each layer keeps for its way back
         outputs = 4 * leaves * sum(t.batch for t in {t.without_timers() for t in own})
-        exact = 2 * max(of_ff.values()) + 4 * 8 * leaves * min(largest, CHECKED_TOKENS)
+        exact = 2 * (max(of_ff.values()) + max(trained.values(), default=0))
+        exact += 4 * 8 * leaves * (largest if trained else min(largest, CHECKED_TOKENS))
         cached = sum(t.cache_bytes() for t in own)
         found += cached + shared + sum(size - shared for size in of_ff.values())
-        found += exact + passing + outputs
+        found += sum(trained.values()) + exact + passing + outputs
     return found
 
 

@@ -24,7 +24,7 @@ def _request(
         return TransformerRequest(
             cell=cell.id, transformer=cell.transformer, seed=spec.seed, loops=state.loops,
             min_sample_ns=min_sample_ns, threads=spec.threads, check_seed=journal.check_seed,
-            count_nodes=not state.gated,
+            count_nodes=not state.gated, checkpoint=spec.checkpoint,
         )  # fmt: skip
     return GateRequest(
         cell=cell.id, implementation=cell.implementation, problem=cell.problem,

@@ -67,14 +67,21 @@ def _transformer_command(spec: SweepSpec, whole: Transformer) -> str:
     architecture is of a file.
     """
     architecture = whole.architecture
-    if architecture.name not in ARCHITECTURES:
+    if architecture.name not in ARCHITECTURES and not spec.checkpoint:
         return ""
+    source = ["--weights", spec.checkpoint] if spec.checkpoint else ["--arch", architecture.name]
     words = [
-        "--arch", architecture.name, "--layers", str(architecture.layers), "--batch", whole.shape,
+        *source, "--layers", str(architecture.layers), "--batch", whole.shape,
         "--seed", str(spec.seed), "--threads", str(spec.threads), "--passes", "1",
     ]  # fmt: skip
-    models = [] if whole.ff in (DENSE, LEFT_OUT) else ["--models", whole.ff]
-    return shlex.join([*_PROGRAM, "model", *words, *models])
+    if whole.ff not in (DENSE, LEFT_OUT):
+        words += ["--models", whole.ff]
+    if whole.dtype != "float32" or whole.device != "cpu":
+        words += ["--dtype", whole.dtype]
+    words += ["--device", whole.device] if whole.device != "cpu" else []
+    words += ["--train"] if whole.training else []
+    words += ["--compile"] if whole.compiled else []
+    return shlex.join([*_PROGRAM, "model", *words])
 
 
 def command(spec: SweepSpec, cell: Cell, check_seed: int) -> str:

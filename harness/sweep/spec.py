@@ -19,6 +19,9 @@ class SweepSpec:
     axes: the values that it takes on each axis, by the axis's name (axes.lists makes them).
     plugin_digests: of the files of each plugin as they were loaded, by source.
     architecture, shapes: of whole models and of their batches (sequences x tokens), None for layers alone.
+    train, compile: whether steps of training, and compiled passes, are measured beside plain ones.
+    checkpoint, checkpoint_label: of the models' weights, the file and how a record calls it, empty for drawn
+    ones.
     timeout_s: how long a measuring process may take to answer, 0 to derive it from the prediction.
     """
 
@@ -48,6 +51,10 @@ class SweepSpec:
     baseline: str = BASELINE
     architecture: Architecture | None = None
     shapes: Sequence[str] = ()
+    train: bool = False
+    compile: bool = False
+    checkpoint: str = ""
+    checkpoint_label: str = ""
 
     def record(self) -> SweepRecord:
         """Return what of it stands in the run."""

@@ -10,7 +10,7 @@ from harness.sweep.state import CellState, CellTable
 
 def conditions(cell: Cell) -> tuple[object, ...]:
     """Return what two cells must share to be compared."""
-    whole = cell.transformer.shape if cell.transformer else ""
+    whole = cell.transformer.as_it_is() if cell.transformer else ""
     return (cell.problem.batch, cell.problem.d_in, whole, *cell.conditions)
 
 
