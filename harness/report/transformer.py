@@ -11,7 +11,7 @@ from harness.analysis.analysis import Analysis
 from harness.analysis.stats import Ratio
 from harness.analysis.transformer import Form, WholeModel
 from harness.problem.models import title
-from harness.problem.transformer import DENSE, LEFT_OUT, PARTS
+from harness.problem.transformer import ALL_PARTS, DENSE, LEFT_OUT, Transformer
 from harness.report.formats import (
     NONE,
     format_markdown_table,
@@ -25,7 +25,8 @@ from harness.report.formats import (
 _NAMES = {DENSE: "as it is", LEFT_OUT: "left out"}
 PART_NAMES = {
     "qkv": "QKV", "scores": "scores", "projection": "projection", "ff": "FF", "norms": "norms",
-    "head": "head", "rest": "rest",
+    "head": "head", "rest": "rest", "ff_backward": "FF, backward", "ff_update": "FF, update",
+    "forward": "other, forward", "backward": "other, backward", "update": "other, update",
 }  # fmt: skip
 
 
@@ -34,15 +35,27 @@ def name_form(form: Form) -> str:
     return _NAMES.get(form.ff) or title(form.ff)
 
 
-def format_whole(model: WholeModel) -> str:
-    """Return which model at which batch is told of."""
-    whole = model.transformer
+def format_transformer(whole: Transformer) -> str:
+    """Return which model at which batch a pass is of, and how it is run where not plainly."""
     layers, sequences = whole.architecture.layers, whole.sequences
     name = f"{whole.architecture.name}, {layers} layer{'s' if layers != 1 else ''}"
-    if whole.architecture.is_decoder:
+    if whole.is_step:
         of = f"{sequences} sequence{'s' if sequences != 1 else ''}"
-        return f"{name}, a step of {of} behind {whole.tokens} tokens"
-    return f"{name}, {sequences} x {whole.tokens} tokens"
+        of_what = f"a step of {of} behind {whole.tokens} tokens"
+    else:
+        of_what = f"{sequences} x {whole.tokens} tokens"
+    if whole.training:
+        of_what = f"a step of training, {of_what}"
+    ways = [
+        *([whole.dtype] if whole.dtype != "float32" else []),
+        *(["compiled"] if whole.compiled else []),
+    ]
+    return ", ".join([name, of_what, *ways])
+
+
+def format_whole(model: WholeModel) -> str:
+    """Return which model at which batch is told of."""
+    return format_transformer(model.transformer)
 
 
 def _percent(share: Ratio | None) -> str:
@@ -56,7 +69,8 @@ def _percent(share: Ratio | None) -> str:
 
 def find_parts(model: WholeModel) -> list[str]:
     """Return the parts that a model has: an encoder has no head."""
-    return [part for part in PARTS if any(form.parts_ns.get(part) for form in model.forms)]
+    parts = model.transformer.parts
+    return [part for part in parts if any(form.parts_ns.get(part) for form in model.forms)]
 
 
 # ---- tables -------------------------------------------------------------------------------------
@@ -109,16 +123,23 @@ def _answer_lines(model: WholeModel) -> list[str]:
         told = f"**{way}, {format_ratio(form.speedup)}**" if sure else (
             f"not told from as fast, {format_ratio(form.speedup)}"
         )  # fmt: skip
+        alone = f"; the FF alone is {format_ratio(form.layer)} as fast" if form.layer else ""
         lines.append(
-            f"- With {title(form.ff)} as its FF the model is {told}; the FF alone is "
-            f"{format_ratio(form.layer)} as fast. Without any FF the model is "
+            f"- With {title(form.ff)} as its FF the model is {told}{alone}. Without any FF the model is "
             f"{format_ratio(model.measured_limit)} as fast: no layer can do more, and this one reaches "
             f"{_percent(form.of_limit)} of it."
         )
-    lines.append(
-        f"- The FF takes {_percent(model.share)} of a pass of the model as it is; a limit of "
-        f"{format_ratio(model.limit)} follows, however fast a layer is."
-    )
+    if model.share is not None:
+        what = "step" if model.transformer.training else "pass"
+        lines.append(
+            f"- The FF takes {_percent(model.share)} of a {what} of the model as it is; a limit of "
+            f"{format_ratio(model.limit)} follows, however fast a layer is."
+        )
+    if model.over_plain is not None:
+        lines.append(
+            f"- Run in this way the model as it is gets {format_ratio(model.over_plain)} as fast as in "
+            "float32 and eager; all other ratios here are over it as it is run here."
+        )
     return lines
 
 
@@ -143,7 +164,18 @@ def _trust_lines(model: WholeModel) -> list[str]:
     return lines
 
 
+def _reason_lines(model: WholeModel) -> list[str]:
+    """Return why forms have no figure, those of one reason together."""
+    of: dict[tuple[str, str], list[str]] = {}
+    for form in model.forms:
+        if form.reason:
+            of.setdefault((form.status, form.reason), []).append(name_form(form))
+    return [f"\n{', '.join(names)}: {status}: {why}." for (status, why), names in of.items()]
+
+
 def _model_lines(model: WholeModel) -> list[str]:
+    if all(form.status == "unavailable" for form in model.forms):
+        return ["", f"## {format_whole(model)}", *_reason_lines(model)]
     parts = _part_frame(model)
     lines = ["", f"## {format_whole(model)}", "", *_answer_lines(model), ""]
     lines.append(format_markdown_table(_form_frame(model)))
@@ -151,20 +183,23 @@ def _model_lines(model: WholeModel) -> list[str]:
         lines += ["", "Where the time of a pass goes, by timers around its parts (medians):", ""]
         lines.append(format_markdown_table(parts))
     lines += _trust_lines(model)
-    lines += [
-        f"\n{name_form(form)}: {form.status}: {form.reason}." for form in model.forms if form.reason
-    ]
-    return lines
+    return lines + _reason_lines(model)
 
 
-def _reading_lines() -> list[str]:
+def _reading_lines(wholes: Sequence[Transformer]) -> list[str]:
+    """Return how the tables are read. wholes: the passes that they tell of."""
+    weights = sorted({whole.checkpoint for whole in wholes if whole.checkpoint})
+    training = any(whole.training for whole in wholes)
+    compiled = any(whole.compiled for whole in wholes)
+    where = {whole.device for whole in wholes}
     return [
         "", "## Reading this", "",
         "- `2.6x [2.5, 2.7]`: geometric mean over blocks of interleaved samples and its 95 % interval "
         "(Student's, with the fresh processes as units); digits stop where the interval does. `~2.6x`: one "
         "block, no interval.",
-        "- All ratios are over the model as it is. Both sides run alike: float32, eager, torch's own "
-        "attention (SDPA), inference mode, the same threads, and the same weights in all that is not the FF.",
+        "- All ratios are over the model as it is, run in the same way. Both sides run alike: dtype (float32 "
+        "where nothing is said), eager or compiled, torch's own attention (SDPA), inference mode but in "
+        "training, the same threads, and the same weights in all that is not the FF.",
         "- left out: the input of the FF is handed on as its output. What that gains is the measured limit; "
         "the limit by Amdahl's law, 1 / (1 - the FF's share), stands in the same row as what follows.",
         "- its FF alone: the FF's time in the model as it is over that of the layer in its place, by timers "
@@ -173,7 +208,17 @@ def _reading_lines() -> list[str]:
         "passes differ from those without.",
         "- Why not 78x: that is claimed of the layer alone. A model spends only a part of its time in its "
         "FFs, and what is left bounds it.",
+        f"- Weights are those of {', '.join(weights)}, but for layers that it does not have, which are "
+        "drawn; tokens are drawn evenly from the vocabulary, and are no text." if weights else
         "- Weights are drawn, not trained: nothing here says how good such a model is.",
+        *(["- A step of training is the way forward, the way back and AdamW's update (fused) at a rate of 0: "
+           "it does all its work and leaves the weights, so that all steps are alike. An FFF's gradients are "
+           "as large as its weights, of which most are 0: its update costs what a dense layer of all its "
+           "neurons does. Its gradients were compared with those in float64 along each token's path, all "
+           "others with the model in float64."] if training else []),
+        *(["- Compiled: by torch.compile for this shape, before the clock. A layer is one operator in it. "
+           "The time of parts is not taken: compiled modules have no hooks."] if compiled else []),
+        *(["- Times are a device's, between events; those of parts too."] if where - {"cpu"} else []),
         "- Every FFF and control was compared with a float64 oracle in each layer of the checked pass, on "
         "the input that it got there; the rest of the model with the same in float64.",
     ]  # fmt: skip
@@ -182,7 +227,7 @@ def _reading_lines() -> list[str]:
 def whole_model_lines(analysis: Analysis) -> list[str]:
     """Return all sections of a run of whole models."""
     lines = [line for model in analysis.whole_models for line in _model_lines(model)]
-    return [*lines, *_reading_lines()]
+    return [*lines, *_reading_lines([model.transformer for model in analysis.whole_models])]
 
 
 # ---- plain numbers ------------------------------------------------------------------------------
@@ -199,13 +244,17 @@ def csv_frame(models: Sequence[WholeModel]) -> pd.DataFrame:
         {
             "architecture": m.transformer.architecture.name,
             "layers": m.transformer.architecture.layers, "sequences": m.transformer.sequences,
-            "tokens": m.transformer.tokens, "ff": form.ff, "status": form.status,
+            "tokens": m.transformer.tokens, "training": m.transformer.training,
+            "dtype": m.transformer.dtype, "compiled": m.transformer.compiled,
+            "device": m.transformer.device, "checkpoint": m.transformer.checkpoint,
+            "ff": form.ff, "status": form.status,
             "computed_by": form.computed_by, "pass_ns": plain(form.pass_ns),
             **_plain("speedup", form.speedup), **_plain("layer", form.layer),
             **_plain("follows", form.follows), **_plain("residual", form.residual),
             **_plain("of_limit", form.of_limit), **_plain("share", m.share),
             **_plain("limit", m.limit), **_plain("aa", m.aa),
-            **{f"{part}_ns": plain(form.parts_ns.get(part)) for part in PARTS},
+            **_plain("over_plain", m.over_plain),
+            **{f"{part}_ns": plain(form.parts_ns.get(part)) for part in ALL_PARTS},
         }
         for m in models
         for form in m.forms
