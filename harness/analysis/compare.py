@@ -56,7 +56,8 @@ class Comparison:
     across machines that of the largest batch and width, others have their own.
     drift: how much longer the reference itself took in B. resolution: the share below which no
     difference is believed. unmatched: what only one run has, and which. lost: what A measured and B did not,
-    so that nothing is known of it, each with why.
+    so that nothing is known of it, each with why. of_models: whether it is of whole models, each over
+    the model as it is of its own batch.
     """
 
     a: Run
@@ -68,6 +69,7 @@ class Comparison:
     changes: list[Change]
     unmatched: list[str]
     lost: list[str]
+    of_models: bool = False
 
     def slower_than(self, percent: float) -> list[Change]:
         """Return the cells that are slower by more than so many percent, or give no right result any more."""

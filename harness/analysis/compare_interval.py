@@ -9,7 +9,7 @@ import numpy as np
 
 from harness.analysis import stats
 from harness.analysis.index import RunIndex
-from harness.analysis.samples import Samples
+from harness.analysis.samples import BlockTimes, Samples
 from harness.analysis.stats import Ratio
 from harness.problem.problem import Array
 
@@ -18,12 +18,15 @@ _LEAST_RESOLUTION = 0.01  # no machine with an operating system is trusted below
 
 def levels(samples: Samples, cell: str, reference: str) -> list[Array]:
     """Return the log of cell over reference by block, an array for each process."""
-    both = stats.shared_blocks(
-        stats.block_times(samples, cell), stats.block_times(samples, reference)
-    )
+    return levels_of_blocks(stats.block_times(samples, cell), stats.block_times(samples, reference))
+
+
+def levels_of_blocks(times: BlockTimes, reference: BlockTimes) -> list[Array]:
+    """Return the log of some times over those of a reference by block, an array for each process."""
+    both = stats.shared_blocks({b: t for b, t in times.items() if t > 0}, reference)
     by_process: dict[int, list[float]] = {}
-    for (process, _), times in both.items():
-        by_process.setdefault(process, []).append(times)
+    for (process, _), level in both.items():
+        by_process.setdefault(process, []).append(level)
     return [np.log(found) for found in by_process.values()]
 
 

@@ -70,7 +70,21 @@ class Measurement:
             **{name: str(getattr(record, name)) for name in names},
             **{name: str(value) for name, value in shape.items()},
             **{name: str(getattr(record.conditions, name)) for name in COLUMNS},
+            **_whole_labels(record),
         }
+
+
+def _whole_labels(record: CellRecord) -> dict[str, str]:
+    """Return what tells the cell of a whole model from others; nothing for layers."""
+    whole = record.transformer
+    if whole is None:
+        return {}
+    return {
+        "architecture": whole.architecture.name, "architecture_layers": str(whole.architecture.layers),
+        "shape": whole.shape, "ff": whole.ff, "pass": "training" if whole.training else "forward",
+        "compiled": str(whole.compiled).lower(), "in_parts": str(whole.in_parts).lower(),
+        "device": whole.device, "checkpoint": whole.checkpoint,
+    }  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

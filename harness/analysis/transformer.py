@@ -89,6 +89,11 @@ def _part_frame(samples: Samples, cell: str) -> pd.DataFrame:
     return parts.div(frame["loops"], axis=0).join(frame[["process", "block"]])
 
 
+def part_times(samples: Samples, cell: CellRecord) -> _PartTimes:
+    """Return the mean time of each part of a pass in ns, by process and block, of a cell in parts."""
+    return _part_times(_part_frame(samples, cell.cell))
+
+
 def _part_times(frame: pd.DataFrame) -> _PartTimes:
     means = frame.groupby(["process", "block"], as_index=False)[[*ALL_PARTS]].mean()
     places = list(zip(map(int, means["process"]), map(int, means["block"]), strict=True))

@@ -9,9 +9,9 @@ import typer
 
 from harness.cli import options
 from harness.cli.exit_status import ExitStatus
-from harness.cli.runs import load_layers
 from harness.cli.streams import print_notice, say
 from harness.errors import UnknownNameError, UsageError
+from harness.records.reader import load_run
 
 _NAMED = 5  # cells that are left out by name; the others are counted
 
@@ -49,7 +49,7 @@ def export_command(
     chosen = export.FORMATS[name]
     if out is None and isinstance(chosen, export.FileFormat):
         raise UsageError(f"--out: --format {name} needs {chosen.needs}")
-    measured = find_measurements(load_layers(run))
+    measured = find_measurements(load_run(run))
     if not measured.found:
         raise UsageError(f"{run} has no cell with a right result and a sample: nothing to export")
     for cell, why in measured.left_out[:_NAMED]:

@@ -173,6 +173,7 @@ def model_command(
     timeout: options.Timeout = None,
     dry_run: options.DryRun = False,
     figures: options.Figures = True,
+    page: options.Page = True,
     out: options.Out = None,
     resume_run: Annotated[
         Path | None,
@@ -215,10 +216,10 @@ def model_command(
         return ExitStatus.CLEAN
     if resumed and resume.has_ended(resumed):
         print_notice(f"{resumed.folder}: nothing is missing")
-        written = write_outputs(resumed.folder, figures=figures, page=False)
+        written = write_outputs(resumed.folder, figures=figures, page=page)
         return ExitStatus.CLEAN if written else ExitStatus.BAD
     assert made.spec.architecture is not None
     sweep_transformer.require_packages(made.spec.architecture, made.spec.checkpoint)
     return signals.end_in_order(
-        partial(measure, made, resumed, figures=figures, page=False, command="model")
+        partial(measure, made, resumed, figures=figures, page=page, command="model")
     )

@@ -13,10 +13,11 @@ from harness.cli import options
 from harness.cli.exit_status import ExitStatus
 from harness.cli.streams import print_error, print_notice, say
 from harness.errors import UnknownNameError, UsageError
-from harness.records.reader import Run, load_run
+from harness.records.reader import load_run
 
 if TYPE_CHECKING:
     from harness.analysis.analysis import Analysis
+    from harness.analysis.compare import Comparison
 
 
 def write_outputs(
@@ -49,16 +50,6 @@ def write_outputs(
     for line in impossible:
         print_error(f"IMPOSSIBLE: {line}")
     return None not in written and not impossible
-
-
-def load_layers(folder: Path) -> Run:
-    """Return a run of layers. Raises UsageError for one of whole models, which have no cell of a layer."""
-    run = load_run(folder)
-    if run.head.sweep.architecture is not None:
-        raise UsageError(
-            f"{folder} is a run of whole models, which `table` and `plot` read and this command does not"
-        )
-    return run
 
 
 def write_report_page(analysis: Analysis) -> list[Path] | None:
@@ -140,13 +131,27 @@ def report_command(
     path = out or runs[0] / page.PAGE_FILE
     if path.is_dir():
         raise UsageError(f"--out: need a file such as page.html, got the folder {path}")
-    analyses = [analyse(load_layers(run)) for run in runs]
+    analyses = [analyse(load_run(run)) for run in runs]
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         page.write_pages(analyses, path)
     except OSError as error:
         raise UsageError(f"--out: can't write to {path}: {error.strerror}") from None
     return _name([path])
+
+
+def _compare(a: Path, b: Path) -> Comparison:
+    """Return the comparison of two runs, both of layers or both of whole models. Raises UsageError."""
+    from harness.analysis import compare, transformer_compare
+
+    first, second = load_run(a), load_run(b)
+    of_models = [run.head.sweep.architecture is not None for run in (first, second)]
+    if of_models[0] != of_models[1]:
+        which = (a, b) if of_models[0] else (b, a)
+        raise UsageError(
+            f"{which[0]} is a run of whole models and {which[1]} one of layers: they have nothing in common"
+        )
+    return (transformer_compare if of_models[0] else compare).compare(first, second)
 
 
 _COMPARISON_FORMATS = ("table", "csv", "json", "junit")
@@ -187,7 +192,6 @@ def compare_command(
     On one machine times are compared, freed of the drift between the runs; across machines ratios are.
     Exit status 1 is left to --fail-on-slower: for a cell that it finds, or one of A that B did not measure.
     """
-    from harness.analysis import compare
     from harness.report import compare as report_compare
 
     given = {"--csv": "csv" if csv else None, "--json": "json" if json else None, "--format": name}
@@ -199,7 +203,7 @@ def compare_command(
         raise UnknownNameError("format", form, _COMPARISON_FORMATS)
     if fail_on_slower is not None and not fail_on_slower >= 0:
         raise UsageError(f"--fail-on-slower: need 0 or more percent, got {fail_on_slower:g}")
-    comparison = compare.compare(load_layers(a), load_layers(b))
+    comparison = _compare(a, b)
     lost = [] if allow_missing else comparison.lost
     slower = comparison.slower_than(fail_on_slower or 0.0)
     if form == "csv":
@@ -225,12 +229,28 @@ def merge_command(
         typer.Option(help="A file ending in .md or .csv, or a folder for both.", metavar="PATH"),
     ],
 ) -> ExitStatus:
-    """Put the runs of several machines into one table, a row for each machine and shape."""
+    """Put the runs of several machines into one table, a row for each machine and shape, or whole model."""
     from harness.analysis import merge
+    from harness.analysis.analysis import analyse
     from harness.report import merge as report_merge
+    from harness.report import transformer_merge
 
-    loaded = [load_layers(run) for run in runs]
-    rows = merge.merged_rows(loaded)
-    paths = report_merge.write_merged(loaded, rows, out)
-    say(report_merge.format_merged(loaded, rows))
+    loaded = [load_run(run) for run in runs]
+    of_models = [run for run in loaded if run.head.sweep.architecture is not None]
+    if of_models and len(of_models) < len(loaded):
+        other = next(run for run in loaded if run.head.sweep.architecture is None)
+        raise UsageError(
+            f"{of_models[0].folder} is a run of whole models and {other.folder} one of layers: they can't "
+            "stand in one table"
+        )
+    if of_models:
+        merge.check_mix(loaded)
+        analyses = [analyse(run) for run in loaded]
+        text = transformer_merge.format_merged(loaded, analyses)
+        frame = transformer_merge.merged_frame(analyses)
+    else:
+        rows = merge.merged_rows(loaded)
+        text, frame = report_merge.format_merged(loaded, rows), report_merge.merged_frame(rows)
+    paths = report_merge.write_table(text, frame, out)
+    say(text)
     return _name(paths)

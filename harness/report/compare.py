@@ -53,7 +53,8 @@ def summarize(comparison: Comparison) -> str:
 
 
 def _frame(comparison: Comparison) -> pd.DataFrame:
-    what = "time, B over A" if comparison.same_machine else "time over the fastest FF, B over A"
+    over = "the model as it is" if comparison.of_models else "the fastest FF"
+    what = "time, B over A" if comparison.same_machine else f"time over {over}, B over A"
     return pd.DataFrame(
         {
             "cell": c.cell,
@@ -81,6 +82,8 @@ def _build_lines(comparison: Comparison) -> list[str]:
 
 
 def _reference_line(comparison: Comparison) -> str:
+    if comparison.of_models:
+        return _models_line(comparison)
     first, second = comparison.references
     which = first if first == second else f"{first} in A, {second} in B"
     if comparison.same_machine:
@@ -94,6 +97,19 @@ def _reference_line(comparison: Comparison) -> str:
         f"the same batch, width and conditions ({which} at the largest): slower means that the speedup over "
         "it is smaller in B."
     )
+
+
+def _models_line(comparison: Comparison) -> str:
+    told = (
+        "- Whole models: each time, of a model or of a part of one, is over that of the model as it is of "
+        "the same batch, run in the same way, in the same block"
+    )
+    if comparison.same_machine:
+        return (
+            f"{told}, so that a drift of the whole machine cancels. {comparison.references[0]} itself took "
+            f"{comparison.drift:.3g} times as long in B."
+        )
+    return f"{told}. **Two machines: ratios are compared, not times.**"
 
 
 def format_comparison(comparison: Comparison) -> str:

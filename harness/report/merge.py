@@ -119,13 +119,19 @@ def format_merged(runs: Sequence[Run], rows: list[Row]) -> str:
         "Runs:",
         "",
     ]
+    return "\n".join([*lines, *run_lines(runs)]) + "\n"
+
+
+def run_lines(runs: Sequence[Run]) -> list[str]:
+    """Return a line on each run of a table."""
+    lines = []
     for run in runs:
         m = run.head.machine
         damaged = f"; **{len(run.warnings)} damaged lines left out**" if run.warnings else ""
         cut = "" if run.end and run.end.reason == "complete" else "; ended early"
         lines.append(f"- {run.folder.name}: {merge.label(run.head)}, {m.system}, {m.commit}, "
                      f"{run.head.started_utc}{cut}{damaged}")  # fmt: skip
-    return "\n".join(lines) + "\n"
+    return lines
 
 
 def write_merged(runs: Sequence[Run], rows: list[Row], out: Path) -> list[Path]:
@@ -133,8 +139,15 @@ def write_merged(runs: Sequence[Run], rows: list[Row], out: Path) -> list[Path]:
 
     Raises UsageError for a file of another kind.
     """
-    markdown = format_merged(runs, rows)
-    texts = {".md": markdown, ".csv": format_csv(merged_frame(rows))}
+    return write_table(format_merged(runs, rows), merged_frame(rows), out)
+
+
+def write_table(markdown: str, frame: pd.DataFrame, out: Path) -> list[Path]:
+    """Write a table of several runs to a file of Markdown or CSV, or both into a folder; return them.
+
+    frame: the same as plain numbers. Raises UsageError for a file of another kind.
+    """
+    texts = {".md": markdown, ".csv": format_csv(frame)}
     if out.suffix and not out.is_dir():
         if out.suffix not in texts:
             raise UsageError(f"--out: need a folder or a file ending in .md or .csv, got {out}")

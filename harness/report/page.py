@@ -6,7 +6,6 @@ import base64
 import hashlib
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 from pathlib import Path
@@ -14,7 +13,6 @@ from typing import Any
 
 import jinja2
 import pandas as pd
-from markdown_it import MarkdownIt
 from markupsafe import Markup
 
 from harness.analysis import by_batch, ledger
@@ -26,9 +24,10 @@ from harness.paper.published import FASTEST_FF, table2
 from harness.problem import axes
 from harness.problem.models import title
 from harness.records.files import write_whole
-from harness.report import escape, page_figures, palette, table
+from harness.report import escape, page_figures, page_transformer, palette, table
 from harness.report import gpu as report_gpu
 from harness.report import ledger as report_ledger
+from harness.report import transformer as report_transformer
 from harness.report.controls import controls_frame
 from harness.report.csv import speeds_csv_frame
 from harness.report.formats import (
@@ -44,48 +43,12 @@ from harness.report.formats import (
 from harness.report.frames import ceiling_frame, contrast_frame, paper_frame, versus_frame
 from harness.report.header import head_lines
 from harness.report.page_figures import Figure
+from harness.report.page_parts import Number, Place, Table, make_table, render_prose
 from harness.report.quality import claimed_frame, claimed_line, measured_frame, measured_line
 from harness.report.routing import routing_frame
 
 PAGE_FILE = "report.html"
-_INLINE = MarkdownIt("commonmark", {"html": False})
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Table:
-    """Hold a table of texts with what it is called."""
-
-    caption: str
-    columns: Sequence[str]
-    rows: Sequence[Sequence[str]]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Number:
-    """Hold a cell of the raw table. value: as the CSV has it, empty where it is no number."""
-
-    shown: str
-    value: str = ""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Place:
-    """Hold what a run says at one point beside the paper. notes: on its tables."""
-
-    title: str
-    tables: Sequence[Table]
-    notes: Sequence[Markup]
-
-
-def _table(caption: str, frame: pd.DataFrame) -> Table:
-    return Table(
-        caption=caption, columns=list(frame.columns), rows=frame.astype(str).values.tolist()
-    )
-
-
-def _prose(lines: Sequence[str]) -> list[Markup]:
-    """Return lines of Markdown, whose texts of a run are escaped, as HTML without the marks of a list."""
-    return [Markup(_INLINE.renderInline(line.removeprefix("- "))) for line in lines if line]
+_FIGURES = ("paper", "batch", "time", "machine", "ladder")
 
 
 # ---- the parts of a run ---------------------------------------------------------------------------
@@ -146,7 +109,7 @@ def _verdict_row(found: Verdict) -> dict[str, str]:
 def _verdict_table(analysis: Analysis) -> Table | None:
     found = [find_verdict(analysis.points, p) for p in analysis.points]
     rows = [_verdict_row(v) for v in found if v]
-    return _table("The fastest FFF over the fastest FF", pd.DataFrame(rows)) if rows else None
+    return make_table("The fastest FFF over the fastest FF", pd.DataFrame(rows)) if rows else None
 
 
 def _cautions(analysis: Analysis, marked: Analysis) -> list[Markup]:
@@ -164,7 +127,7 @@ def _cautions(analysis: Analysis, marked: Analysis) -> list[Markup]:
         if p.aa is not None and p.aa.known and not p.aa.includes(1.0)
     ]
     lines += [line for line in head_lines(marked)[2:] if "**" in line]
-    return _prose(lines)
+    return render_prose(lines)
 
 
 def _place(analysis: Analysis, marked: Point, point: Point, whole: Analysis) -> Place:
@@ -174,23 +137,23 @@ def _place(analysis: Analysis, marked: Point, point: Point, whole: Analysis) -> 
         caption = (
             f"Speedup over {title(point.baseline)} at the same BLAS level, provider {provider}"
         )
-        tables.append(_table(caption, frame))
+        tables.append(make_table(caption, frame))
     for entries in marked.entries.values():
         notes += table.remark_lines([(f"{title(e.model)}, level {e.level}", e) for e in entries])
     if point.gpu:
         caption = f"Speedup over {title(point.baseline)} in the same column"
-        tables.append(_table(caption, report_gpu.gpu_frame(point)))
+        tables.append(make_table(caption, report_gpu.gpu_frame(point)))
     if point.versus:
-        tables.append(_table("Speedup over the fastest FF", versus_frame(point)))
+        tables.append(make_table("Speedup over the fastest FF", versus_frame(point)))
         notes += [table.best_line(whole, marked), *table.reach_lines(whole, marked)]
         notes += table.remark_lines(
             [(f"{title(v.model)}, {v.implementation}", v) for v in marked.versus]
         )
     if point.controls:
-        tables.append(_table("What the tree buys", controls_frame(point.controls)))
+        tables.append(make_table("What the tree buys", controls_frame(point.controls)))
     if marked.aa is not None:
         notes.append(table.aa_line(marked.aa))
-    return Place(title=table.format_place(point), tables=tables, notes=_prose(notes))
+    return Place(title=table.format_place(point), tables=tables, notes=render_prose(notes))
 
 
 _RAW = (
@@ -248,7 +211,7 @@ def _ledger_words(analysis: Analysis) -> tuple[str, Table]:
         f"measured 95 % interval overlaps the published value within {100 * ledger.BAND:.0f} % to either "
         "side; the paper gives no interval."
     )
-    return says, _table(
+    return says, make_table(
         "Each published figure and what this run says of it", report_ledger.ledger_frame(shown)
     )
 
@@ -257,7 +220,7 @@ def _leaf_ledger(analysis: Analysis) -> list[tuple[str, Table]]:
     """Return the published speedups of leaf FFFs beside those here, with words; empty without any."""
     measured = report_ledger.find_measured(analysis.leaf_ledger)
     caption = "Each published speedup of a leaf FFF and what this run says of it"
-    shown = _table(caption, report_ledger.ledger_frame(measured))
+    shown = make_table(caption, report_ledger.ledger_frame(measured))
     return [(report_ledger.leaf_words(analysis.leaf_ledger), shown)] if measured else []
 
 
@@ -266,10 +229,10 @@ def _quality(analysis: Analysis) -> list[tuple[Markup, Table]]:
     found, parts = analysis.quality, []
     if found.claimed:
         caption = "Claimed: GLUE scores of the paper's Table 1"
-        parts.append((claimed_line(), _table(caption, claimed_frame(found.claimed))))
+        parts.append((claimed_line(), make_table(caption, claimed_frame(found.claimed))))
     caption = "Measured: errors of distilled layers"
-    parts.append((measured_line(found), _table(caption, measured_frame(found.measured))))
-    return [(_prose([line])[0], shown) for line, shown in parts]
+    parts.append((measured_line(found), make_table(caption, measured_frame(found.measured))))
+    return [(render_prose([line])[0], shown) for line, shown in parts]
 
 
 def _absent(analysis: Analysis) -> list[str]:
@@ -313,45 +276,79 @@ def _figures(analysis: Analysis) -> dict[str, list[Figure]]:
     return {name: [f for f in figures if f] for name, figures in found.items()}
 
 
-def _run(analysis: Analysis, prefix: str) -> dict[str, Any]:
-    """Return what the template shows of one run. prefix: of the anchors in its part of the page."""
+def _layer_run(analysis: Analysis, prefix: str) -> dict[str, Any]:
+    """Return what the template shows of a run of layers. prefix: of the anchors in its part of the page."""
     marked = escape.each_text(analysis, escape.markdown)
     says, cells = _ledger_words(analysis)
+    return {
+        **_told(analysis, marked, prefix),
+        "models": [], "answer": None,
+        "verdict": _verdict(analysis), "verdicts": _verdict_table(analysis),
+        "places": [_place(analysis, dark, plain, marked)
+                   for plain, dark in zip(analysis.points, marked.points, strict=True)],
+        "figures": _figures(analysis),
+        "contests": [make_table(f"Over the fastest FF of each precision, {_where(c.point)}",
+                            report_gpu.contest_frame(c)) for c in analysis.contests if c.rows],
+        "ledger": says, "ledger_table": cells, "leaf_ledger": _leaf_ledger(marked),
+        "contrasts": make_table("Each cell under each of its conditions", contrast_frame(analysis.contrasts))
+        if analysis.contrasts else None,
+        "routed": make_table("What routing does to the speedup over the fastest FF",
+                         routing_frame(analysis.routed)) if analysis.routed else None,
+        "quality": _quality(analysis),
+        "ceilings": make_table("The ceilings that this run measured", ceiling_frame(analysis.ceiling_speeds))
+        if analysis.ceiling_speeds else None,
+        "raw_columns": _RAW, "raw": _raw_rows(analysis),
+        "csv": _data_address(format_csv(speeds_csv_frame(analysis))),
+        "method": render_prose(table.reading_lines(marked)),
+        "absent": render_prose(_absent(analysis)),
+    }  # fmt: skip
+
+
+def _told(analysis: Analysis, marked: Analysis, prefix: str) -> dict[str, Any]:
+    """Return what the template shows of any run: its name, its machine, and what doctor found."""
     m = analysis.head.machine
     return {
         "prefix": prefix, "name": analysis.folder.name, "machine": label(analysis.head),
         "started": analysis.head.started_utc[:10], "quick": analysis.head.sweep.quick,
-        "threads": analysis.head.sweep.threads,
-        "verdict": _verdict(analysis), "verdicts": _verdict_table(analysis),
-        "cautions": _cautions(analysis, marked),
-        "places": [_place(analysis, dark, plain, marked)
-                   for plain, dark in zip(analysis.points, marked.points, strict=True)],
-        "figures": _figures(analysis),
-        "contests": [_table(f"Over the fastest FF of each precision, {_where(c.point)}",
-                            report_gpu.contest_frame(c)) for c in analysis.contests if c.rows],
-        "ledger": says, "ledger_table": cells, "leaf_ledger": _leaf_ledger(marked),
-        "contrasts": _table("Each cell under each of its conditions", contrast_frame(analysis.contrasts))
-        if analysis.contrasts else None,
-        "routed": _table("What routing does to the speedup over the fastest FF",
-                         routing_frame(analysis.routed)) if analysis.routed else None,
-        "quality": _quality(analysis),
-        "ceilings": _table("The ceilings that this run measured", ceiling_frame(analysis.ceiling_speeds))
-        if analysis.ceiling_speeds else None,
-        "head": _prose(head_lines(marked)[2:]),
+        "threads": analysis.head.sweep.threads, "cautions": _cautions(analysis, marked),
+        "head": render_prose(head_lines(marked)[2:]),
         "findings": [f for f in m.findings if f.severity != "ok"],
         "passed": sum(f.severity == "ok" for f in m.findings),
-        "raw_columns": _RAW, "raw": _raw_rows(analysis),
-        "csv": _data_address(format_csv(speeds_csv_frame(analysis))),
-        "method": _prose(table.reading_lines(marked)),
         "processes": analysis.processes, "samples": analysis.samples,
-        "absent": _prose(_absent(analysis)),
     }  # fmt: skip
 
 
+def _model_run(analysis: Analysis, prefix: str) -> dict[str, Any]:
+    """Return what the template shows of a run of whole models; of layers it has nothing."""
+    marked = escape.each_text(analysis, escape.markdown)
+    wholes = [model.transformer for model in analysis.whole_models]
+    numbers = report_transformer.csv_frame(analysis.whole_models)
+    return {
+        **_told(analysis, marked, prefix),
+        "models": page_transformer.find_sections(analysis, marked),
+        "answer": page_transformer.find_verdict(analysis),
+        "figures": dict.fromkeys(_FIGURES, ()),
+        "verdict": None, "verdicts": None, "places": [], "contests": [],
+        "ledger": "", "ledger_table": None, "leaf_ledger": [], "contrasts": None, "routed": None,
+        "quality": [], "ceilings": None, "absent": [],
+        "raw_columns": page_transformer.RAW, "raw": page_transformer.find_raw(analysis),
+        "csv": _data_address(format_csv(numbers)),
+        "method": render_prose(report_transformer.reading_lines(wholes)[3:]),
+    }  # fmt: skip
+
+
+def _run(analysis: Analysis, prefix: str) -> dict[str, Any]:
+    """Return what the template shows of one run. prefix: of the anchors in its part of the page."""
+    of_models = analysis.head.sweep.architecture is not None
+    return (_model_run if of_models else _layer_run)(analysis, prefix)
+
+
 def _summary(analyses: Sequence[Analysis]) -> Table | None:
-    """Return a row for each of several runs: ratios alone, since no time of one stands over another's."""
+    """Return a row for each of several runs of layers: ratios, since no time of one stands over another's."""
     rows = []
     for number, analysis in enumerate(analyses, 1):
+        if analysis.head.sweep.architecture is not None:
+            continue
         found = next(
             filter(None, (find_verdict(analysis.points, p) for p in analysis.points)), None
         )
@@ -371,7 +368,10 @@ def _summary(analyses: Sequence[Analysis]) -> Table | None:
             "A/A",
         )
         rows.append(row | {name: own.get(name, NONE) for name in names})
-    return _table("The fastest FFF over the fastest FF of the same run", pd.DataFrame(rows))
+    frame = pd.DataFrame(rows)
+    return (
+        make_table("The fastest FFF over the fastest FF of the same run", frame) if rows else None
+    )
 
 
 # ---- the file -------------------------------------------------------------------------------------
@@ -415,7 +415,9 @@ def format_page(analyses: Sequence[Analysis]) -> str:
     several = len(analyses) > 1
     text: str = _template().render(
         runs=[_run(a, f"run{i}-" if several else "") for i, a in enumerate(analyses, 1)],
-        summary=_summary(analyses) if several else None,
+        summaries=list(filter(None, (_summary(analyses), page_transformer.find_summary(analyses))))
+        if several
+        else [],
         style=Markup(style), script=Markup(script), policy=policy,
         version=analyses[0].head.machine.harness_version,
     )  # fmt: skip

@@ -89,7 +89,8 @@ def _kind(style: Style) -> str:
     return f"c{style.hue}"
 
 
-def _swatch(kind: str, shape: int | None = None) -> Markup:
+def swatch(kind: str, shape: int | None = None) -> Markup:
+    """Return the mark of a legend: a filled box, or a marker of the palette."""
     inner = (
         Markup('<rect x="-7" y="-5" width="14" height="10"/>') if shape is None else marker(shape)
     )
@@ -98,7 +99,8 @@ def _swatch(kind: str, shape: int | None = None) -> Markup:
     ).format(kind, inner)
 
 
-def _line_key(kind: str) -> Markup:
+def line_key(kind: str) -> Markup:
+    """Return the mark of a legend that is a line."""
     return Markup(
         '<svg class="key" viewBox="0 0 24 16" width="24" height="16" aria-hidden="true">'
         '<line class="{}" x1="0" x2="24" y1="8" y2="8"/></svg>'
@@ -107,7 +109,7 @@ def _line_key(kind: str) -> Markup:
 
 def _layer_keys(styles: dict[str, Style], names: Sequence[str]) -> list[Key]:
     return [
-        Key(drawn=_swatch(_kind(styles[n]), styles[n].shape), says=n) for n in dict.fromkeys(names)
+        Key(drawn=swatch(_kind(styles[n]), styles[n].shape), says=n) for n in dict.fromkeys(names)
     ]
 
 
@@ -194,10 +196,10 @@ def speedup_figure(analysis: Analysis, point: Point) -> Figure | None:
             detail=describe_speed(analysis, point, speed) if speed else (),
         )  # fmt: skip
 
-    keys = [Key(drawn=_line_key("whisker"), says="95 % interval")]
+    keys = [Key(drawn=line_key("whisker"), says="95 % interval")]
     if any(v.published for v in rows):
-        keys.append(Key(drawn=_line_key("published"), says="published figure"))
-    keys.append(Key(drawn=_line_key("limit"), says="limit that fewer operations give"))
+        keys.append(Key(drawn=line_key("published"), says="published figure"))
+    keys.append(Key(drawn=line_key("limit"), says="limit that fewer operations give"))
     return Figure(
         id="speedups", title="Each FFF over the fastest FF",
         says="Each bar is how many times faster an FFF runs than the fastest FF of this machine, on a log "
@@ -297,7 +299,7 @@ def by_batch_figure(analysis: Analysis) -> Figure | None:
             )  # fmt: skip
     keys = _layer_keys(styles, [s.implementation for s in rows])
     if variants:
-        keys += [Key(drawn=_line_key(f"dash{i % _DASHES}"), says=v) for i, v in enumerate(variants)]
+        keys += [Key(drawn=line_key(f"dash{i % _DASHES}"), says=v) for i, v in enumerate(variants)]
     return Figure(
         id="by-batch", title="Each FFF over the batch",
         says="Each curve is how many times faster one FFF runs than the fastest FF at that batch (another FF "
@@ -350,9 +352,9 @@ def time_figure(analysis: Analysis, point: Point) -> Figure | None:
         id="time", title=f"A pass of each layer at {format_place(point).lower()}",
         says="Each bar is one pass: the part that its operations take at the measured peak, that "
         "of moving each of its bytes once at the measured bandwidth, and the rest, which neither explains.",
-        keys=[Key(drawn=_swatch("computing"), says="computing at the peak"),
-              Key(drawn=_swatch("moving"), says="moving bytes once"),
-              Key(drawn=_swatch("rest"), says="rest")],
+        keys=[Key(drawn=swatch("computing"), says="computing at the peak"),
+              Key(drawn=swatch("moving"), says="moving bytes once"),
+              Key(drawn=swatch("rest"), says="rest")],
         bars=[row(*each) for each in found], ticks=_percent_ticks(scale, ticks),
     )  # fmt: skip
 
@@ -395,10 +397,10 @@ def bandwidth_figure(analysis: Analysis) -> Figure | None:
             plot.mark((size, s.gbs), shapes[name], "plain",
                       name=f"{name}, {s.place}: {format_rate(s.gbs)} GB/s", detail="\n".join(detail))
         )  # fmt: skip
-    keys = [Key(drawn=_swatch("plain", shape), says=name) for name, shape in shapes.items()]
+    keys = [Key(drawn=swatch("plain", shape), says=name) for name, shape in shapes.items()]
     if curve is not None:
-        keys.append(Key(drawn=_line_key("walk"), says="reading sets of many sizes, before the run"))
-    keys.append(Key(drawn=_line_key("capacity"), says="size of a cache"))
+        keys.append(Key(drawn=line_key("walk"), says="reading sets of many sizes, before the run"))
+    keys.append(Key(drawn=line_key("capacity"), says="size of a cache"))
     return Figure(
         id="bandwidth", title="Bandwidth over the working set",
         says=f"Each point is the rate at which {found.of} walked a set of that size in one pattern: how much "
@@ -501,11 +503,11 @@ def ladder_figures(analysis: Analysis) -> list[Figure]:
                 id=f"ladder-{level}", title=f"The ladder, FFF at level {level}",
                 says=f"Each row mends one more fault of the published benchmark: its bar runs from the "
                 f"speedup before it to the one after it; the paper prints {claim.text}x.",
-                keys=[Key(drawn=_swatch("rest"), says="as published"),
-                      Key(drawn=_swatch("lowers"), says="lowers it"),
-                      Key(drawn=_swatch("raises"), says="raises it"),
-                      Key(drawn=_line_key("published"), says="published figure"),
-                      Key(drawn=_line_key("limit"), says="limit that fewer operations give")],
+                keys=[Key(drawn=swatch("rest"), says="as published"),
+                      Key(drawn=swatch("lowers"), says="lowers it"),
+                      Key(drawn=swatch("raises"), says="raises it"),
+                      Key(drawn=line_key("published"), says="published figure"),
+                      Key(drawn=line_key("limit"), says="limit that fewer operations give")],
                 bars=bars, ticks=_percent_ticks(scale, log_ticks(scale, _x)),
             )
         )  # fmt: skip

@@ -58,7 +58,7 @@ def format_whole(model: WholeModel) -> str:
     return format_transformer(model.transformer)
 
 
-def _percent(share: Ratio | None) -> str:
+def format_percent(share: Ratio | None) -> str:
     """Return a share with its interval in percent."""
     if share is None:
         return NONE
@@ -76,7 +76,7 @@ def find_parts(model: WholeModel) -> list[str]:
 # ---- tables -------------------------------------------------------------------------------------
 
 
-def _form_frame(model: WholeModel) -> pd.DataFrame:
+def form_frame(model: WholeModel) -> pd.DataFrame:
     """Return a row a form: what was measured, what follows from its layer, and what is left over."""
     limit = format_ratio(model.limit)
     return pd.DataFrame(
@@ -87,14 +87,14 @@ def _form_frame(model: WholeModel) -> pd.DataFrame:
             "its FF alone": "1x" if form.ff == DENSE else format_ratio(form.layer),
             "model, follows": limit if form.ff == LEFT_OUT else format_ratio(form.follows),
             "residual": format_ratio(form.residual),
-            "of the measured limit": _percent(form.of_limit),
+            "of the measured limit": format_percent(form.of_limit),
             "computed by": form.computed_by or NONE,
         }
         for form in model.forms
     )
 
 
-def _part_frame(model: WholeModel) -> pd.DataFrame:
+def part_frame(model: WholeModel) -> pd.DataFrame:
     """Return a row a form: the time of each part, and its share of the whole."""
     rows, parts = [], find_parts(model)
     for form in model.forms:
@@ -112,7 +112,7 @@ def _part_frame(model: WholeModel) -> pd.DataFrame:
 # ---- words --------------------------------------------------------------------------------------
 
 
-def _answer_lines(model: WholeModel) -> list[str]:
+def answer_lines(model: WholeModel) -> list[str]:
     """Return for each layer whether the model is faster with it, by how much, and what bounds that."""
     lines = []
     for form in model.forms:
@@ -127,12 +127,12 @@ def _answer_lines(model: WholeModel) -> list[str]:
         lines.append(
             f"- With {title(form.ff)} as its FF the model is {told}{alone}. Without any FF the model is "
             f"{format_ratio(model.measured_limit)} as fast: no layer can do more, and this one reaches "
-            f"{_percent(form.of_limit)} of it."
+            f"{format_percent(form.of_limit)} of it."
         )
     if model.share is not None:
         what = "step" if model.transformer.training else "pass"
         lines.append(
-            f"- The FF takes {_percent(model.share)} of a {what} of the model as it is; a limit of "
+            f"- The FF takes {format_percent(model.share)} of a {what} of the model as it is; a limit of "
             f"{format_ratio(model.limit)} follows, however fast a layer is."
         )
     if model.over_plain is not None:
@@ -143,7 +143,7 @@ def _answer_lines(model: WholeModel) -> list[str]:
     return lines
 
 
-def _trust_lines(model: WholeModel) -> list[str]:
+def trust_lines(model: WholeModel) -> list[str]:
     """Return what the A/A pair and the timers say of the figures."""
     lines = []
     if model.aa is not None:
@@ -164,7 +164,7 @@ def _trust_lines(model: WholeModel) -> list[str]:
     return lines
 
 
-def _reason_lines(model: WholeModel) -> list[str]:
+def reason_lines(model: WholeModel) -> list[str]:
     """Return why forms have no figure, those of one reason together."""
     of: dict[tuple[str, str], list[str]] = {}
     for form in model.forms:
@@ -175,18 +175,18 @@ def _reason_lines(model: WholeModel) -> list[str]:
 
 def _model_lines(model: WholeModel) -> list[str]:
     if all(form.status == "unavailable" for form in model.forms):
-        return ["", f"## {format_whole(model)}", *_reason_lines(model)]
-    parts = _part_frame(model)
-    lines = ["", f"## {format_whole(model)}", "", *_answer_lines(model), ""]
-    lines.append(format_markdown_table(_form_frame(model)))
+        return ["", f"## {format_whole(model)}", *reason_lines(model)]
+    parts = part_frame(model)
+    lines = ["", f"## {format_whole(model)}", "", *answer_lines(model), ""]
+    lines.append(format_markdown_table(form_frame(model)))
     if not parts.empty:
         lines += ["", "Where the time of a pass goes, by timers around its parts (medians):", ""]
         lines.append(format_markdown_table(parts))
-    lines += _trust_lines(model)
-    return lines + _reason_lines(model)
+    lines += trust_lines(model)
+    return lines + reason_lines(model)
 
 
-def _reading_lines(wholes: Sequence[Transformer]) -> list[str]:
+def reading_lines(wholes: Sequence[Transformer]) -> list[str]:
     """Return how the tables are read. wholes: the passes that they tell of."""
     weights = sorted({whole.checkpoint for whole in wholes if whole.checkpoint})
     training = any(whole.training for whole in wholes)
@@ -227,7 +227,7 @@ def _reading_lines(wholes: Sequence[Transformer]) -> list[str]:
 def whole_model_lines(analysis: Analysis) -> list[str]:
     """Return all sections of a run of whole models."""
     lines = [line for model in analysis.whole_models for line in _model_lines(model)]
-    return [*lines, *_reading_lines([model.transformer for model in analysis.whole_models])]
+    return [*lines, *reading_lines([model.transformer for model in analysis.whole_models])]
 
 
 # ---- plain numbers ------------------------------------------------------------------------------

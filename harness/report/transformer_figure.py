@@ -29,6 +29,7 @@ _ORDER = (*(part for part in ALL_PARTS if part not in FF_PARTS), *FF_PARTS)
 _HATCHES = {"ff_backward": "//", "ff_update": ".."}
 
 _MOST_FORMS = 16  # bars beside each other
+_LONG_TITLE = 40
 _LONG_NAME = 12  # characters from which on a name has two lines
 
 
@@ -61,7 +62,13 @@ def _draw_forms(axes: Any, model: WholeModel, style: DrawingStyle) -> None:
     axes.set_xticks(range(len(forms)), [style.write(name) for name in broken], fontsize=style.note)
     axes.set_ylim(0, 1.2 * highest)
     axes.yaxis.set_major_formatter(lambda ns, _: format_time(ns) if ns else "0")
-    axes.set_title(style.write(format_whole(model)), fontsize=style.note + 1)
+    name, _, rest = format_whole(model).partition("layers, ")
+    told = (
+        f"{name}layers\n{rest}"
+        if rest and len(name) + len(rest) > _LONG_TITLE
+        else format_whole(model)
+    )
+    axes.set_title(style.write(told), fontsize=style.note + 1)
 
 
 def draw(analysis: Analysis, style: DrawingStyle = SCREEN) -> Figure:
