@@ -13,7 +13,7 @@ from dataclasses import replace
 from harness.analysis import compare_interval, stats
 from harness.analysis.compare import Change, Comparison, Verdict, is_same_machine, judge
 from harness.analysis.index import RunIndex, index_run
-from harness.analysis.stats import BlockTimes
+from harness.analysis.samples import BlockTimes
 from harness.analysis.transformer import part_times
 from harness.errors import UsageError
 from harness.problem.models import title

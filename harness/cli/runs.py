@@ -151,7 +151,9 @@ def _compare(a: Path, b: Path) -> Comparison:
         raise UsageError(
             f"{which[0]} is a run of whole models and {which[1]} one of layers: they have nothing in common"
         )
-    return (transformer_compare if of_models[0] else compare).compare(first, second)
+    if of_models[0]:
+        return transformer_compare.compare(first, second)
+    return compare.compare(first, second)
 
 
 _COMPARISON_FORMATS = ("table", "csv", "json", "junit")

@@ -21,8 +21,9 @@ from harness.measure.protocol import (
     WrongOutput,
 )
 from harness.measure.timing import DeviceTiming, HostTiming
-from harness.nn import checkpoint, training, transformer_check, transformer_compiled
+from harness.nn import training, transformer_check, transformer_checkpoint, transformer_compiled
 from harness.nn import transformer as nn_transformer
+from harness.nn.controls import Control
 from harness.nn.training import TrainingStep
 from harness.nn.transformer_check import Checked
 from harness.nn.transformer_gradients import check_step
@@ -179,12 +180,12 @@ class Bench:
 
     def _model(self, whole: Transformer, request: TransformerRequest) -> Any:
         def build() -> Any:
-            return checkpoint.build(whole, request.seed, request.checkpoint)
+            return transformer_checkpoint.build(whole, request.seed, request.checkpoint)
 
         base = _kept(self._bases, _base_key(whole), build)
         return _kept(
             self._models, (*_base_key(whole), whole.ff),
-            lambda: checkpoint.with_ff(base, whole, request.seed, request.checkpoint),
+            lambda: transformer_checkpoint.with_ff(base, whole, request.seed, request.checkpoint),
         )  # fmt: skip
 
     def _call(self, model: Any, whole: Transformer) -> Any:
@@ -290,7 +291,7 @@ def _notes(model: Any, whole: Transformer) -> dict[str, str]:
     if whole.ff in (DENSE, LEFT_OUT):
         return {}
     first = nn_transformer.find_layers(model)[0]
-    if isinstance(first, nn_transformer.Control):
+    if isinstance(first, Control):
         return {"computed_by": first.implementation()}
     few = whole.batch < torch_operator.FEW
     name = torch_operator.choose(whole.layer().layer, whole.device, whole.dtype, few=few)

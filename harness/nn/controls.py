@@ -78,7 +78,7 @@ class Control(torch.nn.Module):
             placed: list[Any] = [
                 make_aligned((len(x), width), problem.stored) for width in (self.d_in, self.d_out)
             ]
-            weights = {
+            weights: dict[str, Any] = {
                 name: torch_operands.as_array(weight, problem.stored)
                 for name, weight in self.weights().items()
             }

@@ -74,7 +74,7 @@ class TrainingStep:
         self.forget()
         loss = loss_of(self.call, self.inputs)
         begin("backward")
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         begin("ff_update")
         if self.own is not None:
             self.own.step()

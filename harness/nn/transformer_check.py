@@ -108,7 +108,7 @@ def _operands(problem: Problem, layer: Layer, x: torch.Tensor, y: torch.Tensor) 
     own = layer.weights() if isinstance(layer, Control) else {
         "w_in": layer.w_in, "w_out": layer.w_out
     }  # fmt: skip
-    weights = {
+    weights: dict[str, Any] = {
         name: torch_operands.as_array(w.detach().cpu(), problem.stored) for name, w in own.items()
     }
     return Operands(x=as_rows(x, problem), y=as_rows(y, problem), **weights)

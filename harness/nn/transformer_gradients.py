@@ -124,18 +124,21 @@ class _StepReplay(torch.nn.Module):
 # ---- layers -------------------------------------------------------------------------------------
 
 
-def _find_truth(problem: Problem, weights: list[Array], x: Array, dy: Array, dx: Array) -> Truth:
+def _find_truth(
+    problem: Problem, weights: tuple[Array, Array], x: Array, dy: Array, dx: Array
+) -> Truth:
+    w_in, w_out = weights
     if problem.layer == "ff":
-        return gradients.ff_gradients(x, *weights, dy)
-    nodes = gradients.follow_paths(problem, x, *weights, dy, dx)
-    return gradients.fff_gradients(x, *weights, dy, problem.depth, nodes)
+        return gradients.ff_gradients(x, w_in, w_out, dy)
+    nodes = gradients.follow_paths(problem, x, w_in, w_out, dy, dx)
+    return gradients.fff_gradients(x, w_in, w_out, dy, problem.depth, nodes)
 
 
 def _judge_layer(problem: Problem, layer: Any, passage: _Passage) -> str:
     """Return what is wrong with the gradients that a layer left, an empty string where nothing is."""
     of, x_long = transformer_check.extended(problem, layer, passage.x)
     x, dy, dx = (transformer_check.as_rows(t, of) for t in (x_long, passage.dy, passage.dx))
-    weights = [w.detach().cpu().numpy() for w in (layer.w_in, layer.w_out)]
+    weights = layer.w_in.detach().cpu().numpy(), layer.w_out.detach().cpu().numpy()
     found = Gradients(
         dx=dx, dw_in=layer.w_in.grad.cpu().numpy(), dw_out=layer.w_out.grad.cpu().numpy()
     )
@@ -244,7 +247,7 @@ def check_step(
     replays = [_StepReplay(passage, layers) for passage in passages]
     exact = exact_model(model, replays)
     exact_loss = training.loss_of(caller(exact), inputs.in_float64(chosen))
-    exact_loss.backward()  # type: ignore[no-untyped-call]
+    exact_loss.backward()
     size = exact_loss.detach().abs().clamp(min=1.0)
     off = float((loss.double().cpu() - exact_loss.detach()).abs() / (most * size))
     reason, worst = _judge(

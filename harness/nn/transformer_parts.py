@@ -85,7 +85,7 @@ class PartTimers:
     is the rest. Hooks cost some microseconds a module.
     """
 
-    parts = PARTS
+    parts: tuple[str, ...] = PARTS
 
     def __init__(self, model: torch.nn.Module, marks: Marks | None = None) -> None:
         """Find the modules that have a part; nothing is timed before `running`. marks: the host's if None."""

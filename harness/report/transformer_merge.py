@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import pandas as pd
 
@@ -22,7 +23,7 @@ def merged_frame(analyses: Sequence[Analysis]) -> pd.DataFrame:
     frames = []
     for analysis in analyses:
         head, numbers = analysis.head, report_transformer.csv_frame(analysis.whole_models)
-        about = {
+        about: dict[str, Any] = {
             "machine": merge.label(head), "run": analysis.folder.name, "started": head.started_utc,
             "commit": head.machine.commit, "quick": head.sweep.quick, "threads": head.sweep.threads,
             "seed": head.sweep.seed,

@@ -456,7 +456,7 @@ def test_every_token_is_compared(small_fff: Problem) -> None:
 
 @pytest.mark.parametrize("layer", ["fff", "hash"])
 def test_outputs_past_the_caches(layer: Layer) -> None:
-    """Where y is larger than a core can hope to keep, grouped tokens are stored past the caches, all of them."""
+    """Where y is larger than a core can hope to keep, grouped outputs go past the caches, all of them."""
     problem = Problem(layer=layer, batch=40, d_in=32, d_out=64, depth=3, trees=1, seed=1)
     operands = make_operands(problem)
     around = native.Surroundings(caches={"L1d": 32 << 10, "L2": 1 << 20, "L3": 4096})

@@ -16,8 +16,7 @@ from fabricated_models import DECODER, PUBLISHED, TINY  # noqa: E402
 from harness import nn  # noqa: E402
 from harness.errors import UnavailableError  # noqa: E402
 from harness.nn import transformer as nn_transformer  # noqa: E402
-from harness.nn import transformer_check  # noqa: E402
-from harness.nn import transformer_parts  # noqa: E402
+from harness.nn import transformer_check, transformer_parts  # noqa: E402
 from harness.nn.transformer import Inputs  # noqa: E402
 from harness.nn.transformer_parts import PartTimers  # noqa: E402
 from harness.problem.architecture import Architecture  # noqa: E402
