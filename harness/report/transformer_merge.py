@@ -38,7 +38,8 @@ def format_merged(runs: Sequence[Run], analyses: Sequence[Analysis]) -> str:
     rows = [
         {
             "model": format_whole(model), "the FF is": name_form(form),
-            "machine": merge.label(analysis.head), "threads": analysis.head.sweep.threads,
+            "machine": merge.label(analysis.head), "run": analysis.folder.name,
+            "threads": analysis.head.sweep.threads,
             "model, measured": format_ratio(form.speedup), "its FF alone": format_ratio(form.layer),
             "measured limit": format_ratio(model.measured_limit),
             "of it": format_percent(form.of_limit), "A/A": format_ratio(model.aa),

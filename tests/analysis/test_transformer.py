@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from fabricated_models import FFF, TIMES, FakeModels, without
+from fabricated_models import FFF, STEP_TIMES, TIMES, FakeModels, without
 
 from harness.analysis.analysis import Analysis, analyse
 from harness.analysis.transformer import Form, WholeModel
@@ -101,3 +101,30 @@ def test_a_run_of_models_has_no_layers(tmp_path: Path) -> None:
     analysis = _analyse(FakeModels(), tmp_path)
     assert list(analysis.points) == []
     assert list(analysis.contrasts) == []
+
+
+def test_the_ff_of_a_step_is_all_of_its_parts(tmp_path: Path) -> None:
+    """In a step of training the FF's time is that of its way forward, its way back and its update."""
+    fake = FakeModels(noise=0.0, training=True, times=STEP_TIMES)
+    model = _only(fake, tmp_path)
+    form = _form(model, FFF)
+    for ratio, truth in (
+        (model.share, 15 / 25), (model.limit, 25 / 10), (model.measured_limit, 25 / 10),
+        (form.speedup, 25 / 13), (form.layer, 15 / 3), (form.residual, 1.0), (form.of_limit, 10 / 13),
+    ):  # fmt: skip
+        assert ratio is not None
+        assert ratio.value == pytest.approx(truth, rel=1e-6)
+    assert set(form.parts_ns) == set(STEP_TIMES[FFF])
+
+
+def test_compiled_models_stand_for_themselves(tmp_path: Path) -> None:
+    """Compiled passes are over the compiled model as it is, and how much that gained is told beside."""
+    plain, compiled = _analyse(FakeModels(noise=0.0, compiled=(False, True)), tmp_path).whole_models
+    assert (plain.transformer.compiled, compiled.transformer.compiled) == (False, True)
+    form = _form(compiled, FFF)
+    assert form.speedup is not None
+    assert form.speedup.value == pytest.approx(2.5, rel=1e-6)
+    assert form.layer is form.follows is form.residual is compiled.share is None
+    assert plain.over_plain is None
+    assert compiled.over_plain is not None
+    assert compiled.over_plain.value == pytest.approx(2.0, rel=1e-6)

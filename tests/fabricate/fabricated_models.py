@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from fabricated_runs import Fake
 
 from harness.measure.process_key import ProcessKey
 from harness.problem.architecture import Architecture
-from harness.problem.transformer import DENSE, LEFT_OUT, PARTS, Transformer
+from harness.problem.transformer import DENSE, LEFT_OUT, Transformer
 from harness.records.schema import (
     BlocksRecord,
     CellRecord,
@@ -36,13 +37,23 @@ TIMES: dict[str, dict[str, float]] = {
 }  # fmt: skip
 
 
+_STEP_NOT_FF = {"forward": 3e6, "backward": 6e6, "update": 1e6}
+# The FF takes 60 % of a step, and the FFF's update is as long as the FF's.
+STEP_TIMES: dict[str, dict[str, float]] = {
+    DENSE: {**_STEP_NOT_FF, "ff": 4e6, "ff_backward": 9e6, "ff_update": 2e6},
+    LEFT_OUT: {**_STEP_NOT_FF, "ff": 0.0, "ff_backward": 0.0, "ff_update": 0.0},
+    FFF: {**_STEP_NOT_FF, "ff": 5e5, "ff_backward": 5e5, "ff_update": 2e6},
+}  # fmt: skip
+
+
 @dataclass(kw_only=True)
 class FakeModels:
     """Describe a run to make up.
 
     times: of each part in ns, by what stands as the FF. untimed: how many times the sum of its parts a pass
     without timers takes. timers: how many times longer passes with them take. noise: of one sample. lost:
-    what failed its gate.
+    what failed its gate. training: whether passes are steps. compiled: the ways that are measured; compiled
+    passes take half as long, and none is in parts. slower: by form and part, how many times longer it takes.
     """
 
     times: Mapping[str, Mapping[str, float]] = field(default_factory=lambda: TIMES)
@@ -54,6 +65,10 @@ class FakeModels:
     architecture: Architecture = TINY
     shapes: tuple[tuple[int, int], ...] = ((2, 8),)
     lost: tuple[str, ...] = ()
+    training: bool = False
+    compiled: tuple[bool, ...] = (False,)
+    checkpoint: str = ""
+    slower: Mapping[tuple[str, str], float] = field(default_factory=dict)
 
     def head(self) -> RunHead:
         """Return the head of the run."""
@@ -73,12 +88,13 @@ class FakeModels:
         """Return the cells: of each form the model, its twin where it is as it is, and its parts."""
         found = []
         for sequences, tokens in self.shapes:
-            for ff in self.times:
-                for in_parts in (False, True):
-                    whole = Transformer(
-                        architecture=self.architecture, sequences=sequences, tokens=tokens, ff=ff,
-                        in_parts=in_parts,
-                    )  # fmt: skip
+            for ff, in_parts, compiled in product(self.times, (False, True), self.compiled):
+                whole = Transformer(
+                    architecture=self.architecture, sequences=sequences, tokens=tokens, ff=ff,
+                    in_parts=in_parts, training=self.training, compiled=compiled,
+                    checkpoint=self.checkpoint,
+                )  # fmt: skip
+                if not (compiled and in_parts):
                     found += self._records(whole)
         return found
 
@@ -102,10 +118,14 @@ class FakeModels:
     def sample(self, cell: CellRecord, process: int, block: int, order: int) -> SampleRecord:
         """Return a sample of two passes, each part of which has a noise of its own."""
         assert cell.transformer is not None
-        parts, in_parts = self.times[cell.transformer.ff], cell.transformer.in_parts
-        times = self.timers if in_parts else self.untimed.get(cell.transformer.ff, 1.0)
-        noise = np.exp(np.random.default_rng(order).normal(0, self.noise, len(PARTS)))
-        spent = {p: int(2 * parts[p] * times * n) for p, n in zip(PARTS, noise, strict=True)}
+        whole, in_parts = cell.transformer, cell.transformer.in_parts
+        parts = {
+            p: ns * self.slower.get((whole.ff, p), 1.0) for p, ns in self.times[whole.ff].items()
+        }
+        times = self.timers if in_parts else self.untimed.get(whole.ff, 1.0)
+        times /= 2 if whole.compiled else 1
+        noise = np.exp(np.random.default_rng(order).normal(0, self.noise, len(whole.parts)))
+        spent = {p: int(2 * parts[p] * times * n) for p, n in zip(whole.parts, noise, strict=True)}
         return SampleRecord(
             cell=cell.cell, process=process, block=block, order=order, started_ns=order * 10**9,
             loops=2, elapsed_ns=sum(spent.values()), switches=0, faults=0, steal_ticks=0,

@@ -160,3 +160,35 @@ def test_too_many_near_ties_are_refused() -> None:
     o.x[:] = np.array([1, -1, 1, -1, 1e-9], np.float32)
     with pytest.raises(ValueError, match="7 of 7 tokens hang on a near-tie"):
         gradients.without_near_ties(PROBLEM, o.x, o.w_in, o.w_out)
+
+
+def test_an_ff_is_trees_of_one_neuron() -> None:
+    """The gradients and scales of an FF are those of as many trees of depth 0."""
+    rng = np.random.default_rng(5)
+    x, w_in, w_out, dy = (
+        rng.standard_normal(s).astype(np.float32) for s in ((6, 5), (8, 5), (8, 4), (6, 4))
+    )
+    dense = gradients.ff_gradients(x, w_in, w_out, dy)
+    trees = gradients.fff_gradients(x, w_in[:, None], w_out[:, None], dy, 0)
+    for mine, exact in ((dense.gradients, trees.gradients), (dense.scale, trees.scale)):
+        for (name, got), (_, want) in zip(mine.items(), exact.items(), strict=True):
+            np.testing.assert_allclose(got, want.reshape(got.shape), rtol=1e-12, err_msg=name)
+
+
+def test_the_path_that_was_taken_is_followed() -> None:
+    """A token on a tie is judged along the path whose dx came; without a tie the path is the oracle's."""
+    x, w_in, w_out, dy = _inputs()
+    # The root's row of the first tree is orthogonal to the first token: that turn may be taken either way.
+    w_in = w_in.copy()
+    w_in[0, 0] = [x[0, 1], -x[0, 0], 0.0, 0.0, 0.0]
+    right = oracle.fff_oracle(x, w_in, w_out, PROBLEM.depth).nodes
+    left = right.copy()
+    w_other = w_in.copy()
+    w_other[0, 0] = -x[0]  # now it turns left
+    left[0] = oracle.fff_oracle(x, w_other, w_out, PROBLEM.depth).nodes[0]
+    assert (left[0] != right[0]).any()
+    for nodes in (right, left):
+        truth = gradients.fff_gradients(x, w_in, w_out, dy, PROBLEM.depth, nodes)
+        dx = truth.gradients.dx.astype(np.float32)
+        found = gradients.follow_paths(PROBLEM, x, w_in, w_out, dy, dx)
+        np.testing.assert_array_equal(found[0], nodes[0])

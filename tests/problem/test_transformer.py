@@ -142,3 +142,35 @@ def test_the_published_model_has_a_head() -> None:
     assert whole.batch == batch
     assert whole.flops() == batch * (16 * (8 * d**2 + 4 * 64 * d) + 2 * d * 32768)
     assert whole.cache_bytes() == 0
+
+
+def test_a_step_of_training() -> None:
+    """A step computes each product three times, over whole sequences, and moves its optimiser's memory."""
+    plain, step = _whole(), replace(_whole(), training=True)
+    assert step.flops() == 3 * plain.flops()
+    assert step.bytes_moved() > 3 * plain.bytes_moved()
+    assert step.training_bytes() == 3 * step.weight_bytes()
+    assert plain.training_bytes() == 0
+    decoder = replace(plain, architecture=ARCHITECTURES["gpt2-small"])
+    assert decoder.is_step
+    assert decoder.length == 1
+    trained = replace(decoder, training=True)
+    assert not trained.is_step
+    assert (trained.length, trained.cache_bytes()) == (128, 0)
+
+
+def test_bfloat16_is_half_the_bytes() -> None:
+    """Weights, and what a pass reads of them, are half as many bytes; operations are as many."""
+    plain, half = _whole(), replace(_whole(), dtype="bfloat16")
+    assert half.weight_bytes() * 2 == plain.weight_bytes()
+    assert half.flops() == plain.flops()
+    assert half.problem(0).dtype == "bfloat16"
+
+
+def test_ways_are_told_apart() -> None:
+    """What differs from a plain pass has a word of its own, and none where nothing does."""
+    assert _whole().ways() == []
+    ways = replace(_whole(), training=True, dtype="bfloat16", compiled=True).ways()
+    assert ways == ["train", "bfloat16", "compiled"]
+    form = replace(_whole("ff-12"), in_parts=True, compiled=True)
+    assert form.as_it_is() == replace(_whole(), compiled=True)

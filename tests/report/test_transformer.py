@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import csv
+from dataclasses import replace
 from io import StringIO
 from pathlib import Path
 
 import pytest
-from fabricated_models import DECODER, FFF, TIMES, FakeModels
+from fabricated_models import DECODER, FFF, STEP_TIMES, TIMES, TINY, FakeModels
+from fabricated_runs import Fake
 
 from harness.analysis.analysis import Analysis, analyse
 from harness.records.reader import load_run
-from harness.report import files, table
+from harness.report import files, page, table
 
 
 @pytest.fixture
@@ -95,3 +97,74 @@ def test_the_figure_is_drawn(analysis: Analysis) -> None:
     assert [len(axes.get_xticks()) for axes in figure.axes] == [3, 3]
     tops = {bar.get_x(): bar.get_y() + bar.get_height() for bar in figure.axes[0].patches}
     assert max(tops.values()) == pytest.approx(2e7, rel=0.05)
+
+
+def test_a_step_of_training_has_its_own_parts(tmp_path: Path) -> None:
+    """A step is called one, its parts are the ways of the FF and of all else, and the figure draws them."""
+    fake = FakeModels(training=True, times=STEP_TIMES)
+    analysis = analyse(load_run(fake.write(tmp_path / "run")))
+    text = table.format_markdown(analysis)
+    answer = _section(text, "tiny, 2 layers, a step of training, 2 x 8 tokens")
+    for part in (
+        "FF, backward",
+        "FF, update",
+        "other, forward",
+        "other, backward",
+        "other, update",
+    ):
+        assert f"| {part} " in answer
+    assert "of a step of the model as it is" in answer
+    assert "AdamW's update" in text
+    figure = files.find_figures(analysis)["model"]()
+    tops = [bar.get_y() + bar.get_height() for bar in figure.axes[0].patches]
+    assert max(tops) == pytest.approx(2.5e7, rel=0.05)
+
+
+def test_compiled_models_are_told(tmp_path: Path) -> None:
+    """Compiled passes have a section with what compiling gained, and no column of parts."""
+    fake = FakeModels(compiled=(False, True))
+    text = table.format_markdown(analyse(load_run(fake.write(tmp_path / "run"))))
+    answer = _section(text, "tiny, 2 layers, 2 x 8 tokens, compiled")
+    assert "Run in this way the model as it is gets " in answer
+    assert "Where the time of a pass goes" not in answer
+    assert "compiled modules have no hooks" in text
+
+
+def test_loaded_weights_are_named(tmp_path: Path) -> None:
+    """A run with the weights of a checkpoint says which, and not that they are drawn."""
+    fake = FakeModels(checkpoint="own@0123456789ab")
+    text = table.format_markdown(analyse(load_run(fake.write(tmp_path / "run"))))
+    assert "Weights are those of own@0123456789ab" in text
+    assert "Weights are drawn, not trained" not in text
+
+
+def test_the_page_shows_models(analysis: Analysis) -> None:
+    """The page of a run of models has its answers, a figure and tables a model, all cells, and no ledger."""
+    text = page.format_page([analysis])
+    for shown in (
+        "tiny, 2 layers, 2 x 8 tokens", "tiny, 2 layers, 1 x 8 tokens", "Where the time of a pass goes",
+        "Each layer as the FF, over the model as it is", "faster, 2.", "Every cell of run",
+        f"tiny-2/{FFF}/2x8",
+    ):  # fmt: skip
+        assert shown in text
+    assert "Ledger of the published figures" not in text
+    assert "No FFF could be set against an FF" not in text
+    assert text.count('class="bars"') == 2
+
+
+def test_the_page_of_several_kinds_of_runs(analysis: Analysis, tmp_path: Path) -> None:
+    """Runs of models and of layers stand on one page, each with a row on top."""
+    layers = analyse(load_run(Fake().write(tmp_path / "layers")))
+    text = page.format_page([analysis, layers])
+    assert "Whole models over the same as they are" in text
+    assert "The fastest FFF over the fastest FF of the same run" in text
+    assert "Ledger of the published figures" in text
+
+
+def test_texts_of_a_run_of_models_are_no_markup(tmp_path: Path) -> None:
+    """A name in a run of models is shown as it stands, and never read as HTML."""
+    fake = FakeModels(architecture=replace(TINY, name="<b>bold</b>"), checkpoint="<i>x</i>@1")
+    text = page.format_page([analyse(load_run(fake.write(tmp_path / "run")))])
+    assert "<b>bold" not in text
+    assert "<i>x" not in text
+    assert "&lt;b&gt;bold" in text

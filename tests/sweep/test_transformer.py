@@ -90,8 +90,26 @@ def test_too_large_models_are_refused() -> None:
         _plan(architecture=large)
 
 
+def test_each_way_of_a_model_has_a_twin() -> None:
+    """The model as it is, in every way that it is run, is measured a second time."""
+    table = CellTable.begin(_plan(train=True, compile=True))
+    for state in table.states:
+        state.pass_s = 1.0
+    made = [state.cell.id for state in twins.make_missing(table, "bert-base-4095", 0)]
+    ways = ("", "/compiled", "/train", "/train/compiled")
+    assert sorted(made) == sorted(f"tiny-2/dense/2x8{way}/again" for way in ways)
+
+
+def test_steps_of_training_are_of_float32() -> None:
+    """A step of training in bfloat16 is not planned, and the plan says why."""
+    axes = {**_spec().axes, "dtype": ["bfloat16"]}
+    plan = _plan(train=True, axes=axes)
+    assert {c.transformer.training for c in plan.cells if c.transformer} == {False}
+    assert all("float32" in why for _, why in plan.unavailable)
+
+
 def test_leaf_networks_are_refused() -> None:
-    """What is no tree of neurons and no FF can't stand in a model."""
+    """What is no tree of neurons, no FF and no control of one can't stand in a model."""
     spec = make_spec(
         models="leaf-4x2", batch="1", width="1", blas_names=None, seed=0, passes=1, budget=None,
         processes=1, quick=False, out=None,
@@ -239,6 +257,44 @@ def test_a_cut_run_is_taken_up(
     assert resume.find_spec(run).architecture == replace(
         TINY, name="small", hidden=64, vocabulary=50, positions=16
     )
+
+
+def test_a_whole_run_of_all_ways(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Loaded weights, steps of training, bfloat16 and controls in one run; what can't be has a reason."""
+    pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
+    monkeypatch.setattr("harness.measure.clock.MIN_SAMPLE_NS", 1000)
+    made = transformers.BertConfig(
+        vocab_size=50, hidden_size=32, num_hidden_layers=2, num_attention_heads=2,
+        intermediate_size=64, max_position_embeddings=16,
+    )  # fmt: skip
+    folder, out = tmp_path / "own", tmp_path / "run"
+    transformers.BertModel(made).save_pretrained(folder)
+    assert cli.run(
+        ["model", "--weights", str(folder), "--models", "1x3", "--controls", "--batch", "2x8",
+         "--passes", "1", "--processes", "1", "--train", "--dtype", "float32,bfloat16",
+         "--no-figures", "--out", str(out)]
+    ) == 0  # fmt: skip
+    run = load_run(out)
+    cells = run.cells.set_index("cell")
+    right = cells[cells["status"] == "ok"]
+    for way in ("", "/train", "/bfloat16", "/parts", "/train/parts", "/bfloat16/parts"):
+        assert f"own-2/ultrafastbert-1x3/2x8{way}" in right.index
+    for control in ("ff-4", "hash-4", "topk-4of15", "peer-4of16"):
+        assert right.loc[f"own-2/{control}/2x8", "notes"]["computed_by"].startswith(control[:2])
+    rest = cells[cells["status"] != "ok"]
+    assert set(rest["status"]) == {"unavailable"}
+    assert rest.loc["own-2/hash-4/2x8/train", "reason"] == "a hash layer has no backward pass here"
+    assert rest.loc["own-2/dense/2x8/train/bfloat16", "reason"].startswith("steps of training")
+    text = (out / "table.md").read_text(encoding="utf-8")
+    assert "## own, 2 layers, a step of training, 2 x 8 tokens" in text
+    assert "Weights are those of own@" in text
+    assert (out / "report.html").is_file()
+    # Taken up it is with the same weights alone.
+    assert run.head.sweep.checkpoint == str(folder)
+    transformers.BertModel(made).save_pretrained(folder)
+    with pytest.raises(UsageError, match="now, the run was measured with own@"):
+        cli.run(["model", "--resume", str(out)])
 
 
 def test_each_command_takes_up_its_own_runs(whole: Path) -> None:
