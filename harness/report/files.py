@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -32,6 +33,10 @@ def find_figures(analysis: Analysis, style: str = SCREEN) -> dict[str, Callable[
 
     A run that was ended before its first cell has nothing to draw.
     """
+    if analysis.head.sweep.architecture is not None and not any(
+        math.isfinite(form.pass_ns) for model in analysis.whole_models for form in model.forms
+    ):
+        return {}
     if analysis.whole_models:
         with drawing.plain_matplotlib():
             from harness.report import transformer_figure

@@ -282,7 +282,7 @@ def _layer_run(analysis: Analysis, prefix: str) -> dict[str, Any]:
     says, cells = _ledger_words(analysis)
     return {
         **_told(analysis, marked, prefix),
-        "models": [], "answer": None,
+        "of_models": False, "models": [], "answer": None,
         "verdict": _verdict(analysis), "verdicts": _verdict_table(analysis),
         "places": [_place(analysis, dark, plain, marked)
                    for plain, dark in zip(analysis.points, marked.points, strict=True)],
@@ -325,7 +325,7 @@ def _model_run(analysis: Analysis, prefix: str) -> dict[str, Any]:
     numbers = report_transformer.csv_frame(analysis.whole_models)
     return {
         **_told(analysis, marked, prefix),
-        "models": page_transformer.find_sections(analysis, marked),
+        "of_models": True, "models": page_transformer.find_sections(analysis, marked),
         "answer": page_transformer.find_verdict(analysis),
         "figures": dict.fromkeys(_FIGURES, ()),
         "verdict": None, "verdicts": None, "places": [], "contests": [],

@@ -168,3 +168,11 @@ def test_texts_of_a_run_of_models_are_no_markup(tmp_path: Path) -> None:
     assert "<b>bold" not in text
     assert "<i>x" not in text
     assert "&lt;b&gt;bold" in text
+
+
+def test_a_run_without_a_right_model_has_no_figure(tmp_path: Path) -> None:
+    """Where every form failed its gate there is nothing to draw, and the tables and the page say so."""
+    analysis = analyse(load_run(FakeModels(lost=tuple(TIMES)).write(tmp_path / "run")))
+    assert files.find_figures(analysis) == {}
+    assert [path.name for path in files.write_tables(analysis)] == list(files.MODEL_FILES)
+    assert "No FFF could be set against" not in page.format_page([analysis])
