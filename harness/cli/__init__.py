@@ -43,7 +43,7 @@ COMMANDS = {
     ),
     "merge": (
         "runs",
-        "Put the runs of several machines into one table, a row for each machine and shape.",
+        "Put the runs of several machines into one table, a row for each machine and shape, or whole model.",
     ),
     "export": (
         "export",

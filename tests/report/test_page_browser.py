@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fabricated_models import FakeModels
 from hostile import AFTER_LINE, spoil
 
 from harness.analysis.analysis import analyse
@@ -88,20 +89,27 @@ def shipped() -> Path:
     return root / "20261125T221419Z-vm-53cd3bd598"
 
 
+@pytest.fixture
+def models(tmp_path: Path) -> Path:
+    """Return a run of whole models, compiled ones among them."""
+    return FakeModels(compiled=(False, True)).write(tmp_path / "models")
+
+
 @pytest.mark.parametrize(("width", "scheme"), [(320, "dark"), (1600, "light")])
 def test_all_can_use_it(
-    opened: Open, shipped: Path, data_folder: Path, width: int, scheme: str
+    opened: Open, shipped: Path, data_folder: Path, models: Path, width: int, scheme: str
 ) -> None:
-    """Narrow and dark, wide and light, axe finds nothing serious on the page of a sweep and a ladder."""
-    page = opened(shipped, data_folder / "run-ladder", width=width, color_scheme=scheme).page
+    """Narrow and dark, wide and light, axe finds nothing serious on a page of a sweep, a ladder and models."""
+    runs = shipped, data_folder / "run-ladder", models
+    page = opened(*runs, width=width, color_scheme=scheme).page
     found = axe.Axe().run(page).response["violations"]
     grave = [v for v in found if v["impact"] in ("serious", "critical")]
     assert [(v["id"], v["nodes"][0]["html"][:200]) for v in grave] == []
 
 
-def test_nothing_is_cut(opened: Open, shipped: Path, data_folder: Path) -> None:
+def test_nothing_is_cut(opened: Open, shipped: Path, data_folder: Path, models: Path) -> None:
     """From 320 pixels on the page does not scroll sideways, though its tables do in their own frames."""
-    page = opened(shipped, data_folder / "run-ladder").page
+    page = opened(shipped, data_folder / "run-ladder", models).page
     for width in (320, 480, 800, 1600):
         page.set_viewport_size({"width": width, "height": 900})
         assert page.evaluate("document.documentElement.scrollWidth") <= width
