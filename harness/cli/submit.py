@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -31,6 +32,7 @@ from harness.sweep.spec import SweepSpec
 _EXECUTORS: tuple[Executor, ...] = get_args(Executor)
 _HOSTS = "ssh-hosts"
 GRACE_S = 90
+_SIGNAL_EARLY_S = 120  # Slurm may send it a minute early, and a sweep takes some time to begin
 # Options of a sweep that say nothing of what is measured, and those that are the submission's to give.
 _BESIDE = ("dry_run", "figures", "style", "page", "resume_run")
 _REFUSED = {
@@ -140,6 +142,10 @@ def _carry_out(
         executors.execute(submission, todo, folder, keep)
     except KeyboardInterrupt:
         interrupted = True
+    except UsageError:
+        if not any(job.ids for job in jobs.values()):  # nothing was submitted: the folder stays free for it
+            (folder / FILE).unlink()
+        raise
     if submission.on == "slurm":
         say(f"`python -m harness collect {folder}` puts together what has come")
         return None if interrupted else ExitStatus.CLEAN
@@ -182,7 +188,31 @@ def _find_left(submission: SubmissionRecord, folder: Path) -> list[JobRecord]:
     return [job for job in left if not queued.intersection(job.ids)]
 
 
+def _given_beside_resume(context: typer.Context) -> list[str]:
+    """Return the options on the command line that a submission which is taken up has of its own."""
+    found = []
+    for parameter in context.command.params:
+        source = context.get_parameter_source(parameter.name or "")
+        given = source is not None and source.name == "COMMANDLINE" and context.params[parameter.name or ""]
+        if given and parameter.name not in ("resume", "minutes", "dry_run"):
+            found.append(parameter.opts[0] if parameter.opts[0].startswith("-") else "words")
+    return found
+
+
+def _check_times(minutes: int | None, grace_s: int) -> None:
+    """Raise UsageError where a time limit leaves no time to measure."""
+    options.require_positive("--time", minutes)
+    options.require_positive("--grace", grace_s)
+    least = math.ceil((grace_s + _SIGNAL_EARLY_S) / 60)
+    if minutes is not None and minutes < least:
+        raise UsageError(
+            f"--time: need {least} minutes or more beside --grace {grace_s}, got {minutes}: the sweep would "
+            "be ended as it begins"
+        )
+
+
 def submit_command(
+    context: typer.Context,
     words: Annotated[
         list[str] | None,
         typer.Argument(
@@ -261,12 +291,15 @@ def submit_command(
     `collect` puts the runs together. docs/cluster.md goes through it.
     """
     if resume is not None:
-        given = (words, nodes, dtypes, seeds, out, sbatch)
-        if any(given):
-            raise UsageError("--resume: what was submitted stands in the folder; give no other options of it")
+        if others := _given_beside_resume(context):
+            raise UsageError(
+                f"--resume: what was submitted stands in the folder; of other options it takes --time and "
+                f"--dry-run, got {', '.join(others)}"
+            )
         submission, folder = read_submission(resume), resume
-        changed = {"minutes": minutes} if minutes else {}
-        submission = submission.model_copy(update=changed)
+        if minutes is not None:
+            _check_times(minutes, submission.grace_s)
+            submission = submission.model_copy(update={"minutes": minutes})
         todo = _find_left(submission, folder)
         if not todo:
             print_notice(f"{folder}: nothing is left to submit")
@@ -287,8 +320,7 @@ def _make(
     out: Path | None, minutes: int | None, grace: int, sbatch: list[str] | None,
 ) -> tuple[SubmissionRecord, Path]:  # fmt: skip
     """Return the submission that the command line asks for, and its folder. Raises UsageError."""
-    options.require_positive("--time", minutes)
-    options.require_positive("--grace", grace)
+    _check_times(minutes, grace)
     executor = next((name for name in _EXECUTORS if name == on), None)
     if executor is None:
         raise UnknownNameError("executor", on, _EXECUTORS)

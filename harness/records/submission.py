@@ -104,13 +104,14 @@ def read_submission(folder: Path) -> SubmissionRecord:
 
 
 def read_last_words(folder: Path, job: JobRecord) -> tuple[Path, str] | None:
-    """Return the file of what a job last printed as an error, and its last line; None where there is none."""
+    """Return the file of what a job printed when it was last submitted, and its error; None where it has none."""
     for name in [f"{job.ids[-1]}_0_log.err", f"{job.ids[-1]}.log"] if job.ids else []:
         path = folder / LOGS / name
         try:
-            lines = path.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+            lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
         except OSError:  # it has not begun, or the folder was copied without
             continue
-        if lines:
-            return path, printable(lines[-1])
+        # What the executor adds to it says less than the sweep itself.
+        if errors := [line for line in lines if line.startswith("error:")] or lines[-1:]:
+            return path, printable(errors[-1])
     return None

@@ -35,10 +35,10 @@ def _advise(outcome: Outcome, folder: Path) -> str:
     where = run.head.machine.host if run else job.node
     at = f" on {where}" if where else ""
     line = command(job, folder, resume=run is not None)
-    if run is not None:
-        return f"`{format_pinned(line, _pinned_to(run))}`{at} takes it up"
     said = read_last_words(folder, job)
-    log = f"; {said[0]} ends with: {said[1]}" if said else ""
+    log = f"; {said[0]} says: {said[1]}" if said and (run is None or said[1].startswith("error:")) else ""
+    if run is not None:
+        return f"`{format_pinned(line, _pinned_to(run))}`{at} takes it up{log}"
     return f"`{line}`{at} makes it{log}"
 
 

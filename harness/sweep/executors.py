@@ -123,7 +123,7 @@ def submit_slurm(
 def _find_refusal(text: str) -> str:
     """Return what sbatch says is wrong, out of what submitit says of it."""
     lines = [line.strip() for line in text.splitlines() if "error:" in line]
-    return lines[-1] if lines else _last_line(text)
+    return lines[0] if lines else _last_line(text)
 
 
 # ---- this machine --------------------------------------------------------------------------------

@@ -1,0 +1,225 @@
+"""Sweeps that an executor carries out: a real Slurm of two nodes, this machine, and hosts by ssh."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pandas as pd
+import psutil
+import pytest
+import slurm_cluster
+
+from harness import cli
+from harness.cli.exit_status import ExitStatus
+from harness.errors import UsageError
+from harness.records.reader import load_run
+from harness.records.submission import read_submission
+from harness.sweep import executors
+
+ROOT = Path(__file__).resolve().parents[2]
+FABRICATE = ROOT / "tests" / "fabricate"
+SWEEP = ["--batch", "8", "--width", "8", "--models", "bert-base-4095,1x1", "--skip", "ceiling*",
+         "--only", "ff_l3_blas,fff_l1_blas", "--processes", "1", "--no-figures", "--no-page"]  # fmt: skip
+SHORT, LONG = [*SWEEP, "--passes", "3"], [*SWEEP, "--passes", "40"]
+
+
+@pytest.fixture
+def jobs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the sweeps that a test submits be of this tree, and not look at the caches, which takes seconds."""
+    path = [FABRICATE / "told_caches_site", FABRICATE, ROOT]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(map(str, path)))
+    monkeypatch.chdir(ROOT)
+
+
+def wait_for_sample(folder: Path, seconds: float = 60.0) -> None:
+    """Wait until a sweep samples into a folder."""
+    records, until = folder / "records.jsonl", time.monotonic() + seconds
+    while not records.exists() or '"kind":"sample"' not in records.read_text(encoding="utf-8"):
+        assert time.monotonic() < until, "the sweep has not begun"
+        time.sleep(0.05)
+
+
+def last_id(folder: Path, name: str) -> str:
+    """Return the id that a job was last submitted by."""
+    return next(job.ids[-1] for job in read_submission(folder).jobs if job.name == name)
+
+
+def check_whole(folder: Path, *names: str) -> None:
+    """Check that the runs of a submission are complete, and one table of a row for each."""
+    assert cli.run(["collect", str(folder)]) == ExitStatus.CLEAN
+    frame = pd.read_csv(folder / "merged.csv")
+    assert sorted(frame.loc[frame["model"] == "ultrafastbert-1x1", "run"]) == sorted(names)
+    for name in names:
+        assert not list((folder / name).glob("*.pkl")), "an executor's own files are none of a run's"
+
+
+# ---- Slurm ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[slurm_cluster.Cluster]:
+    """Start a Slurm of two nodes whose commands are on PATH; skip where there is none, and say why."""
+    if lack := slurm_cluster.find_lack():
+        pytest.skip(f"no Slurm can be started, {lack}")
+    with slurm_cluster.start(tmp_path / "slurm") as started:
+        for name in ("PATH", "SLURM_CONF"):
+            monkeypatch.setenv(name, started.environment[name])
+        yield started
+
+
+@pytest.mark.slow
+@pytest.mark.slurm
+def test_slurm_carries_out_a_sweep_on_each_node(
+    cluster: slurm_cluster.Cluster, jobs: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One node's sweep is preempted: it ends with 75, is taken up by --resume, and both make one table."""
+    pytest.importorskip("submitit")
+    folder = tmp_path / "submission"
+    assert cli.run(["submit", "--nodes", "fff[1-2]", "--out", str(folder), "--", *LONG]) == 0
+    wait_for_sample(folder / "fff1")
+    preempted = last_id(folder, "fff1")
+    assert cli.run(["submit", "--resume", str(folder)]) == ExitStatus.CLEAN
+    assert f"fff1: job {preempted} waits or runs" in capsys.readouterr().err
+    # A job of a partition that preempts: the sweep is told by SIGTERM, and has its time of grace to end.
+    cluster.ask("sbatch", "--partition=urgent", "--nodelist=fff1", "--wrap=true", "--output=/dev/null")
+    found = cluster.wait(preempted, "FAILED", "PREEMPTED", "COMPLETED")
+    assert found["ExitCode"] == "75:0"
+    assert found["NodeList"] == "fff1"
+    assert found["OverSubscribe"] == "NO"  # the node is the job's alone
+    cut = load_run(folder / "fff1")
+    assert cut.end is not None
+    assert cut.end.reason == "interrupted"
+    assert len(cut.head.machine.facts.cpus_allowed) == 1  # pinned to a core for its one thread
+    assert cli.run(["collect", str(folder)]) == ExitStatus.BAD
+    assert "- fff1: unfinished (interrupted): `" in capsys.readouterr().out
+    assert cli.run(["submit", "--resume", str(folder)]) == ExitStatus.CLEAN
+    for name in ("fff1", "fff2"):
+        assert cluster.wait(last_id(folder, name), "COMPLETED", "FAILED")["ExitCode"] == "0:0"
+    check_whole(folder, "fff1", "fff2")
+    assert len(load_run(folder / "fff1").resumes) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.slurm
+def test_what_slurm_refuses_is_one_line(
+    cluster: slurm_cluster.Cluster, tmp_path: Path, jobs: None
+) -> None:
+    """A partition or a node that is not there is told in Slurm's own words."""
+    pytest.importorskip("submitit")
+    folder = tmp_path / "s"
+    for words, says in [
+        (["--sbatch", "partition=none"], "invalid partition specified: none"),
+        (["--nodes", "fff1,fff9"], "Invalid node name specified"),
+    ]:
+        with pytest.raises(UsageError, match=f"sbatch refuses the jobs: .*{says}") as raised:
+            cli.run(["submit", *words, "--dtypes", "bfloat16", "--out", str(folder), "--", *SHORT])
+        assert "\n" not in str(raised.value)
+    # The node that is there got its job, and no more than that; what was refused whole left nothing behind.
+    assert [bool(job.ids) for job in read_submission(folder).jobs] == [True, False]
+    cluster.ask("scancel", last_id(folder, "fff1-bfloat16"))
+
+
+# ---- this machine --------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_this_machine_carries_out_one_sweep_after_the_other(jobs: None, tmp_path: Path) -> None:
+    """SIGTERM ends the sweep that runs with all that it has, begins no other, and is 75; --resume does the rest."""
+    pytest.importorskip("submitit")
+    folder = tmp_path / "submission"
+    words = ["submit", "--on", "local", "--seeds", "0,1", "--out", str(folder), "--", *SWEEP]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "harness", *words, "--passes", "10"], stdout=subprocess.DEVNULL
+    )
+    wait_for_sample(folder / "seed0")
+    children = psutil.Process(process.pid).children(recursive=True)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=60) == ExitStatus.RESUMABLE
+    cut = load_run(folder / "seed0")
+    assert cut.end is not None
+    assert cut.end.reason == "interrupted"
+    assert not (folder / "seed1").exists()
+    assert children
+    assert psutil.wait_procs(children, timeout=10)[1] == []
+    assert cli.run(["submit", "--resume", str(folder)]) == ExitStatus.CLEAN
+    check_whole(folder, "seed0", "seed1")
+    first, second = (load_run(folder / name) for name in ("seed0", "seed1"))
+    assert len(first.resumes) == 1
+    assert first.end is not None
+    assert first.end.ended_utc <= second.head.started_utc
+    assert len(first.head.machine.facts.cpus_allowed) == 1  # pinned to a core for its one thread
+    assert second.head.sweep.seed == 1
+
+
+# ---- hosts by ssh --------------------------------------------------------------------------------
+
+# Does on this machine what ssh would let a host do: its last word, by a shell, in another folder.
+SSH = """#!/bin/sh
+for word; do last=$word; done
+echo "$@" >>"$SSH_CALLS"
+cd /
+exec /bin/sh -c "$last"
+"""
+
+
+@pytest.fixture
+def ssh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Put an ssh on PATH that carries out on this machine what a host is told; return the file of its calls."""
+    program, calls = tmp_path / "bin" / "ssh", tmp_path / "calls"
+    program.parent.mkdir()
+    program.write_text(SSH)
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{program.parent}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setenv("SSH_CALLS", str(calls))
+    return calls
+
+
+@pytest.mark.slow
+def test_hosts_carry_out_a_sweep_each(jobs: None, ssh: Path, tmp_path: Path) -> None:
+    """Each host of a file gets one sweep by ssh, without a password asked for; both make one table."""
+    hosts, folder = tmp_path / "hosts", tmp_path / "submission"
+    hosts.write_text("one\nuser@two\n")
+    words = ["submit", "--on", "ssh-hosts", str(hosts), "--out", str(folder), "--", *SHORT]
+    assert cli.run(words) == ExitStatus.CLEAN
+    check_whole(folder, "one", "user_two")
+    calls = ssh.read_text().splitlines()
+    assert sorted(c.split("LogLevel=ERROR ")[1].split()[0] for c in calls) == ["one", "user@two"]
+    assert all("BatchMode=yes" in call for call in calls)
+
+
+@pytest.mark.slow
+def test_a_run_that_lies_on_its_host_alone_is_copied(
+    ssh: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the host does not share the folder, the run is fetched; a host that can't be reached is named."""
+    there, folder = tmp_path / "there", tmp_path / "submission"
+    (there / "one").mkdir(parents=True)
+    (there / "one" / "run.json").write_text("{}")
+    program = tmp_path / "bin" / "ssh"
+    program.write_text(
+        f'#!/bin/sh\ncase "$*" in *tar*) exec tar -C {there} -cf - one;; *) echo "error: lost"; exit 255;; esac\n'
+    )
+    hosts = tmp_path / "hosts"
+    hosts.write_text("one\n")
+    words = ["submit", "--on", "ssh-hosts", str(hosts), "--out", str(folder), "--", *SHORT]
+    assert cli.run(words) == ExitStatus.BAD
+    assert (folder / "one" / "run.json").read_text() == "{}"
+    assert (folder / "jobs" / "one.log").read_text() == "error: lost\n"
+
+
+def test_a_host_is_told_what_to_do_by_one_line(tmp_path, monkeypatch, jobs):
+    """The line begins in this folder, pins, and quotes what a shell would take apart."""
+    monkeypatch.chdir(tmp_path)
+    cli.run(["submit", "--on", "local", "--dry-run", "--", *SHORT])
+    from fabricated_submissions import make_fake, make_submission
+
+    job = make_submission({"n": make_fake("n")}, words=["--skip", "ceiling*"]).jobs[0]
+    line = executors.ssh_command(job, Path("a folder"), resume=False)
+    assert line.startswith(f"cd {tmp_path} && exec taskset -c $(")
+    assert line.endswith("-m harness sweep --skip 'ceiling*' --out 'a folder/n'")
