@@ -65,7 +65,9 @@ def _ledger(folder: Path, *environments: str) -> subprocess.CompletedProcess[str
 def suite(tmp_path: Path) -> Path:
     """Return a folder with a small suite of its own."""
     (tmp_path / "tests").mkdir()
-    (tmp_path / "pytest.ini").write_text("[pytest]\nmarkers =\n    gpu: needs a GPU\n    slurm: needs Slurm\n")
+    (tmp_path / "pytest.ini").write_text(
+        "[pytest]\nmarkers =\n    gpu: needs a GPU\n    slurm: needs Slurm\n"
+    )
     (tmp_path / "tests" / "conftest.py").write_text(CONFTEST)
     (tmp_path / "tests" / "test_a.py").write_text(TESTS)
     return tmp_path

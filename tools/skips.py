@@ -5,7 +5,7 @@
     python -m pytest -p tools.skips --ran=JUNIT.xml FILE...    run of them what passed in no environment
 
 A test that ran in no environment fails the run: nothing proves what it claims. Tests with the marker `gpu`
-need a real GPU, those with the marker `slurm` a Slurm that can be started; they are counted and listed instead.
+need a real GPU, those with the marker `slurm` a Slurm that can be started; they are counted and listed.
 """
 
 from __future__ import annotations

@@ -84,7 +84,9 @@ def _parse_sbatch(texts: Sequence[str]) -> dict[str, str]:
 def _find_nodes(on: Executor, nodes: str | None, words: list[str]) -> list[str]:
     """Return the names of the machines, an empty one for any; take the file of hosts out of the words."""
     if on != _HOSTS and words and not words[0].startswith("-"):
-        raise UsageError(f"{words[0]!r}: the options of the sweep stand behind `--` and begin with a dash")
+        raise UsageError(
+            f"{words[0]!r}: the options of the sweep stand behind `--` and begin with a dash"
+        )
     if on == _HOSTS:
         if not words or words[0].startswith("-"):
             raise UsageError("--on ssh-hosts: need a file behind it, with one host a line")
@@ -114,7 +116,9 @@ def print_jobs(submission: SubmissionRecord, jobs: Sequence[JobRecord], folder: 
     if submission.on == "slurm":
         asked = executors.sbatch_options(submission, jobs[0], f"fff-{folder.name}")
         own = {k: v for k, v in asked.items() if k not in ("additional_parameters", "srun_args")}
-        flags = {k.replace("_", "-"): v for k, v in {**own, **asked["additional_parameters"]}.items()}
+        flags = {
+            k.replace("_", "-"): v for k, v in {**own, **asked["additional_parameters"]}.items()
+        }
         flags.pop("nodelist", None)
         text = " ".join(f"--{k}" if v is True else f"--{k}={v}" for k, v in sorted(flags.items()))
         say(f"sbatch, an array for each node: {text}; srun {' '.join(asked['srun_args'])}")
@@ -143,7 +147,9 @@ def _carry_out(
     except KeyboardInterrupt:
         interrupted = True
     except UsageError:
-        if not any(job.ids for job in jobs.values()):  # nothing was submitted: the folder stays free for it
+        if not any(
+            job.ids for job in jobs.values()
+        ):  # nothing was submitted: the folder stays free for it
             (folder / FILE).unlink()
         raise
     if submission.on == "slurm":
@@ -193,7 +199,11 @@ def _given_beside_resume(context: typer.Context) -> list[str]:
     found = []
     for parameter in context.command.params:
         source = context.get_parameter_source(parameter.name or "")
-        given = source is not None and source.name == "COMMANDLINE" and context.params[parameter.name or ""]
+        given = (
+            source is not None
+            and source.name == "COMMANDLINE"
+            and context.params[parameter.name or ""]
+        )
         if given and parameter.name not in ("resume", "minutes", "dry_run"):
             found.append(parameter.opts[0] if parameter.opts[0].startswith("-") else "words")
     return found
@@ -344,8 +354,8 @@ def _make(
     folder = out or sweep_submission.default_folder()
     if (folder / FILE).exists():
         raise UsageError(
-            f"--out: {folder} holds a submission already; name a folder of its own, or submit what is left of "
-            "it with --resume"
+            f"--out: {folder} holds a submission already; name a folder of its own, or submit what is left "
+            "of it with --resume"
         )
     return sweep_submission.make_submission(
         executor, jobs, minutes=minutes or sweep_submission.default_minutes(asked), grace_s=grace,

@@ -80,7 +80,7 @@ def overridden_variables(threads: int) -> dict[str, str]:
 
 
 def read_device_variables() -> dict[str, str | None]:
-    """Return the variables that choose among several devices, as they are here; None for one that is not set."""
+    """Return the variables that choose among several devices, as they are here; None where one is not set."""
     return {name: os.environ.get(name) for name in ("CUDA_VISIBLE_DEVICES",)}
 
 
@@ -106,4 +106,4 @@ def put(values: Mapping[str, str | None]) -> Iterator[None]:
 def become(words: Sequence[str], values: Mapping[str, str | None]) -> NoReturn:
     """Run another program in the place of this process, with some variables set; None takes one away."""
     _change(values)
-    os.execv(words[0], words)
+    os.execv(words[0], list(words))

@@ -20,12 +20,16 @@ def expand_nodes(text: str) -> list[str]:
             raise UsageError("--nodes: need at least one name")
         return list(dict.fromkeys(names))
     if shutil.which("scontrol") is None:
-        raise UsageError(f"--nodes: {text!r} is a range, which `scontrol` expands, and it is not here")
+        raise UsageError(
+            f"--nodes: {text!r} is a range, which `scontrol` expands, and it is not here"
+        )
     asked = subprocess.run(
         ["scontrol", "show", "hostnames", text], capture_output=True, text=True, check=False
     )
     if asked.returncode:
-        raise UsageError(f"--nodes: scontrol refuses {text!r}: {asked.stderr.strip().rpartition(chr(10))[2]}")
+        raise UsageError(
+            f"--nodes: scontrol refuses {text!r}: {asked.stderr.strip().rpartition(chr(10))[2]}"
+        )
     return list(dict.fromkeys(asked.stdout.split()))
 
 
@@ -34,6 +38,9 @@ def find_queued(ids: Sequence[str]) -> set[str]:
     if shutil.which("squeue") is None:
         return set()
     asked = subprocess.run(
-        ["squeue", "--noheader", "--array", "--format=%i"], capture_output=True, text=True, check=False
+        ["squeue", "--noheader", "--array", "--format=%i"],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     return set(asked.stdout.split()) & set(ids)

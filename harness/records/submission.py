@@ -1,4 +1,4 @@
-"""Own the record of a submission: which sweeps were asked for, on which machines, and where their runs will lie."""
+"""Own the record of a submission: which sweeps were asked for, on which machines, into which folders."""
 
 from __future__ import annotations
 
@@ -15,11 +15,15 @@ from harness.records.schema import SweepRecord
 from harness.records.text import printable
 
 FILE = "submission.json"
-LOGS = "jobs"  # what the executor keeps of its own, and what the sweeps print; never in a run's folder
+LOGS = (
+    "jobs"  # what the executor keeps of its own, and what the sweeps print; never in a run's folder
+)
 SUBMISSION_VERSION = 1
 Executor = Literal["slurm", "local", "ssh-hosts"]
 _PROGRAM = ("-m", "harness", "sweep")
-_NAME = r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$"  # of a folder inside the submission's, whatever a file says
+_NAME = (
+    r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$"  # of a folder inside the submission's, whatever a file says
+)
 
 
 class _Record(BaseModel):
@@ -53,7 +57,10 @@ class SubmissionRecord(_Record):
 
 
 def words_of(job: JobRecord, folder: Path, *, resume: bool = False) -> list[str]:
-    """Return the words behind `python` that carry out a job, or take up its run. folder: of the submission."""
+    """Return the words behind `python` that carry out a job, or take up its run.
+
+    folder: of the submission.
+    """
     return [*_PROGRAM, *job.words, "--resume" if resume else "--out", str(folder / job.name)]
 
 
@@ -104,7 +111,7 @@ def read_submission(folder: Path) -> SubmissionRecord:
 
 
 def read_last_words(folder: Path, job: JobRecord) -> tuple[Path, str] | None:
-    """Return the file of what a job printed when it was last submitted, and its error; None where it has none."""
+    """Return the file of what a job printed when it was last submitted, and its error; None without one."""
     for name in [f"{job.ids[-1]}_0_log.err", f"{job.ids[-1]}.log"] if job.ids else []:
         path = folder / LOGS / name
         try:

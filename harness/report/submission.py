@@ -36,7 +36,11 @@ def _advise(outcome: Outcome, folder: Path) -> str:
     at = f" on {where}" if where else ""
     line = command(job, folder, resume=run is not None)
     said = read_last_words(folder, job)
-    log = f"; {said[0]} says: {said[1]}" if said and (run is None or said[1].startswith("error:")) else ""
+    log = (
+        f"; {said[0]} says: {said[1]}"
+        if said and (run is None or said[1].startswith("error:"))
+        else ""
+    )
     if run is not None:
         return f"`{format_pinned(line, _pinned_to(run))}`{at} takes it up{log}"
     return f"`{line}`{at} makes it{log}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import shlex
@@ -9,11 +10,12 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
-from dataclasses import dataclass, field
+from contextlib import redirect_stderr, suppress
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -27,8 +29,11 @@ from harness.sweep.submission import begin, choose_cpus
 # submitit sends this before a time limit, where it would send SIGUSR2: it ends a sweep in order.
 _SIGNAL = {"SUBMITIT_PREEMPT_SIGNAL": "TERM"}
 _LOOK_S = 0.2
-# Nobody is there to type a password; a terminal, so that a connection that ends is SIGHUP for the sweep.
-_SSH = ("ssh", "-tt", "-o", "BatchMode=yes", "-o", "LogLevel=ERROR")
+# Nobody is there to type a password. What runs a sweep asks for a terminal (-tt) too: where the connection
+# ends, that is SIGHUP for the sweep, which ends in order.
+_SSH = ("ssh", "-o", "BatchMode=yes", "-o", "LogLevel=ERROR")
+
+_Ssh = subprocess.Popen[bytes]
 
 # Takes each job when it has been handed over, and the id that it is known by.
 Started = Callable[[JobRecord, str], None]
@@ -49,7 +54,9 @@ def require(submission: SubmissionRecord) -> None:
     """Raise UnavailableError where what a submission needs is not here, with what to do."""
     program = {"slurm": "sbatch", "ssh-hosts": "ssh"}.get(submission.on)
     if program and shutil.which(program) is None:
-        where = "run this where Slurm's commands are" if program == "sbatch" else "install it"
+        where = "install it"
+        if program == "sbatch":
+            where = "run this where Slurm's commands are, or on this machine with --on local"
         raise UnavailableError(f"--on {submission.on}: there is no {program} here; {where}")
     if submission.on != "ssh-hosts":
         _load_submitit()
@@ -112,10 +119,18 @@ def submit_slurm(
             array = list(group)
             try:
                 executor = submitit.SlurmExecutor(folder=folder / LOGS)
-                executor.update_parameters(**sbatch_options(submission, array[0], f"fff-{folder.name}"))
-                made = executor.map_array(begin, array, [folder] * len(array))
-            except (submitit.core.utils.FailedJobError, submitit.core.utils.FailedSubmissionError) as error:
-                raise UsageError(f"--on slurm: sbatch refuses the jobs: {_find_refusal(str(error))}") from None
+                executor.update_parameters(
+                    **sbatch_options(submission, array[0], f"fff-{folder.name}")
+                )
+                with redirect_stderr(io.StringIO()):  # what sbatch refuses is told below
+                    made = executor.map_array(begin, array, [folder] * len(array))
+            except (
+                submitit.core.utils.FailedJobError,
+                submitit.core.utils.FailedSubmissionError,
+            ) as error:
+                raise UsageError(
+                    f"--on slurm: sbatch refuses the jobs: {_find_refusal(str(error))}"
+                ) from None
             for job, each in zip(array, made, strict=True):
                 started(job, each.job_id)
 
@@ -129,21 +144,8 @@ def _find_refusal(text: str) -> str:
 # ---- this machine --------------------------------------------------------------------------------
 
 
-@dataclass(slots=True)
-class _Running:
-    """Hold the processes that carry out jobs now, to end them in order."""
-
-    processes: list[int] = field(default_factory=list)
-
-    def end(self, number: int) -> None:
-        """Send each of them a signal."""
-        for process in self.processes:
-            with suppress(ProcessLookupError):
-                os.kill(process, number)
-
-
 def _start_without_interrupt(start: Callable[[], Any]) -> Any:
-    """Start a process that Ctrl-C on this terminal does not reach: it is ended in order, by who started it."""
+    """Start a process that Ctrl-C on this terminal does not reach: who started it ends it in order."""
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         return start()
@@ -161,22 +163,22 @@ def run_local(
     submitit = _load_submitit()
     executor = submitit.LocalExecutor(folder=folder / LOGS)
     executor.update_parameters(
-        timeout_min=submission.minutes, signal_delay_s=min(submission.grace_s, submission.minutes * 30)
+        timeout_min=submission.minutes,
+        signal_delay_s=min(submission.grace_s, submission.minutes * 30),
     )
-    devices, running = environment.read_device_variables(), _Running()
+    devices = environment.read_device_variables()
     for job in jobs:
         cpus = choose_cpus(job.sweep.threads)
+        start = partial(executor.submit, begin, job, folder, cpus, devices)
         with environment.put(_SIGNAL):
-            made = _start_without_interrupt(
-                lambda job=job, cpus=cpus: executor.submit(begin, job, folder, cpus, devices)
-            )
-        running.processes = [int(made.job_id)]
+            made = _start_without_interrupt(start)
         started(job, made.job_id)
         try:
             while not made.done():
                 time.sleep(_LOOK_S)
         except KeyboardInterrupt:
-            running.end(signal.SIGTERM)
+            with suppress(ProcessLookupError):  # it has just ended
+                os.kill(int(made.job_id), signal.SIGTERM)
             while not made.done():
                 time.sleep(_LOOK_S)
             raise
@@ -188,7 +190,10 @@ def run_local(
 def ssh_command(job: JobRecord, folder: Path, *, resume: bool) -> str:
     """Return what a host is told to do: a job's sweep, pinned, in the folder that this process is in."""
     python = shlex.quote(sys.executable)
-    choose = f"from harness.sweep.submission import choose_cpus; print(*choose_cpus({job.sweep.threads}), sep=',')"
+    choose = (
+        "from harness.sweep.submission import choose_cpus; "
+        f"print(*choose_cpus({job.sweep.threads}), sep=',')"
+    )
     return (
         f"cd {shlex.quote(os.getcwd())} && exec taskset -c $({python} -c {shlex.quote(choose)}) "
         f"{python} {shlex.join(words_of(job, folder, resume=resume))}"
@@ -197,14 +202,28 @@ def ssh_command(job: JobRecord, folder: Path, *, resume: bool) -> str:
 
 def _fetch(host: str, job: JobRecord, folder: Path) -> None:
     """Copy a run that lies on a host alone; where that has none, there is nothing to copy."""
-    there = shlex.quote(str(folder.absolute()))
-    words = [*(w for w in _SSH if w != "-tt"), host, f"tar -C {there} -cf - {shlex.quote(job.name)}"]
+    pack = f"tar -C {shlex.quote(str(folder.absolute()))} -cf - {shlex.quote(job.name)}"
     with subprocess.Popen(
-        words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
-    ) as sent:
-        subprocess.run(
-            ["tar", "-C", str(folder), "-xf", "-"], stdin=sent.stdout, stderr=subprocess.DEVNULL, check=False
+        [*_SSH, host, pack], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    ) as sent:  # fmt: skip
+        unpack = ["tar", "-C", str(folder), "-xf", "-"]
+        subprocess.run(unpack, stdin=sent.stdout, stderr=subprocess.DEVNULL, check=False)
+
+
+def _run_on_host(words: Sequence[str], log: Path, seconds: float, running: list[_Ssh]) -> None:
+    """Run ssh until it ends, or until a time limit ends it, which is SIGHUP for what runs on the host."""
+    with log.open("ab") as file:
+        # A session of its own, so that Ctrl-C on this terminal does not reach it.
+        process = subprocess.Popen(
+            words, stdin=subprocess.DEVNULL, stdout=file, stderr=file, start_new_session=True
         )
+    running.append(process)
+    try:
+        process.wait(timeout=seconds)
+    except subprocess.TimeoutExpired:
+        process.send_signal(signal.SIGHUP)
+        process.wait()
+    running.remove(process)
 
 
 def run_on_hosts(
@@ -214,44 +233,35 @@ def run_on_hosts(
 
     A host sees this folder under the same path, or keeps its runs and has them copied when a job has ended.
 
-    Raises KeyboardInterrupt, when all sweeps have ended in order, where this process is interrupted.
+    Raises KeyboardInterrupt, when the connections have ended, where this process is interrupted.
     """
     (folder / LOGS).mkdir(parents=True, exist_ok=True)
-    running, stopped = _Running(), False
+    running: list[_Ssh] = []
+    stopped, telling = threading.Event(), threading.Lock()
+    seconds = 60.0 * submission.minutes - submission.grace_s
 
-    def serve(host: str, own: Sequence[JobRecord]) -> None:
-        for job in own:
-            if stopped:
-                return
-            run = folder / job.name
-            words = [*_SSH, host, ssh_command(job, folder, resume=(run / HEAD).is_file())]
-            started(job, job.name)
-            until = time.monotonic() + 60 * submission.minutes - submission.grace_s
-            with (folder / LOGS / f"{job.name}.log").open("ab") as log:
-                # A session of its own, so that Ctrl-C on this terminal does not reach it.
-                process = subprocess.Popen(
-                    words, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
-                )
-                running.processes.append(process.pid)
-                while process.poll() is None:
-                    if time.monotonic() > until:
-                        process.send_signal(signal.SIGHUP)
-                        until += submission.grace_s
-                    time.sleep(_LOOK_S)
-                running.processes.remove(process.pid)
-            if not run.is_dir():
+    def serve(host: str) -> None:
+        for job in jobs:
+            if job.node != host or stopped.is_set():
+                continue
+            resume = (folder / job.name / HEAD).is_file()
+            words = [*_SSH, "-tt", host, ssh_command(job, folder, resume=resume)]
+            with telling:
+                started(job, job.name)
+            _run_on_host(words, folder / LOGS / f"{job.name}.log", seconds, running)
+            if not (folder / job.name).is_dir():
                 _fetch(host, job, folder)
 
-    by_host = {job.node: [other for other in jobs if other.node == job.node] for job in jobs}
-    with ThreadPoolExecutor(max_workers=len(by_host)) as pool:
-        served = [pool.submit(serve, host, own) for host, own in by_host.items()]
+    hosts = list(dict.fromkeys(job.node for job in jobs))
+    with ThreadPoolExecutor(max_workers=len(hosts)) as pool:
+        served = [pool.submit(serve, host) for host in hosts]
         try:
             for each in served:
                 each.result()
         except KeyboardInterrupt:
-            stopped = True
-            # ssh ends, and with it the sweep's terminal: that is SIGHUP for the sweep.
-            running.end(signal.SIGHUP)
+            stopped.set()
+            for process in list(running):
+                process.send_signal(signal.SIGHUP)
             raise
 
 

@@ -54,7 +54,9 @@ def plan_jobs(
     names = [job.name for job in jobs]
     for name in names:
         if names.count(name) > 1:
-            raise UsageError(f"two jobs would have the folder {name}: a machine, dtype or seed was given twice")
+            raise UsageError(
+                f"two jobs would have the folder {name}: a machine, dtype or seed was given twice"
+            )
     return jobs
 
 

@@ -59,7 +59,9 @@ def test_the_log_of_a_missing_run_is_quoted(tmp_path, capsys):
     write_submission(tmp_path, submission.model_copy(update={"jobs": [job]}))
     (tmp_path / "jobs").mkdir()
     log = tmp_path / "jobs" / "9_1_0_log.err"
-    log.write_text("error: --blas: no mkl\x1b[2J here\nsrun: error: task 0: Exited with exit code 2\n")
+    log.write_text(
+        "error: --blas: no mkl\x1b[2J here\nsrun: error: task 0: Exited with exit code 2\n"
+    )
     assert cli.run(["collect", str(tmp_path)]) == 1
     assert f"{log} says: error: --blas: no mkl" in (text := capsys.readouterr().out)
     assert "\x1b" not in text
@@ -76,7 +78,9 @@ def test_a_pinned_run_is_taken_up_pinned(tmp_path, capsys):
 
 def test_a_run_of_something_else_is_wrong(tmp_path):
     """A run that was begun with other options than the job's is wrong, and in no table."""
-    folder = fabricated.write(tmp_path / "s", {"a": make_fake("a"), "b": make_fake("b")}, absent=["b"])
+    folder = fabricated.write(
+        tmp_path / "s", {"a": make_fake("a"), "b": make_fake("b")}, absent=["b"]
+    )
     make_fake("b", batch=128).write(folder / "b")
     found = judge(folder)
     assert found["b"].state == "wrong"
@@ -92,7 +96,11 @@ def test_wrong_cells_and_damage_are_named(tmp_path):
     with (folder / "b" / "records.jsonl").open("a") as file:
         file.write('{"kind": "sample"\n')
     found = judge(folder)
-    assert (found["a"].state, found["a"].why, found["a"].mergeable) == ("wrong", "1 cells wrong", True)
+    assert (found["a"].state, found["a"].why, found["a"].mergeable) == (
+        "wrong",
+        "1 cells wrong",
+        True,
+    )
     assert found["b"].state == "wrong"
     assert "is damaged and left out" in found["b"].why
 
@@ -118,7 +126,9 @@ def test_each_dtype_has_its_table(tmp_path, capsys):
 
 def test_a_copy_is_refused(tmp_path):
     """One run under two names is no second machine."""
-    folder = fabricated.write(tmp_path / "s", {"a": make_fake("a"), "b": make_fake("b")}, absent=["b"])
+    folder = fabricated.write(
+        tmp_path / "s", {"a": make_fake("a"), "b": make_fake("b")}, absent=["b"]
+    )
     shutil.copytree(folder / "a", folder / "b")
     with pytest.raises(UsageError, match="is a copy of"):
         cli.run(["collect", str(folder)])

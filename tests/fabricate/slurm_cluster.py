@@ -147,6 +147,7 @@ def start(folder: Path) -> Iterator[Cluster]:
     socket_path = folder / "munge.socket"
     cluster = Cluster(environment=environment)
     with ExitStack() as daemons:
+
         def begin(*words: str) -> None:
             daemons.enter_context(_daemon(folder, environment, *words))
 

@@ -56,7 +56,9 @@ def check_whole(folder: Path, *names: str) -> None:
     frame = pd.read_csv(folder / "merged.csv")
     assert sorted(frame.loc[frame["model"] == "ultrafastbert-1x1", "run"]) == sorted(names)
     for name in names:
-        assert not list((folder / name).glob("*.pkl")), "an executor's own files are none of a run's"
+        assert not list((folder / name).glob("*.pkl")), (
+            "an executor's own files are none of a run's"
+        )
 
 
 # ---- Slurm ---------------------------------------------------------------------------------------
@@ -87,7 +89,9 @@ def test_slurm_carries_out_a_sweep_on_each_node(
     assert cli.run(["submit", "--resume", str(folder)]) == ExitStatus.CLEAN
     assert f"fff1: job {preempted} waits or runs" in capsys.readouterr().err
     # A job of a partition that preempts: the sweep is told by SIGTERM, and has its time of grace to end.
-    cluster.ask("sbatch", "--partition=urgent", "--nodelist=fff1", "--wrap=true", "--output=/dev/null")
+    cluster.ask(
+        "sbatch", "--partition=urgent", "--nodelist=fff1", "--wrap=true", "--output=/dev/null"
+    )
     found = cluster.wait(preempted, "FAILED", "PREEMPTED", "COMPLETED")
     assert found["ExitCode"] == "75:0"
     assert found["NodeList"] == "fff1"
@@ -130,7 +134,7 @@ def test_what_slurm_refuses_is_one_line(
 
 @pytest.mark.slow
 def test_this_machine_carries_out_one_sweep_after_the_other(jobs: None, tmp_path: Path) -> None:
-    """SIGTERM ends the sweep that runs with all that it has, begins no other, and is 75; --resume does the rest."""
+    """SIGTERM ends the sweep that runs in order, begins no other, and is 75; --resume does the rest."""
     pytest.importorskip("submitit")
     folder = tmp_path / "submission"
     words = ["submit", "--on", "local", "--seeds", "0,1", "--out", str(folder), "--", *SWEEP]
@@ -159,58 +163,50 @@ def test_this_machine_carries_out_one_sweep_after_the_other(jobs: None, tmp_path
 
 # ---- hosts by ssh --------------------------------------------------------------------------------
 
-# Does on this machine what ssh would let a host do: its last word, by a shell, in another folder.
+# `here` does on this machine what it is told, in a folder of its own; `far` keeps its run and sends a copy of
+# it; no other host can be reached.
 SSH = """#!/bin/sh
-for word; do last=$word; done
 echo "$@" >>"$SSH_CALLS"
-cd /
-exec /bin/sh -c "$last"
+for word; do last=$word; done
+case "$*" in
+    *" user@here "*) cd / && exec /bin/sh -c "$last" ;;
+    *" far tar "*) exec tar -C "$SSH_FAR" -cf - far ;;
+    *" far "*) ;;
+    *) echo "error: no route to host"; exit 255 ;;
+esac
 """
 
 
 @pytest.fixture
 def ssh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Put an ssh on PATH that carries out on this machine what a host is told; return the file of its calls."""
-    program, calls = tmp_path / "bin" / "ssh", tmp_path / "calls"
+    """Put an ssh on PATH that knows two hosts, and return the file of its calls."""
+    program, calls, far = tmp_path / "bin" / "ssh", tmp_path / "calls", tmp_path / "distant"
     program.parent.mkdir()
     program.write_text(SSH)
     program.chmod(0o755)
+    (far / "far").mkdir(parents=True)
+    (far / "far" / "run.json").write_text("{}")
     monkeypatch.setenv("PATH", f"{program.parent}{os.pathsep}{os.environ['PATH']}")
     monkeypatch.setenv("SSH_CALLS", str(calls))
+    monkeypatch.setenv("SSH_FAR", str(far))
     return calls
 
 
 @pytest.mark.slow
-def test_hosts_carry_out_a_sweep_each(jobs: None, ssh: Path, tmp_path: Path) -> None:
-    """Each host of a file gets one sweep by ssh, without a password asked for; both make one table."""
-    hosts, folder = tmp_path / "hosts", tmp_path / "submission"
-    hosts.write_text("one\nuser@two\n")
-    words = ["submit", "--on", "ssh-hosts", str(hosts), "--out", str(folder), "--", *SHORT]
-    assert cli.run(words) == ExitStatus.CLEAN
-    check_whole(folder, "one", "user_two")
-    calls = ssh.read_text().splitlines()
-    assert sorted(c.split("LogLevel=ERROR ")[1].split()[0] for c in calls) == ["one", "user@two"]
-    assert all("BatchMode=yes" in call for call in calls)
-
-
-@pytest.mark.slow
-def test_a_run_that_lies_on_its_host_alone_is_copied(
-    ssh: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_hosts_carry_out_a_sweep_each(
+    jobs: None, ssh: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Where the host does not share the folder, the run is fetched; a host that can't be reached is named."""
-    there, folder = tmp_path / "there", tmp_path / "submission"
-    (there / "one").mkdir(parents=True)
-    (there / "one" / "run.json").write_text("{}")
-    program = tmp_path / "bin" / "ssh"
-    program.write_text(
-        f'#!/bin/sh\ncase "$*" in *tar*) exec tar -C {there} -cf - one;; *) echo "error: lost"; exit 255;; esac\n'
-    )
-    hosts = tmp_path / "hosts"
-    hosts.write_text("one\n")
+    """Each host of a file gets a sweep by ssh; a run that lies on its host alone is copied."""
+    hosts, folder = tmp_path / "hosts", tmp_path / "submission"
+    hosts.write_text("user@here\nfar\nlost\n")
     words = ["submit", "--on", "ssh-hosts", str(hosts), "--out", str(folder), "--", *SHORT]
     assert cli.run(words) == ExitStatus.BAD
-    assert (folder / "one" / "run.json").read_text() == "{}"
-    assert (folder / "jobs" / "one.log").read_text() == "error: lost\n"
+    told = capsys.readouterr().out
+    assert "- user_here: complete" in told
+    assert len(load_run(folder / "user_here").head.machine.facts.cpus_allowed) == 1
+    assert (folder / "far" / "run.json").read_text() == "{}"
+    assert f"{folder / 'jobs' / 'lost.log'} says: error: no route to host" in told
+    assert all("-o BatchMode=yes" in call for call in ssh.read_text().splitlines())
 
 
 def test_a_host_is_told_what_to_do_by_one_line(tmp_path, monkeypatch, jobs):
