@@ -357,6 +357,11 @@ def _make(
             f"--out: {folder} holds a submission already; name a folder of its own, or submit what is left "
             "of it with --resume"
         )
+    for job in jobs:
+        if (folder / job.name).exists():
+            raise UsageError(
+                f"--out: {folder / job.name} is there already, and would be taken for the job's run"
+            )
     return sweep_submission.make_submission(
         executor, jobs, minutes=minutes or sweep_submission.default_minutes(asked), grace_s=grace,
         sbatch=_parse_sbatch(sbatch or []),

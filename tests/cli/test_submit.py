@@ -152,6 +152,13 @@ def test_a_second_submission_into_one_folder_is_refused(tmp_path):
         cli.run(["submit", "--out", str(folder), *QUICK])
 
 
+def test_a_folder_that_is_there_is_no_jobs_run(tmp_path):
+    """What lies where a job's run is to be would be taken up as that run, so it is refused."""
+    (tmp_path / "n1").mkdir()
+    with pytest.raises(UsageError, match="is there already"):
+        cli.run(["submit", "--nodes", "n1", "--out", str(tmp_path), *QUICK])
+
+
 def test_what_is_left_is_submitted_again(tmp_path, capsys):
     """--resume submits what is missing and unfinished; a wrong run is named, a complete one is let be."""
     fakes = {n: make_fake(n, i) for i, n in enumerate("abcd")}

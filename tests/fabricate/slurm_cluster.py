@@ -13,7 +13,8 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "scontrol", "scancel", "squeue")
+PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "scontrol", "scancel", "squeue",
+            "sinfo")  # fmt: skip
 NODES = ("fff1", "fff2")
 _START_S = 30.0
 _CONFIGURATION = """\
@@ -48,6 +49,10 @@ MpiDefault=none
 PartitionName=usual Nodes=ALL Default=YES MaxTime=INFINITE State=UP PriorityTier=1 GraceTime=60
 PartitionName=urgent Nodes=ALL MaxTime=INFINITE State=UP PriorityTier=10 PreemptMode=OFF
 """
+
+
+class NoStartError(RuntimeError):
+    """Say why a cluster did not come up, in the words of its daemons."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,7 +139,7 @@ def _daemon(folder: Path, environment: Mapping[str, str], *words: str) -> Iterat
 def start(folder: Path) -> Iterator[Cluster]:
     """Start a cluster of two nodes that keeps all that it has in a folder; end it behind the block.
 
-    Raises RuntimeError, with what the daemons say, where it does not come up.
+    Raises NoStartError, with what the daemons say, where it does not come up.
     """
     folder.mkdir(mode=0o755)
     (folder / "state").mkdir()
@@ -157,7 +162,7 @@ def start(folder: Path) -> Iterator[Cluster]:
         until = time.monotonic() + _START_S
         while not socket_path.exists():
             if time.monotonic() > until:
-                raise RuntimeError(f"munged did not start: {_read_logs(folder)}")
+                raise NoStartError(f"munged did not start: {_read_logs(folder)}")
             time.sleep(0.05)
         begin("slurmctld", "-D")
         for name in NODES:
@@ -171,6 +176,6 @@ def start(folder: Path) -> Iterator[Cluster]:
                 break
             if time.monotonic() > until:
                 said = asked.stdout + asked.stderr
-                raise RuntimeError(f"Slurm did not start: {said}\n{_read_logs(folder)}")
+                raise NoStartError(f"Slurm did not start: {said}\n{_read_logs(folder)}")
             time.sleep(0.1)
         yield cluster

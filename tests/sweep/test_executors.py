@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pandas as pd
@@ -67,9 +68,14 @@ def check_whole(folder: Path, *names: str) -> None:
 @pytest.fixture
 def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[slurm_cluster.Cluster]:
     """Start a Slurm of two nodes whose commands are on PATH; skip where there is none, and say why."""
+    pytest.importorskip("submitit")
     if lack := slurm_cluster.find_lack():
         pytest.skip(f"no Slurm can be started, {lack}")
-    with slurm_cluster.start(tmp_path / "slurm") as started:
+    with ExitStack() as running:
+        try:
+            started = running.enter_context(slurm_cluster.start(tmp_path / "slurm"))
+        except slurm_cluster.NoStartError as error:
+            pytest.skip(f"Slurm did not start, {' '.join(str(error).split())}")
         for name in ("PATH", "SLURM_CONF"):
             monkeypatch.setenv(name, started.environment[name])
         yield started
@@ -81,7 +87,6 @@ def test_slurm_carries_out_a_sweep_on_each_node(
     cluster: slurm_cluster.Cluster, jobs: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """One node's sweep is preempted: it ends with 75, is taken up by --resume, and both make one table."""
-    pytest.importorskip("submitit")
     folder = tmp_path / "submission"
     assert cli.run(["submit", "--nodes", "fff[1-2]", "--out", str(folder), "--", *LONG]) == 0
     wait_for_sample(folder / "fff1")
@@ -115,7 +120,6 @@ def test_what_slurm_refuses_is_one_line(
     cluster: slurm_cluster.Cluster, tmp_path: Path, jobs: None
 ) -> None:
     """A partition or a node that is not there is told in Slurm's own words."""
-    pytest.importorskip("submitit")
     folder = tmp_path / "s"
     for words, says in [
         (["--sbatch", "partition=none"], "invalid partition specified: none"),
