@@ -18,6 +18,7 @@ from harness.machine import environment, resources
 from harness.machine import record as machine_record
 from harness.records.schema import HEAD
 from harness.records.submission import (
+    LOGS,
     SUBMISSION_VERSION,
     Executor,
     JobRecord,
@@ -52,6 +53,8 @@ def plan_jobs(
         name = re.sub(r"[^A-Za-z0-9_.-]", "_", "-".join(filter(None, parts))).lstrip("-.") or "run"
         jobs.append(JobRecord(name=name, node=node, words=own, sweep=make(own).record()))
     names = [job.name for job in jobs]
+    if LOGS in names:
+        raise UsageError(f"a job can't have the folder {LOGS}, which holds what all of them print")
     for name in names:
         if names.count(name) > 1:
             raise UsageError(

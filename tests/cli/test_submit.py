@@ -97,6 +97,7 @@ BAD = {
     "two dtypes": (["--dtypes", "float32", "--", "--dtype", "float32"], "--dtype behind `--`"),
     "dtype": (["--dtypes", "float8"], "--dtype: unknown value 'float8'"),
     "no dtype": (["--dtypes", ","], "--dtypes: need at least one"),
+    "folder": (["--nodes", "jobs"], "a job can't have the folder jobs"),
     "one dtype twice": (["--dtypes", "float32,float32"], "two jobs would have the folder float32"),
     "seeds": (["--seeds", "3..1"], "--seeds: need a rising range"),
     "many seeds": (["--seeds", "0..5000"], "--seeds: need a rising range of at most 1000"),
