@@ -53,6 +53,15 @@ static void store_masked(uint16_t *p, uint32_t mask, eight v_) {
 }
 #define _mm512_mask_storeu_epi16 store_masked
 
+static sixteen load_masked_floats(uint16_t mask, const float *p) {
+    sixteen v = {0};
+    for (int i = 0; i < 16; ++i)
+        if (mask >> i & 1)
+            v[i] = p[i];
+    return v;
+}
+#define _mm512_maskz_loadu_ps load_masked_floats
+
 static eight alternate(eight a_, eight b_, int first) {
     const pairs a = (pairs)a_, b = (pairs)b_;
     pairs v = {0};
