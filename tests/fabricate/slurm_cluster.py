@@ -86,7 +86,7 @@ def find_lack() -> str:
     path = f"{os.environ.get('PATH', '')}{os.pathsep}/usr/sbin"
     lacking = [name for name in PROGRAMS if shutil.which(name, path=path) is None]
     if lacking:
-        return f"no {', '.join(lacking)}: apt install slurmctld slurmd slurm-client munge"
+        return f"no {', '.join(lacking)} here (apt install slurmctld slurmd slurm-client munge)"
     if os.geteuid() != 0:
         return "slurmd starts jobs as root alone"
     return ""

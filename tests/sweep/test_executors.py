@@ -27,7 +27,7 @@ ROOT = Path(__file__).resolve().parents[2]
 FABRICATE = ROOT / "tests" / "fabricate"
 SWEEP = ["--batch", "8", "--width", "8", "--models", "bert-base-4095,1x1", "--skip", "ceiling*",
          "--only", "ff_l3_blas,fff_l1_blas", "--processes", "1", "--no-figures", "--no-page"]  # fmt: skip
-SHORT, LONG = [*SWEEP, "--passes", "3"], [*SWEEP, "--passes", "40"]
+SHORT, LONG = [*SWEEP, "--passes", "3"], [*SWEEP, "--passes", "60"]
 
 
 @pytest.fixture
@@ -137,32 +137,31 @@ def test_what_slurm_refuses_is_one_line(
 
 
 @pytest.mark.slow
-def test_this_machine_carries_out_one_sweep_after_the_other(jobs: None, tmp_path: Path) -> None:
-    """SIGTERM ends the sweep that runs in order, begins no other, and is 75; --resume does the rest."""
+def test_this_machine_carries_out_one_sweep_after_the_other(
+    jobs: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Sweeps run in turn, pinned; SIGTERM ends the one that runs in order, begins no other, and is 75."""
     pytest.importorskip("submitit")
     folder = tmp_path / "submission"
-    words = ["submit", "--on", "local", "--seeds", "0,1", "--out", str(folder), "--", *SWEEP]
+    words = ["submit", "--on", "local", "--seeds", "0..2", "--out", str(folder), "--", *SWEEP]
     process = subprocess.Popen(
-        [sys.executable, "-m", "harness", *words, "--passes", "10"], stdout=subprocess.DEVNULL
+        [sys.executable, "-m", "harness", *words, "--passes", "12"], stdout=subprocess.DEVNULL
     )
-    wait_for_sample(folder / "seed0")
+    wait_for_sample(folder / "seed1")
     children = psutil.Process(process.pid).children(recursive=True)
     process.send_signal(signal.SIGTERM)
     assert process.wait(timeout=60) == ExitStatus.RESUMABLE
-    cut = load_run(folder / "seed0")
-    assert cut.end is not None
-    assert cut.end.reason == "interrupted"
-    assert not (folder / "seed1").exists()
     assert children
     assert psutil.wait_procs(children, timeout=10)[1] == []
-    assert cli.run(["submit", "--resume", str(folder)]) == ExitStatus.CLEAN
-    check_whole(folder, "seed0", "seed1")
+    assert cli.run(["collect", str(folder)]) == ExitStatus.BAD
+    assert "3 jobs (local, " in (told := capsys.readouterr().out)
+    assert ": 1 complete, 1 missing, 1 unfinished\n" in told
     first, second = (load_run(folder / name) for name in ("seed0", "seed1"))
-    assert len(first.resumes) == 1
+    assert (second.end and second.end.reason, second.head.sweep.seed) == ("interrupted", 1)
     assert first.end is not None
     assert first.end.ended_utc <= second.head.started_utc
     assert len(first.head.machine.facts.cpus_allowed) == 1  # pinned to a core for its one thread
-    assert second.head.sweep.seed == 1
+    assert list(pd.read_csv(folder / "merged.csv")["run"].unique()) == ["seed0"]
 
 
 # ---- hosts by ssh --------------------------------------------------------------------------------
