@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -42,7 +43,9 @@ def collect_command(
         say(f"Written: {', '.join(map(str, paths))}")
     left = [o for o in outcomes if o.state != "complete"]
     if any(o.state != "wrong" for o in left):
-        print_notice(f"`python -m harness submit --resume {folder}` submits what is left")
+        print_notice(
+            f"`python -m harness submit --resume {shlex.quote(str(folder))}` submits what is left"
+        )
     for outcome in left:
         print_error(f"{outcome.job.name} is {outcome.state}")
     return ExitStatus.BAD if left else ExitStatus.CLEAN

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -153,7 +154,7 @@ def _carry_out(
             (folder / FILE).unlink()
         raise
     if submission.on == "slurm":
-        say(f"`python -m harness collect {folder}` puts together what has come")
+        say(f"`python -m harness collect {shlex.quote(str(folder))}` puts together what has come")
         return None if interrupted else ExitStatus.CLEAN
     return _conclude(folder, interrupted=interrupted)
 
@@ -168,8 +169,10 @@ def _conclude(folder: Path, *, interrupted: bool) -> ExitStatus:
     say(report.format_outcomes(record, outcomes, folder, ()))
     left = [o for o in outcomes if o.state in ("missing", "unfinished")]
     if left:
-        print_notice(f"`python -m harness submit --resume {folder}` goes on from here")
-    say(f"`python -m harness collect {folder}` puts together what has come")
+        print_notice(
+            f"`python -m harness submit --resume {shlex.quote(str(folder))}` goes on from here"
+        )
+    say(f"`python -m harness collect {shlex.quote(str(folder))}` puts together what has come")
     if interrupted or any(o.state == "unfinished" for o in left):
         return ExitStatus.RESUMABLE
     for outcome in outcomes:
