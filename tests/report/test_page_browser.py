@@ -99,7 +99,7 @@ def models(tmp_path: Path) -> Path:
 def test_all_can_use_it(
     opened: Open, shipped: Path, data_folder: Path, models: Path, width: int, scheme: str
 ) -> None:
-    """Narrow and dark, wide and light, axe finds nothing serious on a page of a sweep, a ladder and models."""
+    """Narrow and dark, wide and light, axe finds nothing serious on a sweep, a ladder and models."""
     runs = shipped, data_folder / "run-ladder", models
     page = opened(*runs, width=width, color_scheme=scheme).page
     found = axe.Axe().run(page).response["violations"]
