@@ -25,6 +25,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from scipy.special import erf
 
+from harness import native
 from harness.backends import blas
 from harness.problem.check import check, choose_tokens, poison
 from harness.problem.operands import Operands, make_aligned, make_operands
