@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from time import perf_counter_ns
 from typing import Any, Protocol
 
-from harness.backends import torch_library, torch_operator
+from harness.backends import torch_compiled, torch_library, torch_operator
 from harness.backends.registry import Prepared
 from harness.errors import UnavailableError
 from harness.gpu.device import Device
@@ -234,6 +234,8 @@ class Bench:
         shown to leave what the checked pass left.
         """
         whole = request.transformer
+        if whole.compiled and (reason := torch_compiled.unavailable()):
+            return Unavailable(reason=reason), None
         try:
             model = self._model(whole, request)
         except UnavailableError as error:

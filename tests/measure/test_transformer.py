@@ -11,11 +11,13 @@ torch = pytest.importorskip("torch")
 from fabricated_models import PUBLISHED  # noqa: E402
 from fake_device import FakeDevice  # noqa: E402
 
+from harness.backends import torch_compiled  # noqa: E402
 from harness.measure.protocol import (  # noqa: E402
     GateAnswer,
     SampleAnswer,
     SampleRequest,
     TransformerRequest,
+    Unavailable,
     WrongOutput,
 )
 from harness.measure.transformer import Bench  # noqa: E402
@@ -74,6 +76,14 @@ def test_forms_share_what_is_not_their_ff(training: bool) -> None:
     if training:
         assert first.of._step.others is second.of._step.others
         assert first.of._step.own is not second.of._step.own
+
+
+def test_without_a_compiler_nothing_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where torch.compile can't work here a compiled pass is unavailable, with the reason, and no failure."""
+    monkeypatch.setattr(torch_compiled, "unavailable", lambda: "no C++ compiler")
+    answer, cell = Bench().prepare(_request(ff=DENSE, compiled=True))
+    assert answer == Unavailable(reason="no C++ compiler")
+    assert cell is None
 
 
 @pytest.fixture
