@@ -38,8 +38,12 @@ def _same_level(cell: CellRecord) -> tuple[object, ...]:
 
 
 def _parts(cell: CellRecord) -> str:
-    """Return that a cell of a whole model is timed in parts, where it is."""
-    return "in parts" if cell.transformer and cell.transformer.in_parts else ""
+    """Return how a cell of a whole model is run, and that it is timed in parts, where it is."""
+    whole = cell.transformer
+    if whole is None:
+        return ""
+    ways = [way for way in whole.ways() if way != whole.dtype]  # the dtype is the cell's own
+    return ", ".join([*ways, *(["in parts"] if whole.in_parts else [])])
 
 
 class Display:

@@ -10,7 +10,7 @@ from io import StringIO
 from pathlib import Path
 
 import pytest
-from fabricated_models import TINY, FakeModels
+from fabricated_models import STEP_TIMES, TINY, FakeModels
 from fabricated_runs import Fake
 from made_checkpoint import write_checkpoint
 from made_machines import SMALL
@@ -166,3 +166,10 @@ def test_the_display_tells_passes_in_parts() -> None:
     rows = display._table().columns[1]
     told = list(rows.cells)
     assert told.count("ultrafastbert-1x3") == told.count("ultrafastbert-1x3, in parts") == 1
+    display, fake = Display(), FakeModels(training=True, times=STEP_TIMES, compiled=(False, True))
+    for order, cell in enumerate(fake.cells()):
+        display.cell(cell)
+        display.sample(fake.sample(cell, 0, 0, order))
+    told = list(display._table().columns[1].cells)
+    for way in ("train", "train, in parts", "train, compiled"):
+        assert told.count(f"ultrafastbert-1x3, {way}") == 1
