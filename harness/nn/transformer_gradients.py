@@ -71,16 +71,21 @@ def _keeping(layers: list[Layer], transformer: Transformer) -> Iterator[list[_Pa
     """Keep what goes through the layers of a step: by hooks, or by their operators where it is compiled."""
     passages = [_Passage() for _ in layers]
     if transformer.compiled:
-        of = {layer.w_in.data_ptr(): p for layer, p in zip(layers, passages, strict=True)}
+        of = {layer.w_in.data_ptr(): (layer, p) for layer, p in zip(layers, passages, strict=True)}
         shape = transformer.sequences, transformer.length, -1
 
         def see(operator: str, given: tuple[Any, ...], answer: Any) -> None:
-            if (passage := of.get(given[1].data_ptr())) is None:
+            if (found := of.get(given[1].data_ptr())) is None:
                 return
+            layer, passage = found
+            # Behind x stands a one where the layer has biases: it is no part of what the layer got.
+            own = slice(0, layer.d_in)
             if operator == "layer":
-                passage.x, passage.y = (t.reshape(shape).clone() for t in (given[0], answer))
+                x, y = (t.reshape(shape).clone() for t in (given[0], answer))
+                passage.x, passage.y = x[..., own], y
             else:
-                passage.dy, passage.dx = (t.reshape(shape).clone() for t in (given[3], answer[0]))
+                dy, dx = (t.reshape(shape).clone() for t in (given[3], answer[0]))
+                passage.dy, passage.dx = dy, dx[..., own]
 
         with watching_layers(see):
             yield passages

@@ -139,3 +139,20 @@ def test_folders_of_transformers(kind: str, tmp_path: Path) -> None:
         want = saved.eval()(input_ids=tokens)
         got = nn_transformer.caller(model)(tokens)
     torch.testing.assert_close(got, want.logits if kind == "gpt2" else want.last_hidden_state)
+
+
+@pytest.mark.slow
+def test_compiled_fffs_with_biases_are_judged(published: Path) -> None:
+    """In a compiled step the column of ones that biases are read by is no part of what a layer got."""
+    from harness.nn.training import find_other_weights, make_optimiser, make_step
+    from harness.nn.transformer_compiled import compile_model
+    from harness.nn.transformer_gradients import check_step
+
+    whole = _whole(published, FFF, training=True, compiled=True, layers=1)
+    model = _models(published, layers=1)[FFF]
+    others = make_optimiser(find_other_weights(model))
+    assert others is not None
+    call = nn_transformer.caller(model, compile_model(model))
+    step = make_step(model, nn_transformer.make_inputs(model, whole, 0), others, call)
+    verdict = check_step(step, whole, seed=1).verdict
+    assert verdict.ok, verdict.reason
