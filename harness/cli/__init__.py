@@ -38,8 +38,8 @@ COMMANDS = {
         "Write one page of HTML of a run or of several, with all tables and figures; it loads nothing.",
     ),
     "compare": (
-        "runs",
-        "Say of each cell whether run B is faster, slower or the same as run A, or that it can't be told.",
+        "compare",
+        "Say of each cell whether a run is faster, slower or the same as another, or its history over many.",
     ),
     "merge": (
         "runs",
