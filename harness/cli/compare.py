@@ -60,7 +60,7 @@ def compare_command(
         Path | None,
         typer.Option(
             metavar="FOLDER",
-            help="Of many runs: write history.md, .csv and .json there, and the figures.",
+            help="Of many runs: write history.md, .csv and .json there, junit.xml and the figures.",
         ),
     ] = None,
     style: options.DrawingStyleName = "screen",
@@ -158,8 +158,11 @@ def _compare_many(
             f"{what}: no older run shares a cell with the newest, {history.runs[-1].folder}: nothing can "
             "be judged"
         )
-    if form == "junit" and history.judged is not None:
-        text = _format_pair(history.judged, form, limit, allow_missing)
+    judgement = ""
+    if history.judged is not None:
+        judgement = _format_pair(history.judged, "junit", limit, allow_missing)
+    if form == "junit":
+        text = judgement
     else:
         formats: dict[str, Callable[[History], str]] = {
             "csv": report_history.format_history_csv, "json": report_history.format_history_json,
@@ -167,7 +170,7 @@ def _compare_many(
         }  # fmt: skip
         text = formats[form](history)
     say(text.removesuffix("\n"))
-    written = out is None or _write(history, out, style)
+    written = out is None or _write(history, judgement, out, style)
     if history.judged is None:
         return ExitStatus.CLEAN if written else ExitStatus.BAD
     judged = _judge(history.judged, limit, allow_missing)
@@ -229,8 +232,11 @@ def _find_reason(run: Run, others: Iterable[Run]) -> str:
     return ""
 
 
-def _write(history: History, out: Path, style: str) -> bool:
-    """Write a history's files into a folder and name them; say whether all are written."""
+def _write(history: History, judgement: str, out: Path, style: str) -> bool:
+    """Write a history's files into a folder and name them; say whether all are written.
+
+    judgement: of the newest run, as JUnit's XML; empty where there is none.
+    """
     from harness.report import drawing
     from harness.report.files import write_texts
     from harness.report.history import HISTORY_FILES
@@ -240,7 +246,8 @@ def _write(history: History, out: Path, style: str) -> bool:
         from harness.report.figure_style import STYLES
     try:
         out.mkdir(parents=True, exist_ok=True)
-        written = write_texts({out / name: make(history) for name, make in HISTORY_FILES.items()})
+        texts = {out / name: make(history) for name, make in HISTORY_FILES.items()}
+        written = write_texts(texts | ({out / "junit.xml": judgement} if judgement else {}))
         written += drawing.write_figures(
             out, figure_history.find_figures(history, STYLES[style]), drawing.FORMATS,
             drawing.find_settings(style),

@@ -89,15 +89,14 @@ def test_a_folder_that_cannot_be_written_is_said(made, tmp_path, capsys):
 
 @pytest.mark.slow
 def test_files(made, tmp_path, capsys):
-    """--out has the three texts and both figures, each in every format of figures."""
+    """--out has the texts, the judgement as JUnit's XML, and both figures, each in every format."""
     out = tmp_path / "new" / "folder"
     assert cli.run(["compare", str(made), "--out", str(out)]) == 0
     figures = {
         f"history_{what}.{kind}" for what in ("times", "speedups") for kind in ("png", "svg", "pdf")
     }
-    assert {path.name for path in out.iterdir()} == figures | {
-        f"history.{k}" for k in ("md", "csv", "json")
-    }
+    texts = {"history.md", "history.csv", "history.json", "junit.xml"}
+    assert {path.name for path in out.iterdir()} == figures | texts
     assert capsys.readouterr().out == (out / "history.md").read_text(encoding="utf-8")
 
 
