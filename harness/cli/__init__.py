@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from importlib import import_module
+from typing import Any
 
 import typer
 import typer.exceptions
@@ -57,6 +58,10 @@ COMMANDS = {
         "machine",
         "Show the implementations and BLAS providers, with the reason where one is unavailable.",
     ),
+    "completion": (
+        "completion",
+        "Print the script by which a shell completes the commands and options of fff-harness.",
+    ),
     "include-dir": ("machine", "Print the folder of ffk.h, for compiling a kernel of your own."),
 }
 
@@ -87,6 +92,12 @@ def make_app(asked: str) -> typer.Typer:
         else:
             app.command(name, help=summary)(_not_asked)
     return app
+
+
+def read_commands() -> dict[str, Any]:
+    """Return every command with its arguments, options and help, as Typer has them; loads all of them."""
+    groups = ((name, typer.main.get_command(make_app(name))) for name in COMMANDS)
+    return {name: group.commands[name] for name, group in groups}  # type: ignore[attr-defined]
 
 
 def run(arguments: list[str]) -> ExitStatus:
