@@ -22,17 +22,23 @@ FLAGS = (
 
 # What names the families of processors that have instruction sets of their own here.
 _FAMILIES = {"x86_64": "x86", "amd64": "x86", "aarch64": "neon", "arm64": "neon"}
-_ISAS = {"x86": ("generic.c", "avx2.c", "avx512.c"), "neon": ("generic.c", "neon.c")}
+_ISAS = {
+    "x86": ("generic.c", "avx2.c", "avx512.c", "avx512_bf16.c"),
+    "neon": ("generic.c", "neon.c"),
+}
+
+_AVX512 = (
+    "-mavx512f", "-mavx512vl", "-mavx512dq", "-mavx512bw", "-mfma", "-mprefer-vector-width=512",
+)  # fmt: skip
 
 # One object per instruction set, by file name; gcc prefers 256-bit vectors for AVX-512 unless told.
 ISA_FLAGS = {
     "generic.c": (),
     "neon.c": (),
     "avx2.c": ("-mavx2", "-mfma"),
-    "avx512.c": (
-        "-mavx512f", "-mavx512vl", "-mavx512dq", "-mavx512bw", "-mfma", "-mprefer-vector-width=512",
-    ),
-}  # fmt: skip
+    "avx512.c": _AVX512,
+    "avx512_bf16.c": (*_AVX512, "-mavx512bf16"),
+}
 
 
 def target() -> str:

@@ -6,6 +6,7 @@ import dataclasses
 
 import numpy as np
 import pytest
+from conformance import isas
 
 from harness import native
 from harness.backends import registry
@@ -40,7 +41,7 @@ def make_problem(implementation: str, batch: int, d_in: int, d_out: int, hidden:
     return Problem(layer="ceiling", batch=batch, d_in=d_in, d_out=d_out, hidden=hidden, seed=d_in)
 
 
-@pytest.mark.parametrize("isa", native.isas())
+@pytest.mark.parametrize("isa", isas("float32"))
 @pytest.mark.parametrize("implementation", OWN)
 @pytest.mark.parametrize("d_in", [1, 7, 8, 31, 33, 127, 128, 129, 384, 769])
 def test_agrees_with_the_oracle(implementation: str, d_in: int, isa: str) -> None:

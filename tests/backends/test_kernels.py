@@ -13,6 +13,7 @@ from conformance import (
     cases,
     cuda_cases,
     guard,
+    isas,
     judge,
     judge_ties,
     make_ties,
@@ -24,7 +25,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from scipy.special import erf
 
-from harness import native
 from harness.backends import blas
 from harness.problem.check import choose_tokens
 from harness.problem.operands import Operands, make_operands
@@ -159,7 +159,7 @@ def test_agrees_with_oracle(case: Case, problems: list[Problem]) -> None:
 
 @pytest.mark.parametrize(
     "case",
-    [c for c in FF_CASES if c.isa in ("", native.isas()[0]) and c.provider in ("", blas.DEFAULT)],
+    [c for c in FF_CASES if c.isa in ("", isas(c.dtype)[0]) and c.provider in ("", blas.DEFAULT)],
     ids=str,
 )
 def test_hidden_beyond_a_tile(case: Case) -> None:

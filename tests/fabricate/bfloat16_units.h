@@ -1,34 +1,14 @@
 /* bfloat16_units.h - the instructions for products of bfloat16 in plain C, in the place of the
  * processor's own: a file that includes this before a ceiling runs it on any x86-64. */
 #include <immintrin.h>
-#include <stdint.h>
-#include <string.h>
 #include <sys/syscall.h>
 #include <unistd.h>
+
+#include "bfloat16_pairs.h"
 
 #define target(instructions) unused
 #define __builtin_cpu_supports(name) 1
 #define syscall(...) 0L
-
-static float widen(uint16_t v) {
-    const uint32_t bits = (uint32_t)v << 16;
-    float f;
-    memcpy(&f, &bits, sizeof f);
-    return f;
-}
-
-typedef float sixteen __attribute__((vector_size(64)));
-typedef uint16_t pairs __attribute__((vector_size(64)));
-#define __m512 sixteen
-#define __m512bh pairs
-
-static sixteen dot_pairs(sixteen sum, pairs a, pairs b) {
-    for (int j = 0; j < 16; ++j)
-        for (int i = 0; i < 2; ++i)
-            sum[j] += widen(a[2 * j + i]) * widen(b[2 * j + i]);
-    return sum;
-}
-#define _mm512_dpbf16_ps dot_pairs
 
 static uint32_t tiles[8][16][16];
 

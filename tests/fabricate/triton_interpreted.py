@@ -34,7 +34,7 @@ FUSED = [
     (fused(4), fff(5, 15, 16, 11)),
     (fused(4), fff(13, 61, 8, 4, trees=3)),
     # Rows wider than what is held in registers: parts of x, and columns of y in programs of their own.
-    (fused(4, block_in=16, block_out=16), fff(5, 33, 47, 3, trees=2)),
+    (fused(4, block_in=16, block_out=16), fff(5, 17, 33, 2, trees=2)),
     (fused(4, block_in=16, block_out=16), fff(4, 16, 16, 2)),
 ]
 GROUPED = [
@@ -51,7 +51,7 @@ GROUPED = [
 BANDED = [
     (grouped(16), fff(19, 17, 9, 7)),
     (grouped(16), fff(17, 8, 17, 4, trees=2)),
-    (grouped(32), fff(17, 9, 7, 13)),
+    (grouped(32), fff(17, 9, 7, 9)),
 ]
 
 
@@ -69,17 +69,17 @@ def all_bands(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _params(pairs: list[tuple[Case, Problem]]) -> list[object]:
-    """Return each pair once a dtype: the interpreter takes its time, so the slowest alternate."""
+    """Return the first pair in each dtype and the others in one each by turns: it takes its time."""
     made = [
         (f"{case}-{number}-{dtype}", case, replace(problem, dtype=dtype))
         for number, (case, problem) in enumerate(pairs)
         for turn, dtype in enumerate(DTYPES)
-        if pairs is not BANDED or number == 0 or turn == number % len(DTYPES)
+        if number == 0 or turn == number % len(DTYPES)
     ]
     return [pytest.param(case, problem, id=name) for name, case, problem in made]
 
 
-@pytest.mark.parametrize(("case", "problem"), _params(FUSED + GROUPED))
+@pytest.mark.parametrize(("case", "problem"), _params(FUSED) + _params(GROUPED))
 def test_agrees_with_oracle(case: Case, problem: Problem) -> None:
     """Every pass equals the oracle, leaves the same bytes, and touches its output and workspace only."""
     assert judge(case, problem) == ""
