@@ -58,10 +58,11 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Name the tests that need a real GPU in the report, for the ledger of skipped tests."""
+    """Name the tests that need what not every machine has in the report, for the ledger of skipped tests."""
     for item in items:
-        if item.get_closest_marker("gpu"):
-            item.user_properties.append(("gpu", "needed"))
+        for need in ("gpu", "slurm"):
+            if item.get_closest_marker(need):
+                item.user_properties.append((need, "needed"))
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -14,8 +14,9 @@ LEDGER = Path(__file__).parent.parent / "tools" / "skips.py"
 CONFTEST = """import pytest
 def pytest_collection_modifyitems(items):
     for item in items:
-        if item.get_closest_marker("gpu"):
-            item.user_properties.append(("gpu", "needed"))
+        for need in ("gpu", "slurm"):
+            if item.get_closest_marker(need):
+                item.user_properties.append((need, "needed"))
 """
 TESTS = """import os, pytest
 full = pytest.mark.skipif(os.environ["WHERE"] != "full", reason="needs the full environment")
@@ -25,6 +26,9 @@ def test_in_one(): pass
 @pytest.mark.gpu
 @pytest.mark.skipif(True, reason="no GPU")
 def test_on_a_gpu(): pass
+@pytest.mark.slurm
+@pytest.mark.skipif(True, reason="no slurmctld")
+def test_on_slurm(): pass
 """
 NOWHERE = """
 @pytest.mark.skipif(True, reason="nobody has this")
@@ -61,7 +65,9 @@ def _ledger(folder: Path, *environments: str) -> subprocess.CompletedProcess[str
 def suite(tmp_path: Path) -> Path:
     """Return a folder with a small suite of its own."""
     (tmp_path / "tests").mkdir()
-    (tmp_path / "pytest.ini").write_text("[pytest]\nmarkers =\n    gpu: needs a GPU\n")
+    (tmp_path / "pytest.ini").write_text(
+        "[pytest]\nmarkers =\n    gpu: needs a GPU\n    slurm: needs Slurm\n"
+    )
     (tmp_path / "tests" / "conftest.py").write_text(CONFTEST)
     (tmp_path / "tests" / "test_a.py").write_text(TESTS)
     return tmp_path
@@ -71,11 +77,15 @@ def test_what_ran_somewhere_passes(suite: Path) -> None:
     """A test that one environment skips and another runs is no fault; one for a GPU is listed."""
     done = _ledger(suite, "core", "full")
     assert done.returncode == 0, done.stdout
-    assert "core: 1 ran, 2 skipped" in done.stdout
-    assert "full: 2 ran, 1 skipped" in done.stdout
+    assert "core: 1 ran, 3 skipped" in done.stdout
+    assert "full: 2 ran, 2 skipped" in done.stdout
     assert (
         "1 need a real GPU and ran in no environment:\n  tests.test_a::test_on_a_gpu\n"
         in done.stdout
+    )
+    assert (
+        "1 need a Slurm that can be started and ran in no environment:\n"
+        "  tests.test_a::test_on_slurm (no slurmctld)\n" in done.stdout
     )
 
 
@@ -131,7 +141,7 @@ def test_what_passed_elsewhere_is_left_out(suite: Path) -> None:
                  PYTEST_DISABLE_PLUGIN_AUTOLOAD="1"),
     )  # fmt: skip
     assert re.findall(r"::(\S+) PASSED", done.stdout) == ["test_in_one", "test_each[full-a::b]"]
-    assert "2 passed, 1 skipped, 2 deselected" in done.stdout
+    assert "2 passed, 2 skipped, 2 deselected" in done.stdout
 
 
 def test_an_empty_report_is_a_fault(tmp_path: Path) -> None:

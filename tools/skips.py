@@ -5,7 +5,7 @@
     python -m pytest -p tools.skips --ran=JUNIT.xml FILE...    run of them what passed in no environment
 
 A test that ran in no environment fails the run: nothing proves what it claims. Tests with the marker `gpu`
-need a real GPU; they are counted and listed instead.
+need a real GPU, those with the marker `slurm` a Slurm that can be started; they are counted and listed.
 """
 
 from __future__ import annotations
@@ -21,15 +21,22 @@ if TYPE_CHECKING:  # the ledger itself is read without it
     import pytest
 
 
+# What a test may need that no environment of continuous integration has to have, by its marker.
+NEEDS = {"gpu": "a real GPU", "slurm": "a Slurm that can be started"}
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """Hold what one environment says of one test. reason: why it was skipped, empty where it ran."""
+    """Hold what one environment says of one test. reason: why it was skipped, empty where it ran.
+
+    needs: the marker of what not every machine has, empty for none.
+    """
 
     environment: str
     module: str
     name: str
     reason: str
-    gpu: bool
+    needs: str
 
     @property
     def id(self) -> str:
@@ -53,7 +60,8 @@ def read(environment: str, path: Path) -> list[Outcome]:
         marks = {p.get("name") for p in case.iter("property")}
         found.append(
             Outcome(
-                environment=environment, module=module, name=name, reason=reason, gpu="gpu" in marks
+                environment=environment, module=module, name=name, reason=reason,
+                needs=next((need for need in NEEDS if need in marks), ""),
             )
         )  # fmt: skip
     if not found:
@@ -102,7 +110,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def main(words: list[str]) -> int:
-    """Print the ledger; return 1 where a test that needs no GPU ran nowhere."""
+    """Print the ledger; return 1 where a test ran nowhere that needs nothing rare."""
     if words[:1] == ["--again"]:
         parted = [word.partition("=") for word in words[1:]]
         skipped = [o for name, _, path in parted for o in read(name, Path(path))]
@@ -116,11 +124,12 @@ def main(words: list[str]) -> int:
         skipped = sum(bool(o.reason) for o in own)
         print(f"{environment}: {len(own) - skipped} ran, {skipped} skipped")
     lost = never_ran(outcomes)
-    gpu = [o for o in lost if o.gpu]
-    unproved = [o for o in lost if not o.gpu]
-    print(f"{len(gpu)} need a real GPU and ran in no environment:")
-    for o in gpu:
-        print(f"  {o.id}")
+    unproved = [o for o in lost if not o.needs]
+    for need, what in NEEDS.items():
+        found = [o for o in lost if o.needs == need]
+        print(f"{len(found)} need {what} and ran in no environment:")
+        for o in found:
+            print(f"  {o.id}" + (f" ({o.reason})" if need != "gpu" else ""))
     for o in unproved:
         print(f"error: {o.id} ran in no environment ({o.environment}: {o.reason})")
     return 1 if unproved else 0

@@ -46,6 +46,14 @@ COMMANDS = {
         "runs",
         "Put the runs of several machines into one table, a row for each machine and shape.",
     ),
+    "submit": (
+        "submit",
+        "Submit whole sweeps to many machines: one a node, alone on it and pinned.",
+    ),
+    "collect": (
+        "collect",
+        "Say what came of a submission, and put its runs into one table, a row for each machine and shape.",
+    ),
     "export": (
         "export",
         "Write a run in the format of another program: of trackers, monitors, benchmark tools, frames.",

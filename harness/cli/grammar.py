@@ -69,6 +69,30 @@ def _expand(option: str, part: str, first: str, last: str) -> list[int]:
     return values
 
 
+_MOST_SEEDS = 1000  # each is a sweep of minutes
+
+
+def parse_seeds(option: str, text: str) -> list[int]:
+    """Return the seeds of a list such as `0,3..7`, in which a range takes every number.
+
+    Raises UsageError for anything else, for none, and for more than a thousand.
+    """
+    values: list[int] = []
+    for part in split(text):
+        first, dots, last = part.partition("..")
+        if not (first.isdecimal() and (last.isdecimal() if dots else True)):
+            raise UsageError(f"{option}: need numbers of 0 or more such as 0,3..7, got {part!r}")
+        low, high = int(first), int(last if dots else first)
+        if high < low or high - low >= _MOST_SEEDS:
+            raise UsageError(
+                f"{option}: need a rising range of at most {_MOST_SEEDS} numbers, got {part!r}"
+            )
+        values += range(low, high + 1)
+    if not values or len(set(values)) > _MOST_SEEDS:
+        raise UsageError(f"{option}: need 1 to {_MOST_SEEDS} numbers, got {len(set(values))}")
+    return _unique(values)
+
+
 def parse_levels(text: str) -> list[int]:
     """Return the BLAS levels of a list such as `1,2,3`. Raises UsageError for an unknown one."""
     levels = []

@@ -27,6 +27,7 @@ from harness.sweep.spec import SweepSpec
 # What of the options stands in the spec under another name.
 _FIELDS = {
     "arch": "architecture", "layers": "architecture", "batch": "shapes", "budget": "budget_s",
+    "timeout": "timeout_s",
 }  # fmt: skip
 
 

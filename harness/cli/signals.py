@@ -21,14 +21,14 @@ class _Ending:
     def __init__(self) -> None:
         """Begin without a signal; Ctrl-C is Python's own to raise."""
         self.number = signal.SIGINT
-        self._heard = False
+        self.heard = False
         self._terminals = [f for f in (1, 2) if os.isatty(f)]
 
     def hear(self, number: int, _frame: FrameType | None) -> None:
         """Interrupt, once: a second signal of a session that ends must not cut the end records short."""
-        if self._heard:
+        if self.heard:
             return
-        self._heard, self.number = True, signal.Signals(number)
+        self.heard, self.number = True, signal.Signals(number)
         self._leave_closed_terminals()
         raise KeyboardInterrupt
 
@@ -43,7 +43,11 @@ class _Ending:
 
 @contextmanager
 def _heard() -> Iterator[_Ending]:
-    """Hear the ending signals, but for those that are ignored, as under nohup."""
+    """Hear the ending signals, but for those that are ignored, as under nohup.
+
+    Behind one that was heard they are ignored: batch systems send several, and the last must not take the
+    exit status from a process that has nothing left to do but to end.
+    """
     ending = _Ending()
     if threading.current_thread() is not threading.main_thread():
         yield ending  # Python lets the main thread alone set handlers
@@ -56,7 +60,7 @@ def _heard() -> Iterator[_Ending]:
         yield ending
     finally:
         for number in heard:
-            signal.signal(number, before[number])
+            signal.signal(number, signal.SIG_IGN if ending.heard else before[number])
 
 
 def end_in_order(sweep: Callable[[], ExitStatus | None]) -> ExitStatus:

@@ -88,8 +88,11 @@ def see_caches(
 
 
 # What of a sweep's options stands in the spec under another name, and those that may stand by --resume.
-_FIELDS = {"batch": "batches", "width": "widths", "blas_names": "blas", "budget": "budget_s"}
-_BESIDE_RESUME = ("resume_run", "dry_run", "out", "figures", "style", "page")
+_FIELDS = {
+    "batch": "batches", "width": "widths", "blas_names": "blas", "budget": "budget_s",
+    "timeout": "timeout_s", "controls": "models",
+}  # fmt: skip
+_BESIDE_RESUME = ("resume_run", "dry_run", "out", "figures", "style", "page", "strict")
 
 
 def _given_options(
@@ -130,7 +133,7 @@ def take_up(
         print_notice("notice: the run was measured with uncommitted changes; whether they are still the same "
                      "can't be told")  # fmt: skip
     resume.check_code(run, asked)
-    return run, resume.find_spec(run)
+    return run, replace(resume.find_spec(run), strict=asked.strict)
 
 
 def print_missing(run: Run, made: Plan) -> None:

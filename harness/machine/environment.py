@@ -6,7 +6,9 @@ import os
 import shlex
 import shutil
 import sysconfig
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import NoReturn
 
 from harness.records import variables
 
@@ -75,3 +77,33 @@ def overridden_variables(threads: int) -> dict[str, str]:
     """Return the caller's variables that a measuring process gets with another value, as they are here."""
     ours, _ = worker_environment(threads, keep_blas_env=True)
     return {k: v for k, v in relevant_variables().items() if ours[k] != v}
+
+
+def read_device_variables() -> dict[str, str | None]:
+    """Return the variables that choose among several devices, as they are here; None where one is not set."""
+    return {name: os.environ.get(name) for name in ("CUDA_VISIBLE_DEVICES",)}
+
+
+def _change(values: Mapping[str, str | None]) -> None:
+    for name, value in values.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
+
+
+@contextmanager
+def put(values: Mapping[str, str | None]) -> Iterator[None]:
+    """Set variables while a block starts processes, None for none; put them back behind it."""
+    before = {name: os.environ.get(name) for name in values}
+    _change(values)
+    try:
+        yield
+    finally:
+        _change(before)
+
+
+def become(words: Sequence[str], values: Mapping[str, str | None]) -> NoReturn:
+    """Run another program in the place of this process, with some variables set; None takes one away."""
+    _change(values)
+    os.execv(words[0], list(words))

@@ -146,6 +146,19 @@ def count_last_level(files: Files, processors: Iterable[int]) -> int:
     return max(1, len(found))
 
 
+def choose_cores(files: Files, allowed: Iterable[int], count: int) -> list[int]:
+    """Return `count` processors of those that are allowed, each of a core of its own; all where that fails.
+
+    Where the system does not tell which processors share a core, each is taken for one.
+    """
+    cores: dict[str, int] = {}
+    for processor in sorted(allowed):
+        listed = files.text(f"sys/devices/system/cpu/cpu{processor}/topology/thread_siblings_list")
+        cores.setdefault(listed or str(processor), processor)
+    chosen = list(cores.values())[:count]
+    return chosen if len(chosen) == count else sorted(allowed)
+
+
 def caches() -> dict[str, int]:
     """Return the bytes of each cache as the first processor sees it that this process may run on."""
     return read_caches(Files(), min(os.sched_getaffinity(0)))

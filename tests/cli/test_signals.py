@@ -93,8 +93,16 @@ def test_what_is_ignored_stays_ignored(handlers: None) -> None:
 def test_handlers_are_put_back(handlers: None) -> None:
     """After a sweep the signals do what they did before it."""
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    assert signals.end_in_order(send(signal.SIGTERM)) == 143
+    assert signals.end_in_order(lambda: ExitStatus.CLEAN) == 0
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+def test_a_late_signal_takes_no_status(handlers: None) -> None:
+    """Behind an ending signal the next ones are ignored: the status stands until the process has ended."""
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    assert signals.end_in_order(send(signal.SIGTERM)) == 143
+    os.kill(os.getpid(), signal.SIGTERM)
+    os.kill(os.getpid(), signal.SIGHUP)
 
 
 def wait_for_samples(folder: Path, process: subprocess.Popen[bytes]) -> list[psutil.Process]:

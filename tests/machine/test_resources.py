@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from fake_system import write_tree
 
 from harness.machine import resources
 from harness.machine.resources import Files
@@ -109,3 +110,13 @@ def test_available_memory_is_within_the_containers_limit(
     """A limit counts less what its group holds, but for file pages that the kernel would give up first."""
     told = {"proc/meminfo": "MemTotal: 8000 kB\nMemAvailable: 4000 kB"}
     assert resources.read_available_memory(_write(tmp_path, {**told, **limits})) == available * KIB
+
+
+def test_a_sweep_is_pinned_to_cores_of_its_own(tmp_path: Path) -> None:
+    """Of each core one processor is taken, of those that are allowed; all are where the cores are too few."""
+    at = "sys/devices/system/cpu/cpu{}/topology/thread_siblings_list"
+    files = write_tree(tmp_path, {at.format(n): f"{n // 2 * 2}-{n // 2 * 2 + 1}" for n in range(8)})
+    assert resources.choose_cores(files, range(8), 3) == [0, 2, 4]
+    assert resources.choose_cores(files, [1, 5, 4, 7], 3) == [1, 4, 7]
+    assert resources.choose_cores(files, [0, 1, 2], 3) == [0, 1, 2]
+    assert resources.choose_cores(write_tree(tmp_path / "untold", {}), [3, 1], 1) == [1]

@@ -300,6 +300,8 @@ def test_another_provider_is_refused(name, value):
         (["--models", "1x3"], "--models"),
         (["--passes", "3"], "--passes"),
         (["--quick"], "--quick"),
+        (["--timeout", "3"], "--timeout: .* was begun with 0.0, got 3.0"),
+        (["--controls", "--models", "1x3"], "--models|--controls"),
         (["--out", "elsewhere"], "--out"),
     ],
 )
@@ -313,7 +315,7 @@ def test_options_that_contradict_the_run_are_refused(tmp_path, options, says):
 def test_options_that_agree_with_the_run_may_stand(tmp_path, capsys):
     """An option that repeats what the run was begun with is no contradiction."""
     folder = Fake(batch=64, width=32, processes=2, end=None).write(tmp_path / "run")
-    options = ["--batch", "64", "--width", "32", "--threads", "1", "--out", str(folder)]
+    options = ["--batch", "64", "--width", "32", "--threads", "1", "--out", str(folder), "--strict"]
     assert cli.run(["sweep", "--resume", str(folder), "--dry-run", *options]) == 0
     assert "are missing" in capsys.readouterr().out
 
