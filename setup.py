@@ -124,7 +124,17 @@ class BuildPackage(build_py):
         }
 
 
+def find_shared() -> list[tuple[str, list[str]]]:
+    """Return the manual page and the completion scripts by folder; none where tools/share.py made none."""
+    folders: dict[str, list[str]] = {}
+    for path in sorted(Path("share").rglob("*")):
+        if path.is_file():
+            folders.setdefault(str(path.parent), []).append(str(path))
+    return [*folders.items()]
+
+
 setup(
+    data_files=find_shared(),
     cffi_modules=["native/build_native.py:ffibuilder"],
     cmdclass={"build_ext": BuildKernels, "build_py": BuildPackage},
     # cffi builds the extension for the stable ABI: one wheel serves every Python from 3.11 on.

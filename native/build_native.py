@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import shlex
+import sysconfig
 from pathlib import Path
 
 from cffi import FFI
@@ -40,18 +41,27 @@ ISA_FLAGS = {
 }
 
 
-def family(machine: str = platform.machine()) -> str:
+def target() -> str:
+    """Return the machine that is compiled for: this one, or another that a cross build names to Python.
+
+    `_PYTHON_HOST_PLATFORM=linux-aarch64` does so, as for Python's own cross builds.
+    """
+    system, _, machine = sysconfig.get_platform().partition("-")
+    return machine if system == "linux" else platform.machine()
+
+
+def family(machine: str = target()) -> str:
     """Return the family of a processor by its machine's name, empty for one of neither."""
     return _FAMILIES.get(machine.lower(), "")
 
 
-def macros(machine: str = platform.machine()) -> list[tuple[str, str]]:
+def macros(machine: str = target()) -> list[tuple[str, str]]:
     """Return what tells the sources which instruction sets a target has."""
     found = family(machine)
     return [(f"FFK_HAVE_{found.upper()}", "1")] if found else []
 
 
-def sources(machine: str = platform.machine()) -> list[str]:
+def sources(machine: str = target()) -> list[str]:
     """List the C sources for a target, relative to the project's root."""
     isas = _ISAS.get(family(machine), ("generic.c",))
     found = [NATIVE / "isa" / name for name in isas]

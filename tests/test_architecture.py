@@ -34,6 +34,7 @@ RESERVED = {
     "pandas": ("analysis.", "report.", "records.reader"),
     "matplotlib": ("report.",),
     "rich": ("cli.",),
+    "shtab": ("cli.",),
     "typer": ("cli.",),
 }
 # With the command line, these alone read the process's environment; drawing puts a variable aside.

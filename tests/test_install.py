@@ -148,16 +148,38 @@ def test_readme_has_its_two_commands() -> None:
 
 
 def test_one_wheel_serves_every_python(bare_tree: Path) -> None:
-    """A wheel is tagged for the stable ABI of the oldest Python, as its extension is built for it."""
+    """A wheel is tagged for the stable ABI of the oldest Python, as its extension is; share is in it."""
     pytest.importorskip("setuptools", "77", reason="the build's own requirement")
     script = (
         "from setuptools.command import bdist_wheel as b; import distutils.core as c;"
         "made = c.run_setup('setup.py', stop_after='commandline').get_command_obj('bdist_wheel');"
         "made.ensure_finalized(); print(*made.get_tag()[:2], all(e.py_limited_api for e in"
-        " made.distribution.ext_modules))"
+        " made.distribution.ext_modules), made.distribution.data_files)"
     )
+    page = bare_tree / "share" / "man" / "man1" / "x.1"
+    page.parent.mkdir(parents=True)
+    page.touch()
     done = subprocess.run(
         [sys.executable, "-c", "import setuptools; " + script],
         cwd=bare_tree, capture_output=True, text=True,
     )  # fmt: skip
-    assert done.stdout.splitlines()[-1] == "cp311 abi3 True", done.stderr
+    assert done.stdout.splitlines()[-1] == (
+        "cp311 abi3 True [('share/man/man1', ['share/man/man1/x.1'])]"
+    ), done.stderr
+
+
+@pytest.mark.parametrize(
+    ("platform", "isa"), [("linux-aarch64", "neon.c"), ("linux-x86_64", "avx2.c")]
+)
+def test_a_cross_build_has_the_instruction_sets_of_its_target(platform: str, isa: str) -> None:
+    """What Python is told to build for chooses the sources, whatever this machine is."""
+    code = "from native import build_native as b; print(b.target(), *b.sources())"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True,
+        env=dict(os.environ, _PYTHON_HOST_PLATFORM=platform),
+    )  # fmt: skip
+    machine, *sources = done.stdout.split()
+    assert machine == platform.removeprefix("linux-")
+    isas = {Path(source).name for source in sources if "native/isa/" in source}
+    assert isa in isas
+    assert not {"neon.c", "avx2.c"} - {isa} & isas

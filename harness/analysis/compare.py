@@ -7,28 +7,29 @@ whole machine cancels.
 
 from __future__ import annotations
 
-import re
-from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
 from harness.analysis import compare_controls, compare_interval, contrasts, stats
+from harness.analysis.compare_match import (
+    describe_cell,
+    identify_layers,
+    is_same_machine,
+    name_cell,
+    provider_names,
+)
 from harness.analysis.fastest import find_fastest
 from harness.analysis.index import RunIndex, index_run
 from harness.analysis.stats import Ratio
 from harness.errors import UsageError
-from harness.problem.axes import changes
-from harness.records.identity import Identity, identify
+from harness.records.identity import Identity
 from harness.records.reader import Run
 
 TOLERANCE = 0.02  # an interval wholly within 1 -+ this is "same"
 _REFERENCE = "ceiling_sgemm"  # the provider's product: no code of ours, in every run
 
 Verdict = Literal["faster", "slower", "same", "ambiguous", "reference", "broken"]
-
-# The same hardware and system, in all that bears on a time; the host's name does not.
-_MACHINE = ("processor", "microarchitecture", "cores", "caches", "virtual_machine")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,77 +83,26 @@ class Comparison:
         ]
 
 
-# ---- matching -------------------------------------------------------------------------------------
-
-
-def _provider_name(label: str) -> str:
-    """Return a provider's label without the version of its file: libopenblas.so.0.3 -> libopenblas."""
-    return re.sub(r"\.so(\.\d+)*$", "", label.rsplit("/", 1)[-1])
-
-
-def _provider_names(*runs: RunIndex) -> dict[str, str]:
-    """Return what each provider of some runs is matched by: its label without the version of its file.
-
-    The version stays where a run has several versions of one file.
-    """
-    labels = [{cell.provider for cell in run.cells.values()} for run in runs]
-    counts = [Counter(map(_provider_name, found)) for found in labels]
-    return {
-        label: name if all(count[name] <= 1 for count in counts) else label
-        for label in set.union(*labels)
-        for name in [_provider_name(label)]
-    }
-
-
-def _identify(run: RunIndex, names: dict[str, str]) -> dict[Identity, str]:
-    """Return each layer's cell of a run under the identity that it is matched by."""
-    cells = run.of_role("layer")
-    return {identify(c)._replace(provider=names[c.provider]): c.cell for c in cells}
-
-
-def _where(of: Identity) -> str:
-    return "/".join(
-        filter(None, (of.implementation, of.model, f"b{of.batch}", f"w{of.d_in}", of.provider))
-    )
-
-
-def _name(of: Identity) -> str:
-    """Return what is printed of a cell: where it stands, and its conditions that are not the default."""
-    differs = ", ".join(f"{name} {value}" for name, value in changes(of.conditions).items())
-    return f"{_where(of)} ({differs})" if differs else _where(of)
-
-
-def _describe(of: Identity) -> str:
-    """Return all that a cell is matched by, as text."""
-    how = {"threads": of.threads, "seed": of.seed, **of.conditions._asdict()}
-    return f"{_where(of)} ({', '.join(f'{name}={value}' for name, value in how.items())})"
-
-
 def _require_common(a: Run, b: Run, of_a: Iterable[Identity], of_b: Iterable[Identity]) -> None:
     """Raise UsageError where two runs have no cell in common."""
     if set(of_a) & set(of_b):
         return
-    first = [next(map(_describe, found), "none") for found in (iter(of_a), iter(of_b))]
+    first = [next(map(describe_cell, found), "none") for found in (iter(of_a), iter(of_b))]
     raise UsageError(
         f"{a.folder} and {b.folder} have no cell in common, so nothing can be compared; A has "
         f"{first[0]}, B has {first[1]}"
     )
 
 
-def is_same_machine(a: Run, b: Run) -> bool:
-    """Say whether two runs stood on the same hardware."""
-    then, now = a.head.machine, b.head.machine
-    return all(getattr(then, name) == getattr(now, name) for name in _MACHINE)
-
-
 # ---- references -----------------------------------------------------------------------------------
 
 
-def _sampled(run: RunIndex, cell: str) -> bool:
+def is_sampled(run: RunIndex, cell: str) -> bool:
+    """Say whether a run has a right result and a time of a cell."""
     return run.cells[cell].status == "ok" and cell in run.samples
 
 
-def _fastest_ff(run: RunIndex, cells: Iterable[str]) -> str:
+def fastest_ff(run: RunIndex, cells: Iterable[str]) -> str:
     """Return the fastest FF of the baseline's shape among some cells.
 
     It is of the largest width and batch, and of the conditions that are nearest to the default.
@@ -172,7 +122,7 @@ def _ceiling(run: RunIndex, names: dict[str, str]) -> dict[str, str]:
     return {
         names[c.provider]: c.cell
         for c in run.cells.values()
-        if c.implementation == _REFERENCE and _sampled(run, c.cell)
+        if c.implementation == _REFERENCE and is_sampled(run, c.cell)
     }
 
 
@@ -184,14 +134,14 @@ def _references(
     On one machine that is the provider's large product, which is not code under test; without it, and
     across machines, the fastest FF.
     """
-    names = _provider_names(a, b)
+    names = provider_names(a, b)
     of_a, of_b = _ceiling(a, names), _ceiling(b, names)
     shared = [p for p in of_a if p in of_b]
     if same and shared:
         return of_a[shared[0]], of_b[shared[0]]
-    usable = {x: y for x, y in pairs if _sampled(a, x) and _sampled(b, y)}
-    first = _fastest_ff(a, usable)
-    found = first, usable.get(first, "") if same else _fastest_ff(b, usable.values())
+    usable = {x: y for x, y in pairs if is_sampled(a, x) and is_sampled(b, y)}
+    first = fastest_ff(a, usable)
+    found = first, usable.get(first, "") if same else fastest_ff(b, usable.values())
     return found if all(found) else None
 
 
@@ -209,8 +159,8 @@ def _own_references(
         sections.setdefault((cell.batch, cell.d_in, cell.conditions), []).append(pair)
     own: dict[tuple[str, str], tuple[str, str]] = {}
     for members in sections.values():
-        usable = [(x, y) for x, y in members if _sampled(a, x) and _sampled(b, y)]
-        found = _fastest_ff(a, (x for x, _ in usable)), _fastest_ff(b, (y for _, y in usable))
+        usable = [(x, y) for x, y in members if is_sampled(a, x) and is_sampled(b, y)]
+        found = fastest_ff(a, (x for x, _ in usable)), fastest_ff(b, (y for _, y in usable))
         if all(found):
             own |= dict.fromkeys(members, found)
     return own
@@ -222,16 +172,16 @@ def _find_lost(
     """Return what A measured and B has no time of, each with why; what B found wrong is judged as a cell."""
     lost = []
     for identity, cell in cells_a.items():
-        if not _sampled(a, cell):
+        if not is_sampled(a, cell):
             continue
         if identity not in cells_b:
-            lost.append(f"{_name(identity)} is not in B")
+            lost.append(f"{name_cell(identity)} is not in B")
             continue
         record = b.cells[cells_b[identity]]
-        if record.status == "ok" and not _sampled(b, record.cell):
-            lost.append(f"{_name(identity)} is not sampled in B")
+        if record.status == "ok" and not is_sampled(b, record.cell):
+            lost.append(f"{name_cell(identity)} is not sampled in B")
         elif record.status not in ("ok", "wrong", "failed"):
-            lost.append(f"{_name(identity)} is {record.status} in B: {record.reason}")
+            lost.append(f"{name_cell(identity)} is {record.status} in B: {record.reason}")
     return lost
 
 
@@ -308,10 +258,19 @@ def compare(a: Run, b: Run) -> Comparison:
 
     Raises UsageError where they share no cell, or no cell that the others can be taken over.
     """
-    same = is_same_machine(a, b)
-    of_a, of_b = index_run(a), index_run(b)
-    names = _provider_names(of_a, of_b)
-    cells_a, cells_b = _identify(of_a, names), _identify(of_b, names)
+    return compare_indexed((a, index_run(a)), (b, index_run(b)), same=is_same_machine(a, b))
+
+
+def compare_indexed(
+    first: tuple[Run, RunIndex], second: tuple[Run, RunIndex], *, same: bool
+) -> Comparison:
+    """Compare the second run with the first as `compare` does, each with its index.
+
+    same: whether their times may be compared; else only ratios inside of each are.
+    """
+    (a, of_a), (b, of_b) = first, second
+    names = provider_names(of_a, of_b)
+    cells_a, cells_b = identify_layers(of_a, names), identify_layers(of_b, names)
     _require_common(a, b, cells_a, cells_b)
     both = {k: (cells_a[k], cells_b[k]) for k in cells_a if k in cells_b}
     references = _references(of_a, of_b, both.values(), same=same)
@@ -328,9 +287,9 @@ def compare(a: Run, b: Run) -> Comparison:
     return Comparison(
         a=a, b=b, same_machine=same, references=references, resolution=moves.resolution,
         drift=stats.pass_ns(of_b.samples, references[1]) / stats.pass_ns(of_a.samples, references[0]),
-        changes=[_change(of_a, of_b, _name(identity), pair, own.get(pair), moves)
+        changes=[_change(of_a, of_b, name_cell(identity), pair, own.get(pair), moves)
                  for identity, pair in both.items() if _either_ok(of_a, of_b, pair)],
-        unmatched=[*(f"only in A: {_describe(k)}" for k in cells_a if k not in cells_b),
-                   *(f"only in B: {_describe(k)}" for k in cells_b if k not in cells_a)],
+        unmatched=[*(f"only in A: {describe_cell(k)}" for k in cells_a if k not in cells_b),
+                   *(f"only in B: {describe_cell(k)}" for k in cells_b if k not in cells_a)],
         lost=_find_lost(of_a, of_b, cells_a, cells_b),
     )  # fmt: skip

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 import statistics
+from dataclasses import replace
 
 import numpy as np
 
 from harness.analysis import stats
 from harness.analysis.index import RunIndex
 from harness.analysis.samples import BlockTimes, Samples
-from harness.analysis.stats import Ratio
+from harness.analysis.stats import CONFIDENCE, Ratio
 from harness.problem.problem import Array
 
 _LEAST_RESOLUTION = 0.01  # no machine with an operating system is trusted below this
@@ -58,15 +59,19 @@ def estimate(a: list[Array], b: list[Array]) -> Ratio | None:
     first, second = _units(a, by_process), _units(b, by_process)
     if not len(first) or not len(second):
         return None
+    return replace(of_units(first, second), blocks=sum(map(len, [*a, *b])))
+
+
+def of_units(first: Array, second: Array, confidence: float = CONFIDENCE) -> Ratio:
+    """Return the ratio of the means of independent log values, second over first; see `estimate`."""
     difference = float(second.mean() - first.mean())
-    blocks = sum(map(len, [*a, *b]))
-    half = _half_width(first, second)
+    half = _half_width(first, second, confidence)
     low, value, high = (math.exp(difference + step) for step in (-half, 0.0, half))
-    return Ratio(value=value, low=low, high=high, blocks=blocks)
+    return Ratio(value=value, low=low, high=high, blocks=len(first) + len(second))
 
 
-def _half_width(first: Array, second: Array) -> float:
-    """Return half of the 95 % interval of the difference of two means; NaN where one is a single value."""
+def _half_width(first: Array, second: Array, confidence: float) -> float:
+    """Return half of the interval of the difference of two means; NaN where one is a single value."""
     sizes = np.array([len(first), len(second)])
     if sizes.min() < 2:
         return math.nan
@@ -75,9 +80,9 @@ def _half_width(first: Array, second: Array) -> float:
     if total == 0:
         return 0.0
     if sizes.min() == 2:
-        quantile = float(variances @ [stats.student(n - 1) for n in sizes]) / total
+        quantile = float(variances @ [stats.student(n - 1, confidence) for n in sizes]) / total
     else:
-        quantile = stats.student(total**2 / float((variances**2 / (sizes - 1)).sum()))
+        quantile = stats.student(total**2 / float((variances**2 / (sizes - 1)).sum()), confidence)
     return quantile * math.sqrt(total)
 
 

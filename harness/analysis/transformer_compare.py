@@ -11,7 +11,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 from harness.analysis import compare_interval, stats
-from harness.analysis.compare import Change, Comparison, Verdict, is_same_machine, judge
+from harness.analysis.compare import Change, Comparison, Verdict, judge
+from harness.analysis.compare_match import is_same_machine
 from harness.analysis.index import RunIndex, index_run
 from harness.analysis.samples import BlockTimes
 from harness.analysis.transformer import part_times

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from importlib import import_module
+from typing import Any
 
 import typer
 import typer.exceptions
@@ -38,8 +39,8 @@ COMMANDS = {
         "Write one page of HTML of a run or of several, with all tables and figures; it loads nothing.",
     ),
     "compare": (
-        "runs",
-        "Say of each cell whether run B is faster, slower or the same as run A, or that it can't be told.",
+        "compare",
+        "Say of each cell whether a run is faster, slower or the same as another, or its history over many.",
     ),
     "merge": (
         "runs",
@@ -64,6 +65,10 @@ COMMANDS = {
     "list": (
         "machine",
         "Show the implementations and BLAS providers, with the reason where one is unavailable.",
+    ),
+    "completion": (
+        "completion",
+        "Print the script by which a shell completes the commands and options of fff-harness.",
     ),
     "include-dir": ("machine", "Print the folder of ffk.h, for compiling a kernel of your own."),
 }
@@ -95,6 +100,12 @@ def make_app(asked: str) -> typer.Typer:
         else:
             app.command(name, help=summary)(_not_asked)
     return app
+
+
+def read_commands() -> dict[str, Any]:
+    """Return every command with its arguments, options and help, as Typer has them; loads all of them."""
+    groups = ((name, typer.main.get_command(make_app(name))) for name in COMMANDS)
+    return {name: group.commands[name] for name, group in groups}  # type: ignore[attr-defined]
 
 
 def run(arguments: list[str]) -> ExitStatus:

@@ -1,4 +1,4 @@
-"""Own the commands that read runs: `table`, `plot`, `report`, `compare`, `merge`."""
+"""Own the commands that read runs: `table`, `plot`, `report`, `merge`."""
 
 from __future__ import annotations
 
@@ -12,12 +12,11 @@ import typer
 from harness.cli import options
 from harness.cli.exit_status import ExitStatus
 from harness.cli.streams import print_error, print_notice, say
-from harness.errors import UnknownNameError, UsageError
-from harness.records.reader import load_run
+from harness.errors import UsageError
+from harness.records.reader import Run, load_run
 
 if TYPE_CHECKING:
     from harness.analysis.analysis import Analysis
-    from harness.analysis.compare import Comparison
 
 
 def write_outputs(
@@ -50,6 +49,16 @@ def write_outputs(
     for line in impossible:
         print_error(f"IMPOSSIBLE: {line}")
     return None not in written and not impossible
+
+
+def load_layers(folder: Path) -> Run:
+    """Return a run of layers. Raises UsageError for one of whole models, of which there is no history."""
+    run = load_run(folder)
+    if run.head.sweep.architecture is not None:
+        raise UsageError(
+            f"{folder} is a run of whole models: two of them can be compared, and a history is of layers"
+        )
+    return run
 
 
 def write_report_page(analysis: Analysis) -> list[Path] | None:
@@ -138,90 +147,6 @@ def report_command(
     except OSError as error:
         raise UsageError(f"--out: can't write to {path}: {error.strerror}") from None
     return _name([path])
-
-
-def _compare(a: Path, b: Path) -> Comparison:
-    """Return the comparison of two runs, both of layers or both of whole models. Raises UsageError."""
-    from harness.analysis import compare, transformer_compare
-
-    first, second = load_run(a), load_run(b)
-    of_models = [run.head.sweep.architecture is not None for run in (first, second)]
-    if of_models[0] != of_models[1]:
-        which = (a, b) if of_models[0] else (b, a)
-        raise UsageError(
-            f"{which[0]} is a run of whole models and {which[1]} one of layers: they have nothing in common"
-        )
-    if of_models[0]:
-        return transformer_compare.compare(first, second)
-    return compare.compare(first, second)
-
-
-_COMPARISON_FORMATS = ("table", "csv", "json", "junit")
-
-
-def compare_command(
-    a: Annotated[Path, typer.Argument(help="Folder of the run to compare with.", metavar="A")],
-    b: Annotated[Path, typer.Argument(help="Folder of the run that is judged.", metavar="B")],
-    fail_on_slower: Annotated[
-        float | None,
-        typer.Option(
-            metavar="PCT",
-            help="Exit 1 where a cell is slower by more than PCT percent, right in A and wrong in B, "
-            "or measured in A and not in B.",
-        ),
-    ] = None,
-    allow_missing: Annotated[
-        bool,
-        typer.Option(
-            "--allow-missing",
-            help="With --fail-on-slower: let cells pass that A measured and B did not.",
-        ),
-    ] = False,
-    name: Annotated[
-        str | None,
-        typer.Option(
-            "--format",
-            metavar="FORMAT",
-            help="table, csv, json, or junit: XML for continuous integration, where a regression is a "
-            "failure. [default: table]",
-        ),
-    ] = None,
-    csv: Annotated[bool, typer.Option("--csv", help="Print CSV: --format csv.")] = False,
-    json: Annotated[bool, typer.Option("--json", help="Print JSON: --format json.")] = False,
-) -> ExitStatus:
-    """Say of each cell whether run B is faster, slower or the same as run A, or that it can't be told.
-
-    On one machine times are compared, freed of the drift between the runs; across machines ratios are.
-    Exit status 1 is left to --fail-on-slower: for a cell that it finds, or one of A that B did not measure.
-    """
-    from harness.report import compare as report_compare
-
-    given = {"--csv": "csv" if csv else None, "--json": "json" if json else None, "--format": name}
-    chosen = {option: form for option, form in given.items() if form is not None}
-    if len(chosen) > 1:
-        raise UsageError(f"{' and '.join(chosen)}: give one of them")
-    form = next(iter(chosen.values()), "table")
-    if form not in _COMPARISON_FORMATS:
-        raise UnknownNameError("format", form, _COMPARISON_FORMATS)
-    if fail_on_slower is not None and not fail_on_slower >= 0:
-        raise UsageError(f"--fail-on-slower: need 0 or more percent, got {fail_on_slower:g}")
-    comparison = _compare(a, b)
-    lost = [] if allow_missing else comparison.lost
-    slower = comparison.slower_than(fail_on_slower or 0.0)
-    if form == "csv":
-        text = report_compare.format_comparison_csv(comparison)
-    elif form == "json":
-        text = report_compare.format_comparison_json(comparison)
-    elif form == "junit":
-        text = report_compare.format_comparison_junit(comparison, slower, lost)
-    else:
-        text = report_compare.format_comparison(comparison)
-    say(text.removesuffix("\n"))
-    if fail_on_slower is None:
-        return ExitStatus.CLEAN
-    for line in [*lost, *map(report_compare.describe_change, slower)]:
-        print_error(line)
-    return ExitStatus.BAD if slower or lost else ExitStatus.CLEAN
 
 
 def merge_command(

@@ -183,6 +183,17 @@ def _cell_frame(cells: list[CellRecord]) -> pd.DataFrame:
     return pd.DataFrame(list(rows.values()), columns=columns)
 
 
+def is_run(path: str | os.PathLike[str]) -> bool:
+    """Say whether a folder is a run's."""
+    return (Path(path) / HEAD).is_file()
+
+
+def find_runs(folder: str | os.PathLike[str]) -> list[Path]:
+    """Return the folders of runs that lie in a folder, by name; none of those that are hidden."""
+    found = sorted(path for path in Path(folder).iterdir() if not path.name.startswith("."))
+    return [path for path in found if is_run(path)]
+
+
 def load_run(path: str | os.PathLike[str]) -> Run:
     """Read a run folder.
 

@@ -52,10 +52,11 @@ def summarize(comparison: Comparison) -> str:
     return text
 
 
-def _frame(comparison: Comparison) -> pd.DataFrame:
+def format_verdicts(comparison: Comparison) -> str:
+    """Return a row for each cell as a table of Markdown: both times, the change, the verdict and why."""
     over = "the model as it is" if comparison.of_models else "the fastest FF"
     what = "time, B over A" if comparison.same_machine else f"time over {over}, B over A"
-    return pd.DataFrame(
+    frame = pd.DataFrame(
         {
             "cell": c.cell,
             "A": format_time(c.a_ns),
@@ -65,6 +66,17 @@ def _frame(comparison: Comparison) -> pd.DataFrame:
             "remarks": c.reason,
         }
         for c in comparison.changes
+    )
+    return format_markdown_table(frame)
+
+
+def resolution_line(comparison: Comparison) -> str:
+    """Return what the verdicts of a comparison mean."""
+    return (
+        "- slower, faster: the whole 95 % interval lies beyond "
+        f"{100 * comparison.resolution:.1f} %, what the A/A pairs of the two runs resolve. "
+        f"same: it lies within {100 * TOLERANCE:.0f} % of no change. "
+        "ambiguous: it is too wide to tell; take more blocks."
     )
 
 
@@ -122,16 +134,9 @@ def format_comparison(comparison: Comparison) -> str:
         lines += [f"- **Record of {name} damaged**: {w}" for w in run.warnings]
         if run.head.sweep.quick:
             lines.append(f"- {name} is a quick run: few samples")
-    lines += ["", format_markdown_table(_frame(comparison)), ""]
+    lines += ["", format_verdicts(comparison), ""]
     lines += [f"- {text}" for text in comparison.unmatched]
-    lines += [
-        "- slower, faster: the whole 95 % interval lies beyond "
-        f"{100 * comparison.resolution:.1f} %, what the A/A pairs of the two runs resolve. "
-        f"same: it lies within {100 * TOLERANCE:.0f} % of no change. "
-        "ambiguous: it is too wide to tell; take more blocks.",
-        "",
-        summarize(comparison),
-    ]
+    lines += [resolution_line(comparison), "", summarize(comparison)]
     return "\n".join(lines) + "\n"
 
 

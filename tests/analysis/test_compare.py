@@ -368,8 +368,9 @@ def test_a_cell_that_is_lost_fails(tmp_path, capsys, change, said):
 def test_usage_mistakes(tmp_path):
     """A folder that is no run, two formats at once and a negative limit are usage errors."""
     a = str(Fake(processes=1, blocks=2).write(tmp_path / "a"))
-    with pytest.raises(UsageError, match=r"is not a run"):
-        cli.run(["compare", a, str(tmp_path)])
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UsageError, match=r"empty is not a run, and holds none"):
+        cli.run(["compare", a, str(tmp_path / "empty")])
     with pytest.raises(UsageError, match="--csv and --json"):
         cli.run(["compare", a, a, "--csv", "--json"])
     with pytest.raises(UsageError, match="--json and --format"):

@@ -113,6 +113,7 @@ class Fake:
     times: Mapping[str, float] = field(default_factory=lambda: TIMES)
     twin_of: str = TWIN_OF
     more_twins_of: tuple[str, ...] = ()
+    started: str = "2026-01-02T03:04:05+00:00"
 
     def cells(self) -> list[CellRecord]:
         """Return the cells, the ceiling and the A/A twin among them."""
@@ -158,7 +159,7 @@ class Fake:
             axes=values,
         )  # fmt: skip
         return RunHead(
-            schema_version=SCHEMA_VERSION, started_utc="2026-01-02T03:04:05+00:00",
+            schema_version=SCHEMA_VERSION, started_utc=self.started,
             machine=make_machine(**self.machine), sweep=sweep,
         )  # fmt: skip
 
