@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import torch
 
-from harness.nn import transformer as nn_transformer
 from harness.nn import transformer_parts
 from harness.nn.transformer import Inputs
 from harness.nn.transformer_parts import StepTimers
@@ -86,17 +85,6 @@ class TrainingStep:
 
 def _begin_nothing(part: str) -> None:
     pass
-
-
-def make_step(
-    model: torch.nn.Module, inputs: Inputs, others: torch.optim.Optimizer,
-    call: Callable[..., torch.Tensor] | None = None,
-) -> TrainingStep:  # fmt: skip
-    """Return the step of training of a model. others: the optimiser of what is not its FF."""
-    return TrainingStep(
-        model=model, call=nn_transformer.caller(model) if call is None else call, inputs=inputs,
-        own=make_optimiser(find_ff_weights(model)), others=others,
-    )  # fmt: skip
 
 
 # ---- what a step left ---------------------------------------------------------------------------

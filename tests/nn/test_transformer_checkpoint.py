@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,13 @@ from harness import nn  # noqa: E402
 from harness.errors import UsageError  # noqa: E402
 from harness.nn import transformer as nn_transformer  # noqa: E402
 from harness.nn import transformer_check, transformer_checkpoint  # noqa: E402
+from harness.nn.training import (  # noqa: E402
+    TrainingStep,
+    find_ff_weights,
+    find_other_weights,
+    make_optimiser,
+)
+from harness.nn.transformer_gradients import check_step  # noqa: E402
 from harness.problem.checkpoint import read_checkpoint  # noqa: E402
 from harness.problem.transformer import DENSE, LEFT_OUT, Transformer  # noqa: E402
 
@@ -34,6 +42,15 @@ def _models(path: Path, **options: Any) -> dict[str, Any]:
         ff: transformer_checkpoint.with_ff(dense, _whole(path, ff, **options), 0, str(path))
         for ff in (DENSE, LEFT_OUT, FFF, "ultrafastbert-1x2")
     }
+
+
+def _step(model: Any, inputs: Any) -> TrainingStep:
+    others = make_optimiser(find_other_weights(model))
+    assert others is not None
+    return TrainingStep(
+        model=model, call=nn_transformer.caller(model), inputs=inputs,
+        own=make_optimiser(find_ff_weights(model)), others=others,
+    )  # fmt: skip
 
 
 @pytest.fixture
@@ -79,16 +96,11 @@ def test_what_is_not_the_ff_is_shared(published: Path) -> None:
 @pytest.mark.parametrize("training", [False, True])
 def test_fffs_with_biases_are_judged(published: Path, training: bool) -> None:
     """The checkpoint's FFFs, whose biases count in the turns, pass the gate forward and backward."""
-    from harness.nn.training import find_other_weights, make_optimiser, make_step
-    from harness.nn.transformer_gradients import check_step
-
     whole = _whole(published, FFF, training=training)
     model = _models(published)[FFF]
     inputs = nn_transformer.make_inputs(model, whole, 0)
     if training:
-        others = make_optimiser(find_other_weights(model))
-        assert others is not None
-        verdict = check_step(make_step(model, inputs, others), whole, seed=1).verdict
+        verdict = check_step(_step(model, inputs), whole, seed=1).verdict
     else:
         verdict = transformer_check.check_model(model, whole, inputs, seed=1).verdict
     assert verdict.ok, verdict.reason
@@ -144,15 +156,11 @@ def test_folders_of_transformers(kind: str, tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_compiled_fffs_with_biases_are_judged(published: Path) -> None:
     """In a compiled step the column of ones that biases are read by is no part of what a layer got."""
-    from harness.nn.training import find_other_weights, make_optimiser, make_step
     from harness.nn.transformer_compiled import compile_model
-    from harness.nn.transformer_gradients import check_step
 
     whole = _whole(published, FFF, training=True, compiled=True, layers=1)
     model = _models(published, layers=1)[FFF]
-    others = make_optimiser(find_other_weights(model))
-    assert others is not None
     call = nn_transformer.caller(model, compile_model(model))
-    step = make_step(model, nn_transformer.make_inputs(model, whole, 0), others, call)
+    step = replace(_step(model, nn_transformer.make_inputs(model, whole, 0)), call=call)
     verdict = check_step(step, whole, seed=1).verdict
     assert verdict.ok, verdict.reason
