@@ -28,6 +28,7 @@ _ORDER = (*(part for part in ALL_PARTS if part not in FF_PARTS), *FF_PARTS)
 # Of a step of training the way back and the update are the FF's colour under other hatches.
 _HATCHES = {"ff_backward": "//", "ff_update": ".."}
 
+_MOST_IN_COLUMN = 4
 _MOST_FORMS = 16  # bars beside each other
 _LONG_TITLE = 40
 _LONG_NAME = 12  # characters from which on a name has two lines
@@ -43,6 +44,8 @@ def _draw_forms(axes: Any, model: WholeModel, style: DrawingStyle) -> None:
     """Draw a bar a form: its parts, and beside their sum the time of a pass without timers."""
     forms = [form for form in model.forms if form.parts_ns or form.pass_ns == form.pass_ns]
     highest = max((max(sum(f.parts_ns.values()), f.pass_ns) for f in forms), default=1.0)
+    # In a column there is no room for many intervals beside each other: the table has them.
+    crowded = style.is_narrow and len(forms) > _MOST_IN_COLUMN
     for i, form in enumerate(forms):
         below = 0.0
         for part in _ORDER:
@@ -53,13 +56,18 @@ def _draw_forms(axes: Any, model: WholeModel, style: DrawingStyle) -> None:
         if not form.parts_ns:  # of a compiled pass the whole alone is known
             axes.bar(i, form.pass_ns, width=0.66, facecolor="none", edgecolor="black", lw=0.8)
         axes.plot([i - 0.4, i + 0.4], [form.pass_ns] * 2, color="black", lw=1.6, zorder=3)
-        speedup = "" if form.ff == DENSE else f"\n{format_ratio(form.speedup)}"
+        told = format_ratio(form.speedup)
+        speedup = "" if form.ff == DENSE else f"\n{told.partition(' ')[0] if crowded else told}"
         top = max(below, form.pass_ns) + 0.02 * highest
         axes.text(i, top, f"{format_time(form.pass_ns)}{speedup}", ha="center", va="bottom",
                   fontsize=style.note)  # fmt: skip
     names = [name_form(form) for form in forms]
     broken = [n.replace("-", "-\n", 1) if len(n) > _LONG_NAME else n for n in names]
-    axes.set_xticks(range(len(forms)), [style.write(name) for name in broken], fontsize=style.note)
+    turned: dict[str, Any] = {"rotation": 30, "ha": "right"} if crowded else {}
+    axes.set_xticks(
+        range(len(forms)), [style.write(name) for name in (names if crowded else broken)],
+        fontsize=style.note, **turned,
+    )  # fmt: skip
     axes.set_ylim(0, 1.2 * highest)
     axes.yaxis.set_major_formatter(lambda ns, _: format_time(ns) if ns else "0")
     name, _, rest = format_whole(model).partition("layers, ")
