@@ -172,9 +172,13 @@ def test_a_containers_limit_is_named() -> None:
 
 @pytest.mark.parametrize("machine", MACHINES.values(), ids=MACHINES)
 def test_memory_of_the_papers_problem(machine: Machine) -> None:
-    """The default sweep is predicted to stay within 2 GiB, and two sets beyond a very large last cache."""
+    """The default sweep is predicted to stay within 2 GiB, and two sets beyond a very large last cache.
+
+    Such sets stand beside what a process with torch takes, where that is installed: 256 MiB more at the most.
+    """
     made = make_plan(_spec(batches=[PAPER_BATCH], widths=[PAPER_WIDTH]), machine)
-    sets = 4 * machine.last_level_bytes() if machine.last_level_bytes() > 2**27 else 0
+    last = machine.last_level_bytes()
+    sets = 4 * last + 2**28 if last > 2**27 else 0
     assert 2**28 < made.memory_bytes() < 2**31 + sets
 
 
