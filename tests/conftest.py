@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import site
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -18,6 +19,13 @@ for _name in ("OMP", "OPENBLAS", "MKL", "BLIS"):
     os.environ.setdefault(f"{_name}_NUM_THREADS", "1")
 # They have been heard; a pytest that a test starts must not write over this one's report.
 os.environ.pop("PYTEST_ADDOPTS", None)
+# What is begun behind `nohup`, or by a script with `&`, ignores these, and so would all that tests start.
+for _number, _heard in (
+    (signal.SIGHUP, signal.SIG_DFL),
+    (signal.SIGINT, signal.default_int_handler),
+):
+    if signal.getsignal(_number) is signal.SIG_IGN:
+        signal.signal(_number, _heard)
 os.environ.setdefault("MKL_THREADING_LAYER", "SEQUENTIAL")
 os.environ.setdefault("MKL_INTERFACE_LAYER", "LP64")
 
