@@ -18,6 +18,7 @@ from harness.report.formats import (
     format_rate,
     format_ratio,
     format_share,
+    format_source,
     format_time,
 )
 
@@ -121,7 +122,7 @@ def ceiling_frame(speeds: Sequence[Speed]) -> pd.DataFrame:
                 "ceiling": s.implementation.removeprefix("ceiling_"),
                 "set in": s.place or NONE,
                 "width": s.width,
-                "provider": s.provider or "own code",
+                "provider": format_source(s.implementation, s.provider),
                 "a pass": format_time(s.pass_ns),
                 "rate": f"{format_rate(rate)} {unit}",
                 "fastest sample": f"{format_rate(rate * s.pass_ns / s.fastest_ns)} {unit}",

@@ -177,7 +177,8 @@ def strict_rung(rungs: Sequence[Rung]) -> Rung:
 def _name(analysis: Analysis, cell: str) -> str:
     """Return an interleaved cell's implementation and provider."""
     record = analysis.cells[cell]
-    return f"`{record.implementation}` ({record.provider or 'own code'})"
+    source = formats.format_source(record.implementation, record.provider)
+    return f"`{record.implementation}` ({source})"
 
 
 def describe_step(analysis: Analysis, key: str) -> str:

@@ -56,10 +56,10 @@ def _draw_forms(axes: Any, model: WholeModel, style: DrawingStyle) -> None:
         if not form.parts_ns:  # of a compiled pass the whole alone is known
             axes.bar(i, form.pass_ns, width=0.66, facecolor="none", edgecolor="black", lw=0.8)
         axes.plot([i - 0.4, i + 0.4], [form.pass_ns] * 2, color="black", lw=1.6, zorder=3)
-        told = format_ratio(form.speedup)
-        speedup = "" if form.ff == DENSE else f"\n{told.partition(' ')[0] if crowded else told}"
+        told, _, interval = format_ratio(form.speedup).partition(" ")
+        speedup = "" if form.ff == DENSE else f"\n{told}" if crowded else f"\n{told}\n{interval}"
         top = max(below, form.pass_ns) + 0.02 * highest
-        axes.text(i, top, f"{format_time(form.pass_ns)}{speedup}", ha="center", va="bottom",
+        axes.text(i, top, f"{format_time(form.pass_ns)}{speedup}".rstrip(), ha="center", va="bottom",
                   fontsize=style.note)  # fmt: skip
     names = [name_form(form) for form in forms]
     broken = [n.replace("-", "-\n", 1) if len(n) > _LONG_NAME else n for n in names]
@@ -68,7 +68,7 @@ def _draw_forms(axes: Any, model: WholeModel, style: DrawingStyle) -> None:
         range(len(forms)), [style.write(name) for name in (names if crowded else broken)],
         fontsize=style.note, **turned,
     )  # fmt: skip
-    axes.set_ylim(0, 1.2 * highest)
+    axes.set_ylim(0, 1.25 * highest)
     axes.yaxis.set_major_formatter(lambda ns, _: format_time(ns) if ns else "0")
     name, _, rest = format_whole(model).partition("layers, ")
     told = (

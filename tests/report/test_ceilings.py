@@ -42,6 +42,18 @@ def test_the_ceilings_stand_in_the_table_with_their_units(tmp_path: Path) -> Non
     assert "50 GB/s" in rows[3]
 
 
+def test_a_ceiling_is_of_what_computes_it(tmp_path: Path) -> None:
+    """The row of a product of torch names torch, that of a loop of ours own code."""
+    matmul = cell_record(
+        "matmul", role="ceiling", layer="ceiling", implementation="ceiling_torch_matmul", provider="",
+        model="", level=None, flops=10**8,
+    )  # fmt: skip
+    run = make_run(tmp_path / "run", [*ceiling_records(), (matmul, 1e6), (cell_record("ff"), 1e9)])
+    rows = [line.split("|") for line in table.format_markdown(analyse(run)).splitlines()]
+    sources = {row[1].strip(): row[4].strip() for row in rows if len(row) > 8}
+    assert (sources["torch_matmul"], sources["fma"]) == ("torch", "own code")
+
+
 @pytest.mark.parametrize("measured", [True, False])
 def test_the_figures_are_drawn_where_there_are_ceilings(tmp_path: Path, measured: bool) -> None:
     """Roofline and bandwidths are a run's figures where it measured ceilings, and only there."""

@@ -187,13 +187,18 @@ def find_beyond(panel: Any) -> set[Text]:
     return found
 
 
-@pytest.fixture(params=["shipped", "device", "walk"])
+@pytest.fixture(params=["shipped", "models", "device", "walk"])
 def varied(request: pytest.FixtureRequest, data_folder: Path, tmp_path: Path) -> Analysis:
-    """Return the analysis of a run on a CPU, of one on a device, and of one that began with a walk."""
+    """Return the analysis of a run on a CPU, of models, on a device, and of one that began with a walk."""
     if request.param == "walk":
         return analyse_walk(tmp_path / "walk", VIRTUAL)
-    shipped = data_folder.parents[1] / "results" / "20261125T221419Z-vm-53cd3bd598"
-    return analyse(load_run(shipped if request.param == "shipped" else data_folder / "run-gpu"))
+    results = data_folder.parents[1] / "results"
+    runs = {
+        "shipped": results / "20261125T221419Z-vm-53cd3bd598",
+        "models": results / "20261127T085249Z-vm-f8692417e7",
+        "device": data_folder / "run-gpu",
+    }
+    return analyse(load_run(runs[request.param]))
 
 
 @pytest.mark.slow
