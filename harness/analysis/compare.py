@@ -7,7 +7,7 @@ whole machine cancels.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -166,22 +166,29 @@ def _own_references(
     return own
 
 
-def _find_lost(
-    a: RunIndex, b: RunIndex, cells_a: dict[Identity, str], cells_b: dict[Identity, str]
+def find_lost(
+    a: RunIndex,
+    b: RunIndex,
+    cells_a: Mapping[Identity, str],
+    cells_b: Mapping[Identity, str],
+    name: Callable[[Identity], str],
 ) -> list[str]:
-    """Return what A measured and B has no time of, each with why; what B found wrong is judged as a cell."""
+    """Return what A measured and B has no time of, each with why; what B found wrong is judged as a cell.
+
+    name: says of what is matched what it is called.
+    """
     lost = []
     for identity, cell in cells_a.items():
         if not is_sampled(a, cell):
             continue
         if identity not in cells_b:
-            lost.append(f"{name_cell(identity)} is not in B")
+            lost.append(f"{name(identity)} is not in B")
             continue
         record = b.cells[cells_b[identity]]
         if record.status == "ok" and not is_sampled(b, record.cell):
-            lost.append(f"{name_cell(identity)} is not sampled in B")
+            lost.append(f"{name(identity)} is not sampled in B")
         elif record.status not in ("ok", "wrong", "failed"):
-            lost.append(f"{name_cell(identity)} is {record.status} in B: {record.reason}")
+            lost.append(f"{name(identity)} is {record.status} in B: {record.reason}")
     return lost
 
 
@@ -291,5 +298,5 @@ def compare_indexed(
                  for identity, pair in both.items() if _either_ok(of_a, of_b, pair)],
         unmatched=[*(f"only in A: {describe_cell(k)}" for k in cells_a if k not in cells_b),
                    *(f"only in B: {describe_cell(k)}" for k in cells_b if k not in cells_a)],
-        lost=_find_lost(of_a, of_b, cells_a, cells_b),
+        lost=find_lost(of_a, of_b, cells_a, cells_b, name_cell),
     )  # fmt: skip

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 from harness.analysis import compare_interval, stats
-from harness.analysis.compare import Change, Comparison, Verdict, judge
+from harness.analysis.compare import Change, Comparison, Verdict, find_lost, is_sampled, judge
 from harness.analysis.compare_match import is_same_machine
 from harness.analysis.index import RunIndex, index_run
 from harness.analysis.samples import BlockTimes
@@ -35,10 +35,6 @@ def _reference(cells: _Cells, of: Identity) -> str:
     assert of.transformer is not None
     whole = replace(of.transformer, ff=DENSE)
     return next((cell for key, cell in cells.items() if key.transformer == whole), "")
-
-
-def _sampled(run: RunIndex, cell: str) -> bool:
-    return cell in run.cells and run.cells[cell].status == "ok" and cell in run.samples
 
 
 def _level(run: RunIndex, cell: str, reference: str, part: str) -> list[BlockTimes]:
@@ -84,9 +80,9 @@ def _change(
         told, reason = "broken", f"{states[1]} in B"
     elif states != ["ok", "ok"]:
         reason = f"{states[0]} in A, {states[1]} in B"
-    elif not (_sampled(a, references[0]) and _sampled(b, references[1])):
+    elif not (all(references) and is_sampled(a, references[0]) and is_sampled(b, references[1])):
         reason = "the model as it is was not measured beside it in both runs"
-    elif not (_sampled(a, pair[0]) and _sampled(b, pair[1])):
+    elif not (is_sampled(a, pair[0]) and is_sampled(b, pair[1])):
         reason = "too few blocks for an interval"
     else:
         first, second = (
@@ -115,23 +111,6 @@ def _describe(cell: CellRecord) -> str:
     ff = {DENSE: "as it is", LEFT_OUT: "left out"}.get(whole.ff) or title(whole.ff)
     loaded = f", weights {whole.checkpoint}" if whole.checkpoint else ""
     return f"{cell.cell} (the FF is {ff}, {whole.device}, {cell.threads} threads{loaded})"
-
-
-def _find_lost(a: RunIndex, b: RunIndex, cells_a: _Cells, cells_b: _Cells) -> list[str]:
-    """Return what A measured and B has no time of, each with why; what B found wrong is judged as a cell."""
-    lost = []
-    for identity, cell in cells_a.items():
-        if not _sampled(a, cell):
-            continue
-        if identity not in cells_b:
-            lost.append(f"{cell} is not in B")
-            continue
-        record = b.cells[cells_b[identity]]
-        if record.status == "unavailable":
-            lost.append(f"{cell} is unavailable in B: {record.reason}")
-        elif record.status == "ok" and not _sampled(b, record.cell):
-            lost.append(f"{cell} is not sampled in B")
-    return lost
 
 
 def compare(a: Run, b: Run) -> Comparison:
@@ -164,5 +143,5 @@ def compare(a: Run, b: Run) -> Comparison:
         changes=changes, of_models=True,
         unmatched=[*(f"only in A: {_describe(of_a.cells[c])}" for k, c in cells_a.items() if k not in both),
                    *(f"only in B: {_describe(of_b.cells[c])}" for k, c in cells_b.items() if k not in both)],
-        lost=_find_lost(of_a, of_b, cells_a, cells_b),
+        lost=find_lost(of_a, of_b, cells_a, cells_b, cells_a.__getitem__),
     )  # fmt: skip
