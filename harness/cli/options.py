@@ -180,6 +180,16 @@ def take_axes(command: Callable[..., ExitStatus], *, behind: str) -> Callable[..
     return command
 
 
+def find_given(context: typer.Context) -> dict[str, str]:
+    """Return what stands on the command line itself: the names of parameters, and the option of each."""
+    found = {}
+    for parameter in context.command.params:
+        source = context.get_parameter_source(parameter.name or "")
+        if source is not None and source.name == "COMMANDLINE":
+            found[parameter.name or ""] = parameter.opts[0]
+    return found
+
+
 def require_style(style: str) -> None:
     """Raise UsageError where figures have no such style."""
     if style not in STYLES:

@@ -53,12 +53,7 @@ def _parse_sweep(words: Sequence[str], refused: dict[str, str]) -> SweepSpec:
     app = typer.main.get_command(make_app("sweep"))
     command = app.commands["sweep"]  # type: ignore[attr-defined]
     with command.make_context("sweep", list(words)) as context:
-        given = {
-            parameter.name: parameter.opts[0]
-            for parameter in command.params
-            if (source := context.get_parameter_source(parameter.name)) is not None
-            and source.name == "COMMANDLINE"
-        }
+        given = options.find_given(context)
         for name, why in refused.items():
             if name in given:
                 raise UsageError(f"{given[name]} behind `--`: {why}")
@@ -115,7 +110,7 @@ def print_jobs(submission: SubmissionRecord, jobs: Sequence[JobRecord], folder: 
         cpus = sweep_submission.choose_cpus(job.sweep.threads) if local else []
         say(report.format_job(job, folder, cpus))
     if submission.on == "slurm":
-        asked = executors.sbatch_options(submission, jobs[0], f"fff-{folder.name}")
+        asked = executors.sbatch_options(submission, jobs[0], folder)
         own = {k: v for k, v in asked.items() if k not in ("additional_parameters", "srun_args")}
         flags = {
             k.replace("_", "-"): v for k, v in {**own, **asked["additional_parameters"]}.items()
@@ -199,17 +194,11 @@ def _find_left(submission: SubmissionRecord, folder: Path) -> list[JobRecord]:
 
 def _given_beside_resume(context: typer.Context) -> list[str]:
     """Return the options on the command line that a submission which is taken up has of its own."""
-    found = []
-    for parameter in context.command.params:
-        source = context.get_parameter_source(parameter.name or "")
-        given = (
-            source is not None
-            and source.name == "COMMANDLINE"
-            and context.params[parameter.name or ""]
-        )
-        if given and parameter.name not in ("resume", "minutes", "dry_run"):
-            found.append(parameter.opts[0] if parameter.opts[0].startswith("-") else "words")
-    return found
+    return [
+        option if option.startswith("-") else "words"
+        for name, option in options.find_given(context).items()
+        if context.params[name] and name not in ("resume", "minutes", "dry_run")
+    ]
 
 
 def _check_times(minutes: int | None, grace_s: int) -> None:

@@ -99,13 +99,11 @@ def _given_options(
     context: typer.Context, fields: Mapping[str, str]
 ) -> dict[str, tuple[str, object]]:
     """Return the options that stand on the command line: field of the spec -> option and its value."""
-    found: dict[str, tuple[str, object]] = {}
-    for parameter in context.command.params:
-        name = parameter.name or ""
-        source = context.get_parameter_source(name)
-        if name not in _BESIDE_RESUME and source is not None and source.name == "COMMANDLINE":
-            found[fields.get(name, name)] = (parameter.opts[0], context.params[name])
-    return found
+    return {
+        fields.get(name, name): (option, context.params[name])
+        for name, option in options.find_given(context).items()
+        if name not in _BESIDE_RESUME
+    }
 
 
 def take_up(

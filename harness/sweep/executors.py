@@ -85,8 +85,8 @@ def _last_line(text: str) -> str:
 # ---- Slurm ---------------------------------------------------------------------------------------
 
 
-def sbatch_options(submission: SubmissionRecord, job: JobRecord, name: str) -> dict[str, Any]:
-    """Return what a job asks of sbatch, by the names that submitit takes."""
+def sbatch_options(submission: SubmissionRecord, job: JobRecord, folder: Path) -> dict[str, Any]:
+    """Return what a job asks of sbatch, by the names that submitit takes. folder: of the submission."""
     threads = job.sweep.threads
     own: dict[str, Any] = {
         # A whole node: no neighbour, all its memory, a core for each thread and not its second half.
@@ -95,7 +95,7 @@ def sbatch_options(submission: SubmissionRecord, job: JobRecord, name: str) -> d
     }  # fmt: skip
     own.update({key: value or True for key, value in submission.sbatch.items()})
     options: dict[str, Any] = {
-        "job_name": name, "time": submission.minutes, "nodes": 1, "ntasks_per_node": 1,
+        "job_name": f"fff-{folder.name}", "time": submission.minutes, "nodes": 1, "ntasks_per_node": 1,
         "cpus_per_task": threads, "additional_parameters": own,
         "srun_args": ["--cpu-bind=cores", f"--cpus-per-task={threads}"],
     }  # fmt: skip
@@ -119,9 +119,7 @@ def submit_slurm(
             array = list(group)
             try:
                 executor = submitit.SlurmExecutor(folder=folder / LOGS)
-                executor.update_parameters(
-                    **sbatch_options(submission, array[0], f"fff-{folder.name}")
-                )
+                executor.update_parameters(**sbatch_options(submission, array[0], folder))
                 with redirect_stderr(io.StringIO()):  # what sbatch refuses is told below
                     made = executor.map_array(begin, array, [folder] * len(array))
             except (
