@@ -251,14 +251,16 @@ class Surroundings:
 
     blas: the table of a provider, or None. isa: the instruction set by name, empty for the fastest.
     threads: that kernels of our own may use, the calling one included. caches: bytes of L2 and L3 as one
-    core sees them, where the system tells. team: so many threads of `make_team`, which passes share, one
-    at a time; without it a pass has some of its own.
+    core sees them, where the system tells. far_weights: the weights come from memory, not from a cache, as
+    far as the caller knows: kernels of our own then fetch whole rows ahead. team: so many threads of
+    `make_team`, which passes share, one at a time; without it a pass has some of its own.
     """
 
     blas: Any = None
     isa: str = ""
     threads: int = 1
     caches: Mapping[str, int] = field(default_factory=dict)
+    far_weights: bool = False
     team: Any = None
 
 
@@ -292,6 +294,7 @@ def _make_context(around: Surroundings) -> tuple[Any, Any]:
     context.isa = _ISAS[around.isa or names[0]]
     context.l2_bytes = around.caches.get("L2", 0)
     context.l3_bytes = around.caches.get("L3", 0)
+    context.far_weights = around.far_weights
     team = around.team
     if team is None and around.threads > 1:
         team = make_team(around.threads)

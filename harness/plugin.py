@@ -103,7 +103,12 @@ def _prepare_c(
     problem: Problem, operands: Operands, context: Context,
 ) -> Prepared:  # fmt: skip
     workspace = context.workspace(workspace_bytes(problem))
-    around = native.Surroundings(isa=context.isa, threads=context.threads, caches=context.caches)
+    around = native.Surroundings(
+        isa=context.isa,
+        threads=context.threads,
+        caches=context.caches,
+        far_weights=context.far_weights,
+    )
     forward, time = native.bind(kernel, problem, operands, around, workspace)
     return Prepared(
         forward=forward, time=time, notes={**notes, "isa": context.isa or native.isas()[0]},

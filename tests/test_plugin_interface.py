@@ -73,6 +73,9 @@ ffk_status surroundings(const ffk_shape *s, const ffk_operands *o, const ffk_con
     o->y[0] = c->team != NULL ? (float)c->team->threads : 1.0f;
     o->y[1] = (float)c->l2_bytes;
     o->y[2] = (float)c->l3_bytes;
+#if defined(FFK_API_VERSION) && FFK_API_VERSION >= 5
+    o->y[3] = (float)c->far_weights;
+#endif
     return FFK_OK;
 }
 #ifdef __cplusplus
@@ -281,6 +284,8 @@ SIZES = {
         "context": 40},
     4: {"shape": 72, "operands": 80, "blas": 56, "feed": 48, "products": 64, "isa": 224, "team": 24,
         "context": 40},
+    5: {"shape": 72, "operands": 80, "blas": 56, "feed": 48, "products": 64, "isa": 224, "team": 24,
+        "context": 48},
 }  # fmt: skip
 
 
@@ -339,12 +344,12 @@ def test_version_1_stands_where_it_stood(tmp_path: Path) -> None:
 
 
 def test_plugin_has_the_threads_and_caches_that_our_own_kernels_have(tmp_path: Path) -> None:
-    """A C plugin finds the sweep's threads and the machine's caches in its context, and can use them."""
+    """A C plugin finds the threads, the caches and where the weights lie in its context, and can use them."""
     plugin.load(build(tmp_path))
     caches = {"L1d": 32768, "L2": 1 << 19, "L3": 1 << 23}
-    assert output("fff_cpu_surroundings").ravel()[:3].tolist() == [1, 0, 0]
-    around = output("fff_cpu_surroundings", threads=3, caches=caches)
-    assert around.ravel()[:3].tolist() == [3, 1 << 19, 1 << 23]
+    assert output("fff_cpu_surroundings").ravel()[:4].tolist() == [1, 0, 0, 0]
+    around = output("fff_cpu_surroundings", threads=3, caches=caches, far_weights=True)
+    assert around.ravel()[:4].tolist() == [3, 1 << 19, 1 << 23, 1]
     np.testing.assert_array_equal(
         output("fff_cpu_mine", threads=3, caches=caches), output("fff_cpu_mine")
     )

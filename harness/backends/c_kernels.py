@@ -33,6 +33,7 @@ def _surroundings(context: Context) -> native.Surroundings:
     return native.Surroundings(
         blas=context.provider.table if context.provider is not None else None,
         isa=context.isa, threads=context.threads, caches=context.caches,
+        far_weights=context.far_weights,
         team=context.team() if context.team is not None and context.threads > 1 else None,
     )  # fmt: skip
 

@@ -21,7 +21,8 @@ class Context:
     provider: a loaded BLAS provider (``blas.Provider``), or None where none is needed.
     isa: name of the instruction set of our own vector code; empty for the fastest that the processor has.
     threads: that code of our own may use, the calling one included. caches: bytes of L1d, L2 and L3 as one
-    core sees them, where the system tells.
+    core sees them, where the system tells. far_weights: the weights come from memory when a pass begins, not
+    from a cache, as far as the caller knows.
     device: where the pass runs, one of the implementation's devices. On "cuda" the operands are torch
     tensors there, and so is the workspace.
     workspace: returns an aligned, touched byte array of at least the size asked for.
@@ -43,6 +44,7 @@ class Context:
     tile: str = ""
     timer: Callable[..., timer.TimePasses] = timer.make_python_timer
     team: Callable[[], Any] | None = None
+    far_weights: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

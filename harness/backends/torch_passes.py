@@ -123,6 +123,7 @@ def _bind(
         provider=_provider() if found.needs_provider else None,
         workspace=_take_on_gpu if device == "cuda" else _kept.take_workspace,
         threads=threads, team=partial(_kept.take_team, threads), caches=_caches(), device=device,
+        far_weights=True,  # between two calls of a layer a model reads the weights of its others
     )  # fmt: skip
     if found.tensor_pass is None:
         return partial(_prepare_anew, found, problem, context), True

@@ -55,7 +55,8 @@ class Gate:
         own: Any = {"device": "cuda", "timer": make_timer(self._device)} if self._device else {}
         return Context(
             provider=self._provider, workspace=self._store.workspace, isa=request.isa,
-            threads=request.threads, caches=request.caches, tile=request.tile, **own,
+            threads=request.threads, caches=request.caches, tile=request.tile,
+            far_weights=request.weights != "hot", **own,
         )  # fmt: skip
 
     def prepare(self, request: GateRequest) -> tuple[GateAnswer | Unavailable, ReadyCell | None]:

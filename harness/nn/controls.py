@@ -95,7 +95,7 @@ class Control(torch.nn.Module):
         threads = torch.get_num_threads() if device == "cpu" else 1
         context = Context(
             provider=blas.load() if found.needs_provider else None, workspace=take, threads=threads,
-            caches=resources.caches(), device=device,
+            caches=resources.caches(), device=device, far_weights=True,
             team=partial(native.make_team, threads) if threads > 1 else None,
         )  # fmt: skip
         made = found.prepare(problem, Operands(x=placed[0], y=placed[1], **weights), context)

@@ -3,6 +3,7 @@
 #ifndef FFK_CEILING_H
 #define FFK_CEILING_H
 
+#include "memory/sizes.h"
 #include "threads/parallel_for.h"
 
 typedef struct ffk_ceiling {
@@ -12,6 +13,7 @@ typedef struct ffk_ceiling {
     /* Walk over rows first..end - 1 of y, `hidden` times. */
     void (*walk)(const struct ffk_ceiling *c, int64_t first, int64_t end);
     int64_t parts; /* ranges of rows, each walked by one thread */
+    int64_t l3_bytes;
 } ffk_ceiling;
 
 static inline void ffk_walk_part(void *job, int64_t i) {
@@ -32,7 +34,8 @@ static inline void ffk_walk_all(const ffk_shape *s, const ffk_operands *o,
                      .operands = o,
                      .isa = context->isa,
                      .walk = walk,
-                     .parts = most < s->batch ? most : s->batch};
+                     .parts = most < s->batch ? most : s->batch,
+                     .l3_bytes = ffk_l3_bytes(context)};
     ffk_parallel_for(context->team, c.parts, ffk_walk_part, &c);
 }
 

@@ -9,6 +9,11 @@
  * Needs:  batch a power of two.
  */
 #include "ceilings/ceiling.h"
+#include "fff/node_rows.h"
+
+/* Rows fetched ahead where the table is larger than L3: whole ones, into L2. That doubles the rate
+ * from memory; in a cache the processor's own prefetcher is enough, and fetching would cost. */
+enum { ROWS_AHEAD = 4 };
 
 /* Half of the bits of n, a power of two; at least 1. */
 static int half_bits(int64_t n) {
@@ -31,8 +36,13 @@ static void walk(const ffk_ceiling *c, int64_t first, int64_t end) {
     const ffk_shape *s = c->shape;
     const ffk_operands *o = c->operands;
     const int half = half_bits(s->batch);
+    const int64_t row_lines = (s->d_in * (int64_t)sizeof *o->x + 63) / 64;
+    const int far = s->batch * s->d_in * (int64_t)sizeof *o->x > c->l3_bytes;
     for (int64_t pass = 0; pass < s->hidden; ++pass)
         for (int64_t b = first; b < end; ++b) {
+            if (far)
+                ffk_fetch_head(o->x + scattered(b + ROWS_AHEAD, s->batch, half) * s->d_in,
+                               row_lines);
             const float *x = o->x + scattered(b, s->batch, half) * s->d_in; /* (d_in,) */
             const float z = c->isa->dot(s->d_in, x, o->w_in + pass * s->d_in);
             float *y = o->y + b * s->d_out; /* (d_out,) */

@@ -25,6 +25,7 @@ typedef struct {
     const int32_t *expert; /* (batch, active) */
     const float *gate;     /* (batch, active): gates, or where `scored` the pre-activations */
     int scored;
+    int64_t in_lines, out_lines; /* of a row, fetched: set by ffk_emit_outputs */
 } ffk_outputs;
 
 static inline void ffk_output_range(void *state, int64_t unit) {
@@ -45,13 +46,13 @@ static inline void ffk_output_range(void *state, int64_t unit) {
         const float *gate = o->gate + b * s->active;
         for (int64_t k = 0; k < s->active; ++k) {
             row[k] = w_out + (size_t)expert[k] * out_bytes;
-            ffk_fetch_head(row[k]);
+            if (k + 1 < s->active && !o->scored)
+                ffk_fetch_head(w_in + (size_t)expert[k + 1] * in_bytes, o->in_lines);
+            ffk_fetch_head(row[k], o->out_lines);
             if (o->scored) {
                 a[k] = gate[k];
                 continue;
             }
-            if (k + 1 < s->active)
-                ffk_fetch_head(w_in + (size_t)expert[k + 1] * in_bytes);
             a[k] = products->dot(s->d_in, x, w_in + (size_t)expert[k] * in_bytes);
         }
         o->isa->gelu(padded, a);
@@ -62,8 +63,11 @@ static inline void ffk_output_range(void *state, int64_t unit) {
     }
 }
 
-static inline void ffk_emit_outputs(ffk_outputs *o, const ffk_team *team) {
-    ffk_parallel_for(team, ffk_min(o->shape->batch, FFK_OUTPUT_UNITS), ffk_output_range, o);
+static inline void ffk_emit_outputs(ffk_outputs *o, const ffk_context *c) {
+    const size_t element = ffk_element_bytes(o->shape);
+    o->in_lines = ffk_head_lines(c, (size_t)o->shape->d_in * element);
+    o->out_lines = ffk_head_lines(c, (size_t)o->shape->d_out * element);
+    ffk_parallel_for(c->team, ffk_min(o->shape->batch, FFK_OUTPUT_UNITS), ffk_output_range, o);
 }
 
 #endif

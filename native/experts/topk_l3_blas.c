@@ -29,7 +29,7 @@ static ffk_status run(const ffk_shape *s, const ffk_operands *o, const ffk_conte
                            .expert = scoring.expert,
                            .gate = scoring.gate,
                            .scored = FFK_TOPK == FFK_TOPK};
-    ffk_emit_outputs(&outputs, c->team);
+    ffk_emit_outputs(&outputs, c);
     return FFK_OK;
 }
 

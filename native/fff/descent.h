@@ -35,6 +35,7 @@ typedef struct {
     float *z;                 /* (tokens, stride): pre-activations of the path, by level */
     int64_t stride;
     int32_t *node; /* (tokens,): where each has come to */
+    int far;       /* the weights come from memory: ffk_context.far_weights */
 } ffk_descent;
 
 static inline int64_t ffk_z_stride(int64_t depth) { return (depth + 1 + 15) / 16 * 16; }
@@ -73,10 +74,13 @@ static inline void ffk_step(const ffk_descent *t, const ffk_group *g, int levels
                               ffk_in_row(t, levels == 2 ? 2 * node + 2 : node)};
     memset(sizes, 0, 4 * sizeof *sizes);
     if (g->count == 1 && levels == 1) {
-        for (int64_t i = 0; i < n_ahead; ++i)
-            ffk_fetch_head(ahead[i]);
-        const char *x = t->x + (size_t)(*token * t->d_in) * t->element;
-        *z = t->products->dot(t->d_in, x, w[0]);
+        if (t->far)
+            t->products->dots(1, 1, t->d_in, t->x, token, 0, w, z, ahead, n_ahead);
+        else {
+            for (int64_t i = 0; i < n_ahead; ++i)
+                ffk_fetch_head(ahead[i], FFK_HEAD_LINES);
+            *z = t->products->dot(t->d_in, t->x + (size_t)(*token * t->d_in) * t->element, w[0]);
+        }
         t->z[*token * t->stride + g->level] = *z;
         sizes[*z >= 0.0f] = 1;
         return;

@@ -65,10 +65,10 @@ static void all_of_tile(void *state, int64_t i) {
 }
 
 /* Describe the first tree, with z and node from the workspace. */
-static ffk_descent first_tree(const ffk_shape *s, const ffk_operands *o, const ffk_isa *isa,
+static ffk_descent first_tree(const ffk_shape *s, const ffk_operands *o, const ffk_context *c,
                               char **workspace) {
-    ffk_descent t = {.products = &isa->products[s->dtype],
-                     .isa = isa,
+    ffk_descent t = {.products = &c->isa->products[s->dtype],
+                     .isa = c->isa,
                      .d_in = s->d_in,
                      .d_out = s->d_out,
                      .depth = s->depth,
@@ -78,7 +78,8 @@ static ffk_descent first_tree(const ffk_shape *s, const ffk_operands *o, const f
                      .w_out = (const char *)o->w_out,
                      .y = o->y,
                      .how = s->trees > 1 ? FFK_ADD : FFK_STORE,
-                     .stride = ffk_z_stride(s->depth)};
+                     .stride = ffk_z_stride(s->depth),
+                     .far = c->far_weights != 0};
     t.z = ffk_take(workspace, (size_t)(s->batch * t.stride) * sizeof(float));
     t.node = ffk_take(workspace, (size_t)s->batch * sizeof(int32_t));
     return t;
@@ -91,7 +92,7 @@ static ffk_status run(const ffk_shape *s, const ffk_operands *o, const ffk_conte
     }
     const int64_t l2 = ffk_l2_bytes(c), l3 = ffk_l3_bytes(c);
     char *cursor = o->workspace;
-    job j = {.tree = first_tree(s, o, c->isa, &cursor), .shape = s, .operands = o};
+    job j = {.tree = first_tree(s, o, c, &cursor), .shape = s, .operands = o};
     const int one_group = s->trees == 1 && s->batch <= FFK_GROUP_TOKENS;
     j.tile = one_group ? s->batch : ffk_tile_tokens(s, l2);
     if (s->trees == 1 && !one_group && s->depth >= FFK_SPLIT_DEPTH) {

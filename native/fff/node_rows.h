@@ -4,11 +4,21 @@
 
 #include "ffk.h"
 
-/* Ask for the first lines of a row; the processor's own prefetcher goes on from there. Reading
- * beyond a row is harmless: nothing is loaded but a cache line. */
-static inline void ffk_fetch_head(const void *row) {
-    __builtin_prefetch(row);
-    __builtin_prefetch((const char *)row + 64);
+enum { FFK_HEAD_LINES = 2 };
+
+/* Ask for the first lines of a row, from which the processor's own prefetcher goes on; lines behind
+ * those that it needs for that, into L2 alone. Reading beyond a row is harmless: nothing is loaded
+ * but a cache line. */
+static inline void ffk_fetch_head(const void *row, int64_t lines) {
+    for (int64_t i = 0; i < FFK_HEAD_LINES; ++i)
+        __builtin_prefetch((const char *)row + i * 64);
+    for (int64_t i = FFK_HEAD_LINES; i < lines; ++i)
+        __builtin_prefetch((const char *)row + i * 64, 0, 2);
+}
+
+/* Lines of a row that is sure to be needed: all of them where it comes from memory. */
+static inline int64_t ffk_head_lines(const ffk_context *c, size_t row_bytes) {
+    return c->far_weights ? (int64_t)(row_bytes + 63) / 64 : FFK_HEAD_LINES;
 }
 
 #endif

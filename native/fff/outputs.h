@@ -12,7 +12,8 @@ static inline void ffk_path(const ffk_descent *t, int64_t leaf, const void **row
 
 /* Write the outputs of tokens that are sorted by their leaves: those of one leaf are a product
  * (tokens, levels) by (levels, d_out). The rows that the next leaf does not share are fetched
- * meanwhile, and the feed: while outputs are written past the caches a core can wait for more of
+ * meanwhile (for a lone token whole ones where they come from memory, else their first lines), and
+ * the feed: while outputs are written past the caches a core can wait for more of
  * memory, which it can't in the dots of many tokens. */
 static inline void ffk_emit(const ffk_descent *t, const int32_t *token, int64_t count,
                             ffk_feed *feed) {
@@ -36,9 +37,9 @@ static inline void ffk_emit(const ffk_descent *t, const int32_t *token, int64_t 
             memcpy(a + (i - first) * levels, t->z + token[i] * t->stride,
                    (size_t)levels * sizeof *a);
         t->isa->gelu((end - first) * levels, a);
-        if (end - first == 1 && t->how == FFK_STORE) {
+        if (end - first == 1 && t->how == FFK_STORE && !t->far) {
             for (int64_t i = 0; i < n_ahead; ++i)
-                ffk_fetch_head(ahead[i]);
+                ffk_fetch_head(ahead[i], FFK_HEAD_LINES);
             t->products->combine_one(levels, t->d_out, a, rows,
                                      (char *)t->y + (size_t)(token[first] * t->d_out) * t->element);
             continue;

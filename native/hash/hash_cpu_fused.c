@@ -20,7 +20,7 @@ typedef struct {
     const ffk_shape *shape;
     const ffk_operands *operands;
     const ffk_isa *isa;
-    int64_t units;
+    int64_t units, in_lines, out_lines; /* of a row, fetched */
 } job;
 
 static size_t workspace_bytes(const ffk_shape *s) {
@@ -45,9 +45,10 @@ static void tokens(void *state, int64_t unit) {
         for (int64_t d = 0; d <= s->depth; ++d) {
             const size_t node = (size_t)ffk_path_node(s, leaf, d);
             row[d] = w_out + node * out_bytes;
-            ffk_fetch_head(row[d]);
             if (d < s->depth)
-                ffk_fetch_head(w_in + (size_t)ffk_path_node(s, leaf, d + 1) * in_bytes);
+                ffk_fetch_head(w_in + (size_t)ffk_path_node(s, leaf, d + 1) * in_bytes,
+                               j->in_lines);
+            ffk_fetch_head(row[d], j->out_lines);
             a[d] = products->dot(s->d_in, x, w_in + node * in_bytes);
         }
         j->isa->gelu(padded, a);
@@ -57,7 +58,13 @@ static void tokens(void *state, int64_t unit) {
 }
 
 static ffk_status run(const ffk_shape *s, const ffk_operands *o, const ffk_context *c) {
-    job j = {.shape = s, .operands = o, .isa = c->isa, .units = ffk_min(s->batch, MOST_UNITS)};
+    const size_t element = ffk_element_bytes(s);
+    job j = {.shape = s,
+             .operands = o,
+             .isa = c->isa,
+             .units = ffk_min(s->batch, MOST_UNITS),
+             .in_lines = ffk_head_lines(c, (size_t)s->d_in * element),
+             .out_lines = ffk_head_lines(c, (size_t)s->d_out * element)};
     ffk_parallel_for(c->team, j.units, tokens, &j);
     return FFK_OK;
 }

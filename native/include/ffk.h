@@ -29,7 +29,7 @@ extern "C" {
  * raises that one too; so does growth of ffk_products, two of which stand in an ffk_isa, and of
  * ffk_feed, which a plugin makes. Version 1 had no ffk_plugin_api (at the end of this file): a
  * library without it counts as version 1. */
-#define FFK_API_VERSION 4
+#define FFK_API_VERSION 5
 #define FFK_API_OLDEST 1
 
 typedef enum {
@@ -165,6 +165,9 @@ typedef struct {
     const ffk_isa *isa;
     const ffk_team *team;       /* NULL for the calling thread alone */
     int64_t l2_bytes, l3_bytes; /* caches that one core sees; 0 where the system does not tell */
+    int32_t far_weights; /* the weights come from memory, as far as the caller knows: whole rows are
+                            fetched ahead, which from a cache costs more than it gains. Since
+                            version 5 */
 } ffk_context;
 
 #define FFK_NEEDS_SDOT (1u << 0)

@@ -108,6 +108,16 @@ def test_same_bytes_whatever_the_threads(kernel: str, problem: Problem, isa: str
     assert check(problem, operands).ok
 
 
+@pytest.mark.parametrize(("kernel", "problem"), CASES)
+@pytest.mark.parametrize("isa", ISAS)
+def test_same_bytes_wherever_the_weights_lie(kernel: str, problem: Problem, isa: str) -> None:
+    """What is fetched ahead from memory, and not from a cache, changes no byte."""
+    operands = make_operands(problem)
+    near = native.Surroundings(isa=isa, caches=SMALL_CACHES)
+    far = replace(near, far_weights=True)
+    assert _run(kernel, problem, operands, near) == _run(kernel, problem, operands, far)
+
+
 @pytest.mark.parametrize("kernel", ON_BLAS)
 @pytest.mark.parametrize("problem", ACTIVATED_PROBLEMS.values(), ids=ACTIVATED_PROBLEMS.keys())
 @pytest.mark.parametrize("isa", ISAS)

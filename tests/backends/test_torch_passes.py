@@ -84,6 +84,14 @@ def test_a_pass_is_bound_once_for_a_shape(monkeypatch: pytest.MonkeyPatch) -> No
     assert len(bound) == 2
 
 
+def test_a_layer_of_a_model_has_its_weights_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between two calls the weights of a model's other layers went through the caches: kernels are told."""
+    bound = _count(monkeypatch, native, "bind_shape")
+    _assert_right(_make(1), torch.randn(3, D_IN))
+    around = [a for call in bound for a in call if isinstance(a, native.Surroundings)]
+    assert [a.far_weights for a in around] == [True]
+
+
 def _double(module: Any) -> None:
     with torch.no_grad():
         module.w_in.mul_(2)

@@ -193,3 +193,9 @@ def test_one_set_of_weights_is_unavailable_not_failed(
     assert answer == Unavailable(
         reason=f"{MADE_UP} takes one set of weights: it can't rotate several"
     )
+
+
+@pytest.mark.parametrize(("weights", "far"), [("hot", False), ("rotated", True), ("flushed", True)])
+def test_kernels_are_told_where_the_weights_lie(worker: Worker, weights: str, far: bool) -> None:
+    """Weights that are rotated past the caches, or flushed out of them, are said to come from memory."""
+    assert worker.gate.context(make_request(weights=weights)).far_weights is far
