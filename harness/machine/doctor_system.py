@@ -50,8 +50,9 @@ def huge_pages(seen: Inspection) -> list[Finding]:
     small = f"pages of {facts.page_bytes >> 10} KiB" if facts.page_bytes else "small pages"
     why = {
         "always": "whether a buffer gets them depends on how fragmented memory is: processes differ",
-        "madvise": f"NumPy asks for them for arrays of 4 MiB and more, so that the weights lie in them where "
-        f"memory is not fragmented; smaller arrays lie in {small}",
+        "madvise": f"NumPy asks for them for arrays of 4 MiB and more, torch for tensors of 2 MiB and more "
+        "(THP_MEM_ALLOC_ENABLE, set in measuring processes), so that the weights lie in them where memory "
+        f"is not fragmented; smaller ones lie in {small}",
         "never": f"buffers lie in {small}; the FFF's scattered rows miss the TLB more than the FF's",
     }.get(facts.thp, "")
     what = "; ".join([f"transparent huge pages: {facts.thp}", *found])

@@ -53,9 +53,9 @@ def relevant_variables(environment: Mapping[str, str] | None = None) -> dict[str
 def worker_environment(threads: int, *, keep_blas_env: bool) -> tuple[dict[str, str], list[str]]:
     """Return the environment of a measuring process, and the names that were taken out of it.
 
-    The pool sizes stand before the process starts, since libraries read them when they load. Variables
-    that turn a library from what it does by itself (`records.variables`) are taken away unless
-    `keep_blas_env`, so that the baseline is not handicapped.
+    The pool sizes and the kind of pages stand before the process starts, since libraries read them when they
+    load. Variables that turn a library from what it does by itself (`records.variables`) are taken away
+    unless `keep_blas_env`, so that the baseline is not handicapped.
     """
     foreign = variables.find_foreign(sorted(os.environ))
     dropped = [n for n, f in foreign.items() if f.fate == "dropped" and not keep_blas_env]
@@ -68,6 +68,8 @@ def worker_environment(threads: int, *, keep_blas_env: bool) -> tuple[dict[str, 
         MKL_INTERFACE_LAYER="LP64",
         # The PyPI build needs no Intel OpenMP then; with one thread no pool at all.
         MKL_THREADING_LAYER="SEQUENTIAL" if threads == 1 else "GNU",
+        # Tensors then lie in huge pages where NumPy's arrays do; without it a model's weights never do.
+        THP_MEM_ALLOC_ENABLE="1",
         PYTHONFAULTHANDLER="1",
     )
     return environment, dropped

@@ -69,6 +69,7 @@ FAMILIES: tuple[Family, ...] = (
             "MKL_THREADING_LAYER", fate="set"),
     _family("BLIS", "threads", "BLIS_NUM_THREADS", fate="set"),
     _family("OpenMP", "threads", "OMP_NUM_THREADS", "OMP_DYNAMIC", fate="set"),
+    _family("torch", "pages", "THP_MEM_ALLOC_ENABLE", fate="set"),
     # BLAS.
     _family("OpenBLAS", "threads", "OPENBLAS_*THREAD*", "GOTO_*"),
     _family("OpenBLAS", "affinity", "OPENBLAS_MAIN_FREE", "GOTOBLAS_MAIN_FREE"),
