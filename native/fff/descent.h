@@ -62,6 +62,22 @@ static inline void ffk_partition(int32_t *token, const uint8_t *class, const int
     memcpy(token, sorted, (size_t)count * sizeof *token);
 }
 
+/* Return the node that a lone token comes to. No branch hangs on the dot, so that the next token's
+ * begins before this one ends. */
+static inline int32_t ffk_step_alone(const ffk_descent *t, const ffk_group *g, const int32_t *token,
+                                     const void *const *ahead, int64_t n_ahead) {
+    float *z = t->z + *token * t->stride + g->level;
+    const void *const w = ffk_in_row(t, g->node);
+    if (t->far)
+        t->products->dots(1, 1, t->d_in, t->x, token, 0, &w, z, ahead, n_ahead);
+    else {
+        for (int64_t i = 0; i < n_ahead; ++i)
+            ffk_fetch_head(ahead[i], FFK_HEAD_LINES);
+        *z = t->products->dot(t->d_in, t->x + (size_t)(*token * t->d_in) * t->element, w);
+    }
+    return 2 * g->node + 1 + (*z >= 0.0f);
+}
+
 /* Take a group one level down, or two (`levels`): write z, and sort its tokens by the node that
  * they come to, of sizes[0..3]. A NaN turns left. coming: as for the products' dots. */
 static inline void ffk_step(const ffk_descent *t, const ffk_group *g, int levels, int32_t *token,
@@ -73,18 +89,6 @@ static inline void ffk_step(const ffk_descent *t, const ffk_group *g, int levels
     const void *const w[3] = {ffk_in_row(t, node), ffk_in_row(t, levels == 2 ? 2 * node + 1 : node),
                               ffk_in_row(t, levels == 2 ? 2 * node + 2 : node)};
     memset(sizes, 0, 4 * sizeof *sizes);
-    if (g->count == 1 && levels == 1) {
-        if (t->far)
-            t->products->dots(1, 1, t->d_in, t->x, token, 0, w, z, ahead, n_ahead);
-        else {
-            for (int64_t i = 0; i < n_ahead; ++i)
-                ffk_fetch_head(ahead[i], FFK_HEAD_LINES);
-            *z = t->products->dot(t->d_in, t->x + (size_t)(*token * t->d_in) * t->element, w[0]);
-        }
-        t->z[*token * t->stride + g->level] = *z;
-        sizes[*z >= 0.0f] = 1;
-        return;
-    }
     for (int64_t first = 0; first < g->count; first += FFK_CHUNK) {
         const int64_t n = ffk_min(FFK_CHUNK, g->count - first);
         const int64_t behind = coming > 0 ? coming + g->count - first - n : 0;
@@ -126,6 +130,15 @@ static inline void ffk_descend(const ffk_descent *t, int32_t *token, int64_t cou
                 ahead[n_ahead++] = ffk_in_row(t, 2 * (int64_t)next->node + 1);
                 ahead[n_ahead++] = ffk_in_row(t, 2 * (int64_t)next->node + 2);
             }
+        }
+        if (g.count == 1 && levels == 1) {
+            const int32_t reached = ffk_step_alone(t, &g, token + g.first, ahead, n_ahead);
+            if (g.level < last)
+                queue[tail++ % (2 * FFK_GROUP_TOKENS)] =
+                    (ffk_group){reached, g.level + 1, g.first, 1};
+            else
+                t->node[token[g.first]] = last == t->depth ? g.node : reached;
+            continue;
         }
         int32_t sizes[4];
         ffk_step(t, &g, levels, token + g.first, g.level == level ? coming : 0, ahead, n_ahead,
