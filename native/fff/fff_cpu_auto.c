@@ -4,7 +4,8 @@
  * of its time from a cache and 1.15 from memory. From three on fff_cpu_grouped is the faster one
  * (but at width 3072, where three and four tokens take 1.15 of the other's time). With several
  * trees it adds to y once a tree, where the fused kernel keeps the sum of all in registers: there
- * from eight tokens on. Trees of depth 0 are a plain layer to it: from two tokens on.
+ * from eight tokens on. The harness measures which is faster where both are near, and takes that; a
+ * caller of this table can't. Trees of depth 0 are a plain layer to it: from two tokens on.
  *
  * flops, bytes, needs: those of the kernel that is chosen. Workspace: the larger of the two.
  */

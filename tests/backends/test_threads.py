@@ -5,13 +5,14 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 from harness._native import ffi
 
 from harness import native
-from harness.backends import blas
+from harness.backends import blas, c_kernels, registry
 from harness.measure import clock, libraries
 from harness.measure.process_key import ProcessKey
 from harness.measure.protocol import GateAnswer, GateRequest
@@ -222,6 +223,70 @@ def test_auto_says_what_it_chooses(trees: int, first: int) -> None:
     ]
     assert chosen == ["fff_cpu_fused", "fff_cpu_fused", "fff_cpu_grouped", "fff_cpu_grouped"]
     assert native.choice("fff_cpu_grouped", problem, around) == ""
+
+
+NEAR = replace(LARGE, batch=5)
+
+
+def _prepared(problem: Problem, **changes: Any) -> registry.Prepared:
+    context = registry.Context(
+        provider=None, workspace=lambda size: make_aligned((size,), np.uint8), **changes
+    )
+    return registry.get("fff_cpu_auto").prepare(problem, make_operands(problem), context)
+
+
+def test_auto_measures_its_candidates_where_they_are_near() -> None:
+    """A few tokens, hot: the record says what was measured, and what was chosen for the rest of the run."""
+    notes = _prepared(NEAR).notes
+    assert notes["chosen"] == notes["tile"] in ("fff_cpu_fused", "fff_cpu_grouped")
+    assert [part.split()[0] for part in notes["calibration"].split(", ")] == [
+        "fff_cpu_fused", "fff_cpu_grouped",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("tile", ["fff_cpu_fused", "fff_cpu_grouped"])
+def test_auto_keeps_what_the_run_has_chosen(tile: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A later process measures nothing and computes by the kernel that the first one chose."""
+    bound: list[str] = []
+    bind = native.bind
+    monkeypatch.setattr(
+        native, "bind", lambda name, *rest: (bound.append(name), bind(name, *rest))[1]
+    )
+    notes = _prepared(NEAR, tile=tile).notes
+    assert bound == [tile]
+    assert notes["chosen"] == notes["tile"] == tile
+    assert "calibration" not in notes
+
+
+@pytest.mark.parametrize(
+    ("problem", "far"),
+    [(replace(NEAR, batch=1), False), (replace(NEAR, batch=65), False), (NEAR, True)],
+)
+def test_auto_goes_by_its_table_elsewhere(problem: Problem, far: bool) -> None:
+    """One token, many, and weights that lie in memory when the clock runs: nothing is measured."""
+    notes = _prepared(problem, far_weights=far).notes
+    assert notes["chosen"] == native.choice("fff_cpu_auto", problem, native.Surroundings())
+    assert not {"tile", "calibration"} & set(notes)
+
+
+@pytest.mark.parametrize(("other", "chosen"), [(96, "b"), (98, "a"), (120, "a")])
+def test_what_is_not_usual_must_be_faster_by_more_than_noise(other: int, chosen: str) -> None:
+    """The least of rounds in turn decides, and a lead within 3 % decides nothing."""
+    asked: list[str] = []
+
+    def make(name: str, ns: int) -> Callable[[int], int]:
+        def time(loops: int) -> int:
+            asked.append(name)
+            # Whole rounds of noise, but one.
+            return loops * (ns if asked.count(name) == 5 else 3 * ns)
+
+        return time
+
+    times = {"a": make("a", 100_000), "b": make("b", other * 1000)}
+    name, least = c_kernels.race(times, "a")
+    assert name == chosen
+    assert least == {"a": 100_000, "b": other * 1000}
+    assert "".join(asked) == "ab" * 8
 
 
 def test_threads_beyond_what_can_be_had_are_refused() -> None:
