@@ -35,7 +35,7 @@ typedef struct {
     float *z;                 /* (tokens, stride): pre-activations of the path, by level */
     int64_t stride;
     int32_t *node; /* (tokens,): where each has come to */
-    int far;       /* the weights come from memory: ffk_context.far_weights */
+    int far;       /* the weights come from memory: tiling.h */
 } ffk_descent;
 
 static inline int64_t ffk_z_stride(int64_t depth) { return (depth + 1 + 15) / 16 * 16; }

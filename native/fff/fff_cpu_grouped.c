@@ -79,7 +79,7 @@ static ffk_descent first_tree(const ffk_shape *s, const ffk_operands *o, const f
                      .y = o->y,
                      .how = s->trees > 1 ? FFK_ADD : FFK_STORE,
                      .stride = ffk_z_stride(s->depth),
-                     .far = c->far_weights != 0};
+                     .far = ffk_weights_are_far(s, c)};
     t.z = ffk_take(workspace, (size_t)(s->batch * t.stride) * sizeof(float));
     t.node = ffk_take(workspace, (size_t)s->batch * sizeof(int32_t));
     return t;

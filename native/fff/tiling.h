@@ -19,6 +19,17 @@ static inline int64_t ffk_tile_tokens(const ffk_shape *s, int64_t l2) {
     return fit < FFK_TILE_LEAST ? FFK_TILE_LEAST : ffk_min(fit, FFK_GROUP_TOKENS);
 }
 
+/* Say whether the weights come from memory: as the caller told, or where the rows that so many
+ * tokens can touch, 2^level of a level and no more than there are tokens, are more than L3 keeps
+ * beside x and y. */
+static inline int ffk_weights_are_far(const ffk_shape *s, const ffk_context *c) {
+    int64_t nodes = 0;
+    for (int64_t level = 0; level <= s->depth; ++level)
+        nodes += ffk_min((int64_t)1 << level, s->batch);
+    const int64_t bytes = s->trees * nodes * (s->d_in + s->d_out) * (int64_t)ffk_element_bytes(s);
+    return c->far_weights || bytes > ffk_l3_bytes(c) / 2;
+}
+
 /* Levels of the first step: as many as leave subtrees tokens to share, weights that fit, pairs. */
 static inline int64_t ffk_split_levels(const ffk_shape *s, int64_t l2) {
     const int64_t row = s->d_in * (int64_t)ffk_element_bytes(s);

@@ -108,7 +108,7 @@ static ffk_status run(const ffk_shape *s, const ffk_operands *o, const ffk_conte
                            .y = o->y,
                            .how = FFK_STORE,
                            .stride = ffk_z_stride(s->depth),
-                           .far = c->far_weights != 0};
+                           .far = ffk_weights_are_far(s, c)};
     if (s->batch * s->d_out * (int64_t)element >= ffk_l3_bytes(c) / 16)
         j.tree.how = FFK_PAST; /* as an FFF's: y is larger than a core can hope to keep */
     j.tree.z = ffk_take(&cursor, (size_t)(s->batch * j.tree.stride) * sizeof(float));

@@ -261,6 +261,7 @@ def test_auto_keeps_what_the_run_has_chosen(tile: str, monkeypatch: pytest.Monke
 @pytest.mark.parametrize(
     ("problem", "far"),
     [(replace(NEAR, batch=1), False), (replace(NEAR, batch=65), False), (NEAR, True)],
+    ids=["one token", "many", "weights in memory"],
 )
 def test_auto_goes_by_its_table_elsewhere(problem: Problem, far: bool) -> None:
     """One token, many, and weights that lie in memory when the clock runs: nothing is measured."""
