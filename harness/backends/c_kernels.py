@@ -29,10 +29,9 @@ _OWN = {
 # What the processor must report, beyond the instruction sets that are chosen between, by kernel.
 _UNITS = {"ceiling_bfdot": "avx512_bf16", "ceiling_amx": "amx_bf16"}
 # What a kernel may leave a problem to. Where that is near, its own table of shapes fits one machine and not
-# another: which is faster is then measured, up to this many tokens. The grouped kernel leaves a group that
-# one descent takes to one thread, so that with several threads they are near for longer.
+# another: which is faster is then measured, up to this many tokens.
 _CANDIDATES = {"fff_cpu_auto": ("fff_cpu_fused", "fff_cpu_grouped")}
-_CALIBRATED_TOKENS, _CALIBRATED_TOKENS_OF_TEAM = 64, 256
+_CALIBRATED_TOKENS = 64
 _ROUNDS, _ROUND_NS, _ADVANTAGE = 7, 200_000, 0.97
 _LEVELS = {1: "dot and axpy", 2: "batched gemv and batched axpy", 3: "gemm"}
 
@@ -63,8 +62,7 @@ def _notes(kernel: native.Kernel, problem: Problem, context: Context) -> dict[st
 
 def _calibrates(kernel: native.Kernel, problem: Problem, context: Context) -> bool:
     """Say whether the faster candidate is measured. Not where weights come from memory: none is there now."""
-    most = _CALIBRATED_TOKENS if context.threads == 1 else _CALIBRATED_TOKENS_OF_TEAM
-    near = 1 < problem.batch <= most and problem.depth > 0
+    near = 1 < problem.batch <= _CALIBRATED_TOKENS and problem.depth > 0
     return kernel.id in _CANDIDATES and near and not context.far_weights
 
 

@@ -11,8 +11,9 @@
 #include "ceilings/ceiling.h"
 #include "fff/node_rows.h"
 
-/* Rows fetched ahead where the table is larger than L3: whole ones, into L2. That doubles the rate
- * from memory; in a cache the processor's own prefetcher is enough, and fetching would cost. */
+/* Rows fetched ahead where the table is larger than L3: whole ones, into L2. The rate from
+ * memory is half as high again; in a cache the processor's own prefetcher is enough, and fetching
+ * would cost. */
 enum { ROWS_AHEAD = 4 };
 
 /* Half of the bits of n, a power of two; at least 1. */

@@ -13,7 +13,8 @@
  * caller's threads, in at most MOST_UNITS ranges with a piece of the workspace each.
  *
  * flops:  2 * batch * trees * (depth + 1) * (d_in + d_out), activation not counted.
- * Bytes:  trees * (depth + 1) rows of each weight a token, and a few lines fetched in vain.
+ * Bytes:  trees * (depth + 1) rows of each weight a token, and lines fetched in vain: two a level,
+ *         of weights that come from memory sixteen.
  * Needs:  nothing. Workspace: activations and rows of one token, for each range.
  */
 #include "fff/node_rows.h"

@@ -3,7 +3,7 @@
  *
  *     z = <x[b], w_in[node]>,  y[b] = sum over the path of gelu(z) * w_out[node]
  *
- * A small batch descends as one group, a larger one in two steps: subtrees.h. There y is written
+ * A few tokens descend as one group, more in two steps: subtrees.h. There y is written
  * past the caches where it is larger than a core can hope to keep. Several trees: tiles of tokens
  * descend and add up one tree after the other. Trees of depth 0 are the neurons of a plain layer:
  * dense.h.
@@ -93,7 +93,7 @@ static ffk_status run(const ffk_shape *s, const ffk_operands *o, const ffk_conte
     const int64_t l2 = ffk_l2_bytes(c), l3 = ffk_l3_bytes(c);
     char *cursor = o->workspace;
     job j = {.tree = first_tree(s, o, c, &cursor), .shape = s, .operands = o};
-    const int one_group = s->trees == 1 && s->batch <= FFK_GROUP_TOKENS;
+    const int one_group = s->trees == 1 && s->batch <= FFK_ALONE;
     j.tile = one_group ? s->batch : ffk_tile_tokens(s, l2);
     if (s->trees == 1 && !one_group && s->depth >= FFK_SPLIT_DEPTH) {
         const int64_t x = s->batch * s->d_in * (int64_t)j.tree.element;

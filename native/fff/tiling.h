@@ -10,7 +10,10 @@ enum {
     FFK_MOST_SPLIT = 10,
     FFK_RUNS = 16,
     FFK_MOST_RUN = 8,
-    FFK_SPLIT_DEPTH = 3 /* levels above and below the split, in pairs */
+    FFK_SPLIT_DEPTH = 3, /* levels above and below the split, in pairs */
+    /* Tokens that one thread takes through the whole tree as one group: sorting so few by subtree
+     * costs more than it gains. */
+    FFK_ALONE = 8
 };
 
 /* Tokens whose x takes a third of L2. */
