@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from typing import Any, cast
 
 from harness import native
+from harness.backends import race
 from harness.backends.registry import Context, Implementation, Prepared, TensorPass, register
+from harness.backends.timer import TimePasses
 from harness.machine import processor
 from harness.machine.resources import Files
 from harness.problem.operands import Operands
@@ -66,17 +67,14 @@ def _calibrates(kernel: native.Kernel, problem: Problem, context: Context) -> bo
     return kernel.id in _CANDIDATES and near and not context.far_weights
 
 
-def race(times: Mapping[str, Callable[[int], int]], usual: str) -> tuple[str, dict[str, float]]:
-    """Return the fastest of some passes, and the least time of each in ns.
+def calibrate(times: Mapping[str, TimePasses], usual: str) -> tuple[str, dict[str, float]]:
+    """Return the fastest of some kernels, and the least time of a pass of each in ns.
 
-    times: run n passes and return their time in ns, by name. They take turns. One that is not the `usual` one
-    must be faster by 3 %: less is what one process differs from the next.
+    times: as for `race.least_times`. A kernel that is not the `usual` one must be faster by 3 %: less is what
+    one process differs from the next.
     """
     loops = {name: max(1, _ROUND_NS // max(1, time(1))) for name, time in times.items()}
-    least = dict.fromkeys(times, math.inf)
-    for _ in range(_ROUNDS):
-        for name, time in times.items():
-            least[name] = min(least[name], time(loops[name]) / loops[name])
+    least = race.least_times(times, loops, _ROUNDS)
     fastest = min(least, key=least.__getitem__)
     return (fastest if least[fastest] < _ADVANTAGE * least[usual] else usual), least
 
@@ -87,18 +85,21 @@ def _prepare(
     workspace = context.workspace(native.workspace_bytes(kernel.id, problem))
     around, notes = _surroundings(context), _notes(kernel, problem, context)
 
-    def bind(name: str) -> tuple[Callable[[], None], Callable[[int], int]]:
-        return native.bind(name, problem, operands, around, workspace)
-
-    name = kernel.id
-    if _calibrates(kernel, problem, context):
-        name = context.tile
-        if not name:
-            times = {candidate: bind(candidate)[1] for candidate in _CANDIDATES[kernel.id]}
-            name, least = race(times, notes["chosen"])
-            notes["calibration"] = ", ".join(f"{n} {ns / 1000:.3g} us" for n, ns in least.items())
+    names: tuple[str, ...] = (kernel.id,)
+    calibrates = _calibrates(kernel, problem, context)
+    if calibrates:
+        names = _CANDIDATES[kernel.id]
+        if context.tile:
+            race.require_known(context.tile, names)
+            names = (context.tile,)
+    bound = {name: native.bind(name, problem, operands, around, workspace) for name in names}
+    name = names[0]
+    if len(names) > 1:
+        name, least = calibrate({n: time for n, (_, time) in bound.items()}, notes["chosen"])
+        notes["calibration"] = ", ".join(f"{n} {ns / 1000:.3g} us" for n, ns in least.items())
+    if calibrates:
         notes |= {"chosen": name, "tile": name}
-    forward, time = bind(name)
+    forward, time = bound[name]
     return Prepared(forward=forward, time=time, notes=notes, sets=1 + len(operands.rotation))
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-from harness.backends import triton_tiling
+from harness.backends import race, triton_tiling
 from harness.backends.registry import Context, Implementation, Prepared, TensorPass, register
 from harness.backends.timer import TimePasses
 from harness.gpu import probe
@@ -49,29 +49,25 @@ def fastest(
     """
     if len(candidates) == 1:
         return candidates[0]
-    timers = []
-    for _, bind in candidates:
+    times = {}
+    for name, bind in candidates:
         run = bind(weights)
         run()
-        timers.append(timer(run))
-    times = [[time(_PASSES) for time in timers] for _ in range(_ROUNDS)]
-    best = [min(column) for column in zip(*times, strict=True)]
-    return candidates[best.index(min(best))]
+        times[name] = timer(run)
+    least = race.least_times(times, dict.fromkeys(times, _PASSES), _ROUNDS)
+    return min(candidates, key=lambda candidate: least[candidate[0]])
 
 
 def choose(candidates: Sequence[Candidate], weights: Weights, context: Context) -> Candidate:
     """Return the candidate that another process of the run chose, else the fastest.
 
-    A race run anew in each process may end otherwise, and one cell would be of several kernels. Raises
-    RuntimeError where the candidate of that name is not among them.
+    Raises RuntimeError where the candidate of that name is not among them.
     """
     if not context.tile:
         return fastest(candidates, weights, context.timer)
-    for candidate in candidates:
-        if candidate[0] == context.tile:
-            return candidate
-    known = "; ".join(name for name, _ in candidates)
-    raise RuntimeError(f"this run's tile is {context.tile!r}, and here there are {known}")
+    by_name = dict(candidates)
+    race.require_known(context.tile, by_name)
+    return context.tile, by_name[context.tile]
 
 
 def fused_candidates(problem: Problem, operands: Operands, context: Context) -> list[Candidate]:

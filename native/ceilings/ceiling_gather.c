@@ -37,7 +37,7 @@ static void walk(const ffk_ceiling *c, int64_t first, int64_t end) {
     const ffk_shape *s = c->shape;
     const ffk_operands *o = c->operands;
     const int half = half_bits(s->batch);
-    const int64_t row_lines = (s->d_in * (int64_t)sizeof *o->x + 63) / 64;
+    const int64_t row_lines = ffk_row_lines((size_t)s->d_in * sizeof *o->x);
     const int far = s->batch * s->d_in * (int64_t)sizeof *o->x > c->l3_bytes;
     for (int64_t pass = 0; pass < s->hidden; ++pass)
         for (int64_t b = first; b < end; ++b) {

@@ -21,19 +21,20 @@ enum { FFK_OUTPUT_UNITS = 16 };
 typedef struct {
     const ffk_shape *shape;
     const ffk_operands *operands;
-    const ffk_isa *isa;
+    const ffk_context *context;
     const int32_t *expert; /* (batch, active) */
     const float *gate;     /* (batch, active): gates, or where `scored` the pre-activations */
     int scored;
-    int64_t in_lines, out_lines; /* of a row, fetched: set by ffk_emit_outputs */
 } ffk_outputs;
 
 static inline void ffk_output_range(void *state, int64_t unit) {
     const ffk_outputs *o = state;
     const ffk_shape *s = o->shape;
-    const ffk_products *products = &o->isa->products[s->dtype];
+    const ffk_products *products = &o->context->isa->products[s->dtype];
     const size_t element = ffk_element_bytes(s);
     const size_t in_bytes = (size_t)s->d_in * element, out_bytes = (size_t)s->d_out * element;
+    const int64_t in_lines = ffk_head_lines(o->context, in_bytes);
+    const int64_t out_lines = ffk_head_lines(o->context, out_bytes);
     const int64_t units = ffk_min(s->batch, FFK_OUTPUT_UNITS);
     const char *w_in = (const char *)o->operands->w_in, *w_out = (const char *)o->operands->w_out;
     float a[FFK_MOST_ACTIVE] = {0.0f}; /* the GELU takes whole lines of it */
@@ -47,15 +48,15 @@ static inline void ffk_output_range(void *state, int64_t unit) {
         for (int64_t k = 0; k < s->active; ++k) {
             row[k] = w_out + (size_t)expert[k] * out_bytes;
             if (k + 1 < s->active && !o->scored)
-                ffk_fetch_head(w_in + (size_t)expert[k + 1] * in_bytes, o->in_lines);
-            ffk_fetch_head(row[k], o->out_lines);
+                ffk_fetch_head(w_in + (size_t)expert[k + 1] * in_bytes, in_lines);
+            ffk_fetch_head(row[k], out_lines);
             if (o->scored) {
                 a[k] = gate[k];
                 continue;
             }
             a[k] = products->dot(s->d_in, x, w_in + (size_t)expert[k] * in_bytes);
         }
-        o->isa->gelu(padded, a);
+        o->context->isa->gelu(padded, a);
         for (int64_t k = 0; k < s->active && !o->scored; ++k)
             a[k] *= gate[k];
         products->combine_one(s->active, s->d_out, a, row,
@@ -63,11 +64,9 @@ static inline void ffk_output_range(void *state, int64_t unit) {
     }
 }
 
-static inline void ffk_emit_outputs(ffk_outputs *o, const ffk_context *c) {
-    const size_t element = ffk_element_bytes(o->shape);
-    o->in_lines = ffk_head_lines(c, (size_t)o->shape->d_in * element);
-    o->out_lines = ffk_head_lines(c, (size_t)o->shape->d_out * element);
-    ffk_parallel_for(c->team, ffk_min(o->shape->batch, FFK_OUTPUT_UNITS), ffk_output_range, o);
+static inline void ffk_emit_outputs(ffk_outputs *o) {
+    ffk_parallel_for(o->context->team, ffk_min(o->shape->batch, FFK_OUTPUT_UNITS), ffk_output_range,
+                     o);
 }
 
 #endif

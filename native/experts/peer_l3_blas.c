@@ -25,11 +25,11 @@ static ffk_status run(const ffk_shape *s, const ffk_operands *o, const ffk_conte
     ffk_score(&scoring, OWN);
     ffk_outputs outputs = {.shape = s,
                            .operands = o,
-                           .isa = c->isa,
+                           .context = c,
                            .expert = scoring.expert,
                            .gate = scoring.gate,
                            .scored = FFK_PEER == FFK_TOPK};
-    ffk_emit_outputs(&outputs, c);
+    ffk_emit_outputs(&outputs);
     return FFK_OK;
 }
 

@@ -3,6 +3,7 @@
 #define FFK_NODE_ROWS_H
 
 #include "ffk.h"
+#include "vector/prefetch.h"
 
 enum { FFK_HEAD_LINES = 2 };
 
@@ -11,14 +12,18 @@ enum { FFK_HEAD_LINES = 2 };
  * but a cache line. */
 static inline void ffk_fetch_head(const void *row, int64_t lines) {
     for (int64_t i = 0; i < FFK_HEAD_LINES; ++i)
-        __builtin_prefetch((const char *)row + i * 64);
+        __builtin_prefetch((const char *)row + i * FFK_LINE);
     for (int64_t i = FFK_HEAD_LINES; i < lines; ++i)
-        __builtin_prefetch((const char *)row + i * 64, 0, 2);
+        ffk_prefetch_line((const char *)row + i * FFK_LINE);
 }
 
-/* Lines of a row that is sure to be needed: all of them where it comes from memory. */
+static inline int64_t ffk_row_lines(size_t row_bytes) {
+    return (int64_t)(row_bytes + FFK_LINE - 1) / FFK_LINE;
+}
+
+/* Lines to ask for of a row that is sure to be needed: all of them where it comes from memory. */
 static inline int64_t ffk_head_lines(const ffk_context *c, size_t row_bytes) {
-    return c->far_weights ? (int64_t)(row_bytes + 63) / 64 : FFK_HEAD_LINES;
+    return c->far_weights ? ffk_row_lines(row_bytes) : FFK_HEAD_LINES;
 }
 
 #endif

@@ -19,8 +19,8 @@ enum { MOST_UNITS = 16, LEVELS = 21, PADDED = 32 };
 typedef struct {
     const ffk_shape *shape;
     const ffk_operands *operands;
-    const ffk_isa *isa;
-    int64_t units, in_lines, out_lines; /* of a row, fetched */
+    const ffk_context *context;
+    int64_t units;
 } job;
 
 static size_t workspace_bytes(const ffk_shape *s) {
@@ -31,9 +31,11 @@ static size_t workspace_bytes(const ffk_shape *s) {
 static void tokens(void *state, int64_t unit) {
     const job *j = state;
     const ffk_shape *s = j->shape;
-    const ffk_products *products = &j->isa->products[s->dtype];
+    const ffk_products *products = &j->context->isa->products[s->dtype];
     const size_t element = ffk_element_bytes(s);
     const size_t in_bytes = (size_t)s->d_in * element, out_bytes = (size_t)s->d_out * element;
+    const int64_t in_lines = ffk_head_lines(j->context, in_bytes);
+    const int64_t out_lines = ffk_head_lines(j->context, out_bytes);
     const char *w_in = (const char *)j->operands->w_in, *w_out = (const char *)j->operands->w_out;
     float a[PADDED] = {0.0f}; /* the GELU takes whole lines of it */
     const void *row[LEVELS];
@@ -46,25 +48,18 @@ static void tokens(void *state, int64_t unit) {
             const size_t node = (size_t)ffk_path_node(s, leaf, d);
             row[d] = w_out + node * out_bytes;
             if (d < s->depth)
-                ffk_fetch_head(w_in + (size_t)ffk_path_node(s, leaf, d + 1) * in_bytes,
-                               j->in_lines);
-            ffk_fetch_head(row[d], j->out_lines);
+                ffk_fetch_head(w_in + (size_t)ffk_path_node(s, leaf, d + 1) * in_bytes, in_lines);
+            ffk_fetch_head(row[d], out_lines);
             a[d] = products->dot(s->d_in, x, w_in + node * in_bytes);
         }
-        j->isa->gelu(padded, a);
+        j->context->isa->gelu(padded, a);
         products->combine_one(s->depth + 1, s->d_out, a, row,
                               (char *)j->operands->y + (size_t)b * out_bytes);
     }
 }
 
 static ffk_status run(const ffk_shape *s, const ffk_operands *o, const ffk_context *c) {
-    const size_t element = ffk_element_bytes(s);
-    job j = {.shape = s,
-             .operands = o,
-             .isa = c->isa,
-             .units = ffk_min(s->batch, MOST_UNITS),
-             .in_lines = ffk_head_lines(c, (size_t)s->d_in * element),
-             .out_lines = ffk_head_lines(c, (size_t)s->d_out * element)};
+    job j = {.shape = s, .operands = o, .context = c, .units = ffk_min(s->batch, MOST_UNITS)};
     ffk_parallel_for(c->team, j.units, tokens, &j);
     return FFK_OK;
 }

@@ -13,8 +13,13 @@ enum {
     FFK_LATER_TOKENS = 4 /* four rows of 3 KB are what 300 ns of 40 GB/s bring: two latencies */
 };
 
-/* Take at most `most` lines, all of one row: return where they begin, and in *lines how many. */
-static inline const char *ffk_prefetch_take(ffk_feed *feed, int64_t most, int64_t *lines) {
+/* Ask for a line, into L2: a core can wait for fewer lines at a time where they go into L1. */
+static inline void ffk_prefetch_line(const void *line) { __builtin_prefetch(line, 0, 2); }
+
+/* Take what `rows` rows of w let a loop fetch, all of one row of x: return where it begins, and in
+ * *lines how many lines it is. */
+static inline const char *ffk_prefetch_take(ffk_feed *feed, int64_t rows, int64_t *lines) {
+    const int64_t most = rows * FFK_FEED_LINES;
     if (feed->at == feed->end) {
         if (feed->left == 0) {
             *lines = 0;
@@ -31,11 +36,11 @@ static inline const char *ffk_prefetch_take(ffk_feed *feed, int64_t most, int64_
     return at;
 }
 
-/* Fetch `count` of the lines at `at`, from number `first` on, at most up to `lines`. */
-static inline void ffk_prefetch_feed(const char *at, int64_t lines, int64_t first, int count) {
-    for (int64_t i = first; i < first + count; ++i)
+/* Fetch the share of `rows` rows of w, from number r on, of the `lines` lines at `at`. */
+static inline void ffk_prefetch_feed(const char *at, int64_t lines, int64_t r, int rows) {
+    for (int64_t i = r * FFK_FEED_LINES; i < (r + rows) * FFK_FEED_LINES; ++i)
         if (i < lines)
-            __builtin_prefetch(at + i * FFK_LINE, 0, 2);
+            ffk_prefetch_line(at + i * FFK_LINE);
 }
 
 #endif

@@ -284,7 +284,7 @@ def test_what_is_not_usual_must_be_faster_by_more_than_noise(other: int, chosen:
         return time
 
     times = {"a": make("a", 100_000), "b": make("b", other * 1000)}
-    name, least = c_kernels.race(times, "a")
+    name, least = c_kernels.calibrate(times, "a")
     assert name == chosen
     assert least == {"a": 100_000, "b": other * 1000}
     assert "".join(asked) == "ab" * 8
