@@ -91,8 +91,9 @@ class Implementation:
     devices: where it can run; the context says where it is prepared for.
     prepare: does all untimed work for operands that stay where they are.
     tensor_pass: makes a pass over contiguous torch tensors of the problem's shapes and dtype, on the
-    context's device, that come with each call, one call at a time; it keeps nothing that it reads from
-    them. None where an implementation knows passes over fixed operands alone.
+    context's device, that come with each call, one call at a time; x and y may have any leading dimensions
+    that hold its batch. It keeps nothing that it reads from them. None where an implementation knows passes
+    over fixed operands alone.
     workspace_bytes: what prepare will ask of the context's workspace.
     unavailable: returns the reason why it can't run on this machine, or an empty string.
     allocates_bytes: what its passes allocate beside it, for the prediction of memory.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -36,26 +37,36 @@ def check_kinds(x: torch.Tensor, w_in: torch.Tensor, w_out: torch.Tensor) -> Non
 
 def check_shapes(x: torch.Tensor, w_in: torch.Tensor, w_out: torch.Tensor) -> None:
     """Raise ValueError for shapes that are no layer's."""
-    if x.ndim != 2:
-        raise ValueError(f"x: need 2 dimensions, got {x.ndim}")
+    if not x.ndim:
+        raise ValueError("x: need d_in along the last dimension, got no dimension")
     if w_in.ndim not in (2, 3):
         raise ValueError(f"w_in: need 2 dimensions (FF) or 3 (FFF), got {w_in.ndim}")
     if w_in.shape[:-1] != w_out.shape[:-1]:
         raise ValueError(
             f"w_out: need the neurons of w_in, {tuple(w_in.shape[:-1])}, got {tuple(w_out.shape[:-1])}"
         )
-    if w_in.shape[-1] != x.shape[1]:
-        raise ValueError(f"w_in: need the d_in of x, {x.shape[1]}, got {w_in.shape[-1]}")
+    if w_in.shape[-1] != x.shape[-1]:
+        raise ValueError(f"w_in: need the d_in of x, {x.shape[-1]}, got {w_in.shape[-1]}")
     if w_in.ndim == 3 and (w_in.shape[1] & (w_in.shape[1] + 1) or not w_in.shape[1]):
         raise ValueError(
             f"w_in: a tree has 2**(depth + 1) - 1 nodes (1, 3, 7, ...), got {w_in.shape[1]}"
         )
 
 
+def count_tokens(x: torch.Tensor) -> int:
+    """Return the tokens of ``x (..., d_in)``; one where there is no other dimension."""
+    return math.prod(x.shape[:-1])
+
+
+def flatten(x: torch.Tensor) -> torch.Tensor:
+    """Return ``x (..., d)`` as (tokens, d)."""
+    return x if x.ndim == 2 else x.reshape(count_tokens(x), x.shape[-1])
+
+
 def make_problem(x: torch.Tensor, w_in: torch.Tensor, w_out: torch.Tensor) -> Problem:
     """Return the problem that tensors pose. Raises ValueError for shapes that are no layer's."""
     check_shapes(x, w_in, w_out)
-    extents = {"batch": x.shape[0], "d_in": x.shape[1], "d_out": w_out.shape[-1]}
+    extents = {"batch": count_tokens(x), "d_in": x.shape[-1], "d_out": w_out.shape[-1]}
     dtype = name_dtype(x.dtype)
     if w_in.ndim == 2:
         return Problem(layer="ff", hidden=w_in.shape[0], dtype=dtype, **extents)

@@ -11,13 +11,7 @@ from typing import Any
 
 import torch
 
-from harness.backends import (
-    registry,
-    torch_operands,
-    torch_outputs,
-    torch_passes,
-    torch_reference,
-)
+from harness.backends import registry, torch_operands, torch_passes, torch_reference
 
 REFERENCE = "reference"
 FEW = 128  # tokens: below, packing the weights for a product is much of what a BLAS does
@@ -89,8 +83,8 @@ _library.define(
     " -> Tensor[]",
     tags=(torch.Tag.pt2_compliant_tag,),
 )
-# ``layer(x, w_in, w_out, implementation) -> y (batch, d_out)`` of an FF (w_in of 2 dimensions) or an FFF
-# (of 3). implementation: an id of the registry, `reference`, or empty for the fastest that is here.
+# ``layer(x (..., d_in), w_in, w_out, implementation) -> y (..., d_out)`` of an FF (w_in of 2 dimensions) or
+# an FFF (of 3). implementation: an id of the registry, `reference`, or empty for the fastest that is here.
 # Raises ValueError for operands of several dtypes or devices, and for shapes that are no layer's.
 layer = torch.ops.harness.layer.default
 # ``layer_backward(x, w_in, w_out, dy, wanted, implementation)`` returns those of the gradients of x, w_in and
@@ -104,17 +98,16 @@ def _compute(
     run = torch_passes.find(implementation, x, w_in, w_out)
     if run is None:
         torch_operands.check_kinds(x, w_in, w_out)
-        batch = x.shape[0] if x.ndim else 0
-        name = _resolve(implementation, w_in.ndim, x.device.type, x.dtype, batch < FEW)
-        if name == REFERENCE or not batch:
+        tokens = torch_operands.count_tokens(x)
+        name = _resolve(implementation, w_in.ndim, x.device.type, x.dtype, tokens < FEW)
+        if name == REFERENCE or not tokens:
             torch_operands.check_shapes(x, w_in, w_out)
             y = torch_reference.forward(x, w_in, w_out)
             if _observer is not None:
                 _observer("layer", (x, w_in, w_out), y)
             return y
         run = torch_passes.bind(implementation, name, x, w_in, w_out)
-    y = torch_outputs.make(x, x.shape[0], w_out.shape[-1])
-    run(x.contiguous(), w_in.contiguous(), w_out.contiguous(), y)
+    y = run(x, w_in, w_out)
     if _observer is not None:
         _observer("layer", (x, w_in, w_out), y)
     return y
@@ -126,7 +119,7 @@ def _shape(
     """Return y without its values, for tensors without any."""
     torch_operands.check_kinds(x, w_in, w_out)
     torch_operands.check_shapes(x, w_in, w_out)
-    return x.new_empty(x.shape[0], w_out.shape[-1])
+    return x.new_empty(*x.shape[:-1], w_out.shape[-1])
 
 
 def _refer_backward(
@@ -141,7 +134,7 @@ def _compute_backward(
     x: torch.Tensor, w_in: torch.Tensor, w_out: torch.Tensor, dy: torch.Tensor, wanted: Sequence[bool],
     implementation: str,
 ) -> list[torch.Tensor]:  # fmt: skip
-    if implementation != REFERENCE and x.shape[0] and torch_passes.takes_backward(x, w_in):
+    if implementation != REFERENCE and x.numel() and torch_passes.takes_backward(x, w_in):
         found = torch_passes.run_backward(x, w_in, w_out, dy, wanted)
     else:
         found = _refer_backward(x, w_in, w_out, dy, wanted, implementation)
@@ -225,25 +218,40 @@ _PLAIN = (torch.Tensor, torch.nn.Parameter)
 _apply_gradients = super(torch.autograd.Function, _Gradients).apply
 
 
+# Bound once: between the other parts of a model all that a call touches has to come from memory anew, the
+# tables in which torch's names are found as well.
+_count_dispatch_modes = torch._C._len_torch_dispatch_stack
+_count_function_modes = torch._C._len_torch_function_stack
+_peek_transforms = torch._C._functorch.peek_interpreter_stack
+_get_tracing_state = torch._C._get_tracing_state
+_is_profiled = torch.autograd._profiler_enabled
+_is_autocast = torch._C._is_any_autocast_enabled
+_is_dynamo = torch.compiler.is_dynamo_compiling
+
+
 def _watched() -> bool:
-    """Say whether something is to see the operators that are called: a compiler, a mode, a transform."""
+    """Say whether something is to see the operators that are called: a mode, a transform, a tracer."""
     return bool(
-        torch.compiler.is_compiling()
-        or torch._C._len_torch_dispatch_stack()
-        or torch._C._len_torch_function_stack()
-        or torch._C._functorch.peek_interpreter_stack() is not None
-        or torch._C._get_tracing_state() is not None
-        or torch.autograd._profiler_enabled()
+        _count_dispatch_modes()
+        or _count_function_modes()
+        or _peek_transforms() is not None
+        or _get_tracing_state() is not None
+        or _is_profiled()
     )
 
 
 def apply(
     x: torch.Tensor, w_in: torch.Tensor, w_out: torch.Tensor, implementation: str
 ) -> torch.Tensor:
-    """Return what `layer` returns, past torch's dispatcher where nothing watches it.
+    """Return what `layer` returns of operands as torch.autocast wants them.
 
-    The way through it and back into Python takes several times as long as a pass over one token.
+    Past torch's dispatcher where nothing watches it: the way through it and back into Python takes several
+    times as long as a pass over one token.
     """
+    if _is_dynamo():
+        return layer(*torch_reference.lower(x, w_in, w_out), implementation)
+    if _is_autocast():
+        x, w_in, w_out = torch_reference.lower(x, w_in, w_out)
     plain = type(x) in _PLAIN and type(w_in) in _PLAIN and type(w_out) in _PLAIN
     if not plain or _watched():
         return layer(x, w_in, w_out, implementation)

@@ -6,7 +6,9 @@ faults when it is first written: longer than a pass takes to compute it.
 
 from __future__ import annotations
 
+import math
 import weakref
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -35,16 +37,19 @@ def _take(size: int) -> Array:
     return np.asarray(torch.empty(size, dtype=torch.uint8).numpy())
 
 
-def make(like: torch.Tensor, *shape: int) -> torch.Tensor:
+def is_large(like: torch.Tensor, shape: Sequence[int]) -> bool:
+    """Say whether a tensor of a shape, of the dtype and on the device of another, is made of kept memory."""
+    return bool(like.is_cpu) and math.prod(shape) * like.dtype.itemsize > FROM_BYTES
+
+
+def make(like: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
     """Return an uninitialised, contiguous tensor of a shape, of the dtype and on the device of another.
 
     A large one on a CPU is of memory that an earlier one left. Its storage can't be resized.
     """
-    size = like.dtype.itemsize
-    for extent in shape:
-        size *= extent
-    if size <= FROM_BYTES or not like.is_cpu:
+    if not is_large(like, shape):
         return like.new_empty(shape)
+    size = math.prod(shape) * like.dtype.itemsize
     block = _take(size)
     lease = block.view()  # held by the tensor's storage, and by nothing else
     weakref.finalize(lease, _give_back, block).atexit = False

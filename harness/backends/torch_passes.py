@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache, partial
 from typing import Any
 
@@ -26,6 +26,9 @@ from harness.problem.problem import Array, Problem
 # A pass that needs more takes milliseconds: it gets a workspace of its own, which goes with it.
 KEPT_BYTES = 8 << 20
 MOST_PASSES = 256  # shapes that a thread keeps, batches of any size among them
+
+# Returns y (..., d_out) of x (..., d_in), w_in and w_out of the shapes that it was bound for.
+Pass = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 class _Kept(threading.local):
@@ -92,7 +95,7 @@ def _prepare_anew(
     x: torch.Tensor, w_in: torch.Tensor, w_out: torch.Tensor, y: torch.Tensor,
 ) -> None:  # fmt: skip
     """Run one pass of an implementation that is prepared for fixed operands alone."""
-    operands = [x, w_in, w_out, y]
+    operands = [torch_operands.flatten(x), w_in, w_out, torch_operands.flatten(y)]
     placed = (
         operands if x.is_cuda else [torch_operands.as_array(t, problem.stored) for t in operands]
     )
@@ -103,7 +106,7 @@ def _prepare_anew(
 def _count_threads(x: torch.Tensor, w_in: torch.Tensor) -> int:
     """Return the threads that a pass may use: torch's, and one where no other could take a part."""
     # A token's path is a chain: each row is known only after the one before.
-    one_path = w_in.ndim == 3 and w_in.shape[1] > 1 and x.shape[0] == 1
+    one_path = w_in.ndim == 3 and w_in.shape[1] > 1 and torch_operands.count_tokens(x) == 1
     return 1 if one_path or x.is_cuda else torch.get_num_threads()
 
 
@@ -153,7 +156,7 @@ def _key(
 
 def find(
     asked: str, x: torch.Tensor, w_in: torch.Tensor, w_out: torch.Tensor
-) -> TensorPass | None:  # fmt: skip
+) -> Pass | None:  # fmt: skip
     """Return the pass that the thread keeps for what was asked and such operands, which were checked then."""
     return _kept.passes.get(_key(asked, x, w_in, w_out))
 
@@ -164,12 +167,25 @@ def _keep(key: tuple[Any, ...], found: Any) -> None:
     _kept.passes[key] = found
 
 
+def _output(run: TensorPass, x: torch.Tensor, w_out: torch.Tensor) -> Pass:
+    """Return a pass that makes y, and takes operands that are not contiguous."""
+    shape = (*x.shape[:-1], w_out.shape[-1])
+    large = torch_outputs.is_large(x, shape)
+
+    def compute(x: torch.Tensor, w_in: torch.Tensor, w_out: torch.Tensor) -> torch.Tensor:
+        y = torch_outputs.make(x, shape) if large else x.new_empty(shape)
+        run(x.contiguous(), w_in.contiguous(), w_out.contiguous(), y)
+        return y
+
+    return compute
+
+
 def bind(
     asked: str, name: str, x: torch.Tensor, w_in: torch.Tensor, w_out: torch.Tensor
-) -> TensorPass:  # fmt: skip
+) -> Pass:  # fmt: skip
     """Return a pass of an implementation of the registry, kept for the next call that asks for the same.
 
-    It fills y (batch, d_out) from contiguous operands, all of one dtype and on one device.
+    Its operands are of one dtype and on one device.
 
     Raises UnavailableError where it can't run here, ValueError where it does not take the dtype, the device
     or the shapes.
@@ -182,9 +198,10 @@ def bind(
         found = _on_current(found)
     else:
         found, keep = _bind(name, x, w_in, w_out, threads)
+    made = _output(found, x, w_out)
     if keep:
-        _keep(_key(asked, x, w_in, w_out), found)
-    return found
+        _keep(_key(asked, x, w_in, w_out), made)
+    return made
 
 
 # ---- backward passes ----------------------------------------------------------------------------
@@ -219,7 +236,7 @@ def run_backward(
             _keep(key, run)
     operands = (x.contiguous(), w_in.contiguous(), w_out.contiguous(), dy.contiguous())
     made = [
-        torch_outputs.make(of, *of.shape) if want else None
+        torch_outputs.make(of, of.shape) if want else None
         for of, want in zip((x, w_in, w_out), wanted, strict=True)
     ]
     run(*(t.data_ptr() for t in operands), *(0 if t is None else t.data_ptr() for t in made))

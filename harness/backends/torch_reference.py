@@ -10,16 +10,31 @@ from typing import Any
 
 import torch
 
-# Types of device that every torch has an autocast for: asking takes as long as a pass over one token.
-_LOWERED = ("cpu", "cuda")
+from harness.backends.torch_operands import flatten
 
 
 def autocast_dtype(device: str) -> Any:
     """Return the dtype that torch.autocast lowers to on a type of device, None where it is not on."""
-    available = device in _LOWERED or torch.amp.is_autocast_available(device)
-    if available and torch.is_autocast_enabled(device):
+    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
         return torch.get_autocast_dtype(device)
     return None
+
+
+def lower(x: torch.Tensor, *weights: torch.Tensor | None) -> tuple[Any, ...]:
+    """Return tensors as torch.autocast wants them, as they are where it is not on.
+
+    float64 and integers stay, as in torch's own layers.
+    """
+    dtype = autocast_dtype(x.device.type)
+    if dtype is None:
+        return (x, *weights)
+
+    def lowered(tensor: torch.Tensor | None) -> torch.Tensor | None:
+        if tensor is None or not tensor.is_floating_point() or tensor.dtype == torch.float64:
+            return tensor
+        return tensor.to(dtype)
+
+    return tuple(map(lowered, (x, *weights)))
 
 
 def without_autocast(device: str) -> AbstractContextManager[Any]:
@@ -50,7 +65,15 @@ def _descend(x: torch.Tensor, w_in: torch.Tensor) -> tuple[list[torch.Tensor], l
 
 
 def forward(x: torch.Tensor, w_in: torch.Tensor, w_out: torch.Tensor) -> torch.Tensor:
-    """Return the layer's output by plain operations of torch, in any dtype and on any device."""
+    """Return the layer's output ``y (..., d_out)`` of ``x (..., d_in)`` by plain operations of torch.
+
+    Any dtype, any device.
+    """
+    found = _forward(flatten(x), w_in, w_out)
+    return found.reshape(*x.shape[:-1], w_out.shape[-1])
+
+
+def _forward(x: torch.Tensor, w_in: torch.Tensor, w_out: torch.Tensor) -> torch.Tensor:
     gelu = torch.nn.functional.gelu
     with without_autocast(x.device.type):
         if w_in.ndim == 2:
@@ -69,7 +92,7 @@ def backward(
     x: torch.Tensor, w_in: torch.Tensor, w_out: torch.Tensor, grad: torch.Tensor
 ) -> tuple[torch.Tensor, ...]:
     """Return the gradients of x, w_in and w_out, each in its dtype, from that of the output."""
-    operands = tuple(map(wide, (x, w_in, w_out, grad)))
+    operands = tuple(map(wide, (flatten(x), w_in, w_out, flatten(grad))))
     with without_autocast(x.device.type):
         if w_in.ndim == 3 and w_in.shape[1] > 1:
             found = _backward_fff(*operands)

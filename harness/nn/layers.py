@@ -38,23 +38,6 @@ def _uniform(shape: tuple[int, ...], bound: float, **options: Any) -> torch.nn.P
     return torch.nn.Parameter(torch.empty(shape, **options).uniform_(-bound, bound))
 
 
-def lower(x: torch.Tensor, *weights: torch.Tensor | None) -> tuple[Any, ...]:
-    """Return tensors as torch.autocast wants them, as they are where it is not on.
-
-    float64 and integers stay, as in torch's own layers.
-    """
-    dtype = torch_reference.autocast_dtype(x.device.type)
-    if dtype is None:
-        return (x, *weights)
-
-    def lowered(tensor: torch.Tensor | None) -> torch.Tensor | None:
-        if tensor is None or not tensor.is_floating_point() or tensor.dtype == torch.float64:
-            return tensor
-        return tensor.to(dtype)
-
-    return tuple(map(lowered, (x, *weights)))
-
-
 class _Layer(torch.nn.Module):
     """Hold a layer's weights and its implementation, and take any leading dimensions."""
 
@@ -66,18 +49,22 @@ class _Layer(torch.nn.Module):
         self.implementation = implementation
         self.d_in, self.d_out = d_in, w_out.shape[-1]
 
-    def _flatten(self, x: torch.Tensor) -> torch.Tensor:
-        """Return x as (tokens, d_in). Raises ValueError for another width."""
-        if x.ndim == 0 or x.shape[-1] != self.d_in:
+    def _check_width(self, x: torch.Tensor) -> None:
+        """Raise ValueError for an x of another width."""
+        shape = x.shape
+        if not shape or shape[-1] != self.d_in:
             came = x.shape[-1] if x.ndim else "no dimension"
             raise ValueError(f"x: need d_in {self.d_in} along the last dimension, got {came}")
-        # Each view that is made takes as long as a pass over one token.
-        return x if x.ndim == 2 else x.reshape(-1, self.d_in)
 
 
 def _extend(x: torch.Tensor, bias: bool) -> torch.Tensor:
     """Return x with a column of ones behind it where weights end in their biases."""
-    return torch.cat([x, x.new_ones(x.shape[0], 1)], 1) if bias else x
+    if not bias:
+        return x
+    (x,) = torch_reference.lower(
+        x
+    )  # autocast refuses to join what is in another dtype than its own
+    return torch.cat([x, x.new_ones(*x.shape[:-1], 1)], -1)
 
 
 class FF(_Layer):
@@ -107,9 +94,8 @@ class FF(_Layer):
 
         Raises ValueError for another width, and where x and the weights differ in dtype or device.
         """
-        flat, w_in, w_out = lower(self._flatten(x), self.w_in, self.w_out)
-        y = torch_operator.apply(flat, w_in, w_out, self.implementation)
-        return y if x.ndim == 2 else y.reshape(*x.shape[:-1], self.d_out)
+        self._check_width(x)
+        return torch_operator.apply(x, self.w_in, self.w_out, self.implementation)
 
     def extra_repr(self) -> str:
         """Return what stands between the brackets of its name."""
@@ -276,29 +262,29 @@ class FFF(_Layer):
 
         Raises ValueError for another width, and where x and the weights differ in dtype or device.
         """
-        flat = self._flatten(x)
+        self._check_width(x)
         if not routing:
             routing = self.routing if self.training else "hard"
         elif routing not in ROUTINGS:
             raise UnknownNameError("routing", routing, known=ROUTINGS)
         if self.training and self.aux and torch.is_grad_enabled():
-            self.seen = flat
+            self.seen = torch_operands.flatten(x)
         drawn = self.training and (self.region_leak > 0 or self.dropout > 0)
         if routing != "hard" or drawn or not self._is_operators:
-            y = self._compute_tree(flat, routing, drawn)
+            y = self._compute_tree(torch_operands.flatten(x), routing, drawn)
+            y = y.reshape(*x.shape[:-1], self.d_out)
         else:
-            x_low, w_in, w_out = lower(flat, self.w_in, self.w_out)
-            y = torch_operator.apply(_extend(x_low, self.bias), w_in, w_out, self.implementation)
-        if self.always_on:
-            y = y + self._compute_always(flat)
-        return y if x.ndim == 2 else y.reshape(*x.shape[:-1], self.d_out)
+            y = torch_operator.apply(
+                _extend(x, self.bias), self.w_in, self.w_out, self.implementation
+            )
+        return y + self._compute_always(x) if self.always_on else y
 
     def _compute_tree(self, x: torch.Tensor, routing: Routing, drawn: bool) -> torch.Tensor:
-        """Return the trees' output in torch's own operations; drawn: whether chance takes part."""
+        """Return the trees' y (tokens, d_out) in torch's operations; drawn: whether chance takes part."""
         tree = self.tree()
         if self.output_bias == "training" and not self.training:
             tree = tree._replace(b_out=None)
-        x, *weights = lower(x, *tree)
+        x, *weights = torch_reference.lower(x, *tree)
         tree = Tree(*weights)
         torch_operands.check_kinds(x, tree.w_in, tree.w_out)
         if routing == "hard" and not drawn:
@@ -311,10 +297,10 @@ class FFF(_Layer):
 
     def _compute_always(self, x: torch.Tensor) -> torch.Tensor:
         """Return what the neurons add that every token computes."""
-        x, w_in, w_out = lower(x, self.always_in, self.always_out)
         x = _extend(x, self.bias)
         if self.activation == "gelu":
-            return torch_operator.apply(x, w_in, w_out, "")
+            return torch_operator.apply(x, self.always_in, self.always_out, "")
+        x, w_in, w_out = torch_reference.lower(x, self.always_in, self.always_out)
         wide = torch_reference.wide
         with torch_reference.without_autocast(x.device.type):
             a = ACTIVATIONS[self.activation](wide(x) @ wide(w_in).T)
@@ -326,7 +312,8 @@ class FFF(_Layer):
         Scores are summed in float32 at least, in torch: a token within rounding of a turn may have gone the
         other way in a kernel.
         """
-        low, *weights = lower(self._flatten(x), *self.tree())
+        self._check_width(x)
+        low, *weights = torch_reference.lower(torch_operands.flatten(x), *self.tree())
         tree = Tree(*weights)
         torch_operands.check_kinds(low, tree.w_in, tree.w_out)
         return torch_tree.descend(low, tree).reshape(*x.shape[:-1], self.trees)

@@ -28,7 +28,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def _make(dtype: Any = None) -> Any:
-    return torch_outputs.make(torch.empty(1, dtype=dtype), *SHAPE)
+    return torch_outputs.make(torch.empty(1, dtype=dtype), SHAPE)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
@@ -39,7 +39,7 @@ def test_memory_is_taken_again(dtype: Any) -> None:
     where = one.data_ptr()
     assert _make(dtype).data_ptr() != where
     del one
-    assert torch_outputs.make(torch.empty(1, dtype=dtype), 8, 33).data_ptr() != where
+    assert torch_outputs.make(torch.empty(1, dtype=dtype), (8, 33)).data_ptr() != where
     assert where in {_make(dtype).data_ptr() for _ in range(2)}
 
 

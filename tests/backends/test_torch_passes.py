@@ -259,10 +259,12 @@ def test_a_pass_runs_where_its_tensors_are(monkeypatch: pytest.MonkeyPatch, kept
     monkeypatch.setitem(registry._known, here.id, here)
     with FakeTensorMode():
         for index in (1, 0, 1):
-            shapes = ((2, D_IN), (1, 7, D_IN), (1, 7, D_OUT), (2, D_OUT))
+            shapes = ((2, D_IN), (1, 7, D_IN), (1, 7, D_OUT))
             tensors = [torch.empty(s, device=f"cuda:{index}") for s in shapes]
-            found = torch_passes.find(here.id, *tensors[:3])
-            (found or torch_passes.bind(here.id, here.id, *tensors[:3]))(*tensors)
+            found = torch_passes.find(here.id, *tensors)
+            y = (found or torch_passes.bind(here.id, here.id, *tensors))(*tensors)
+            assert y.shape == (2, D_OUT)
+            assert y.device.index == index
     assert bound == ([1, 0] if kept else [1, 0, 1])
     assert ran == [1, 0, 1]
     assert current == [0]

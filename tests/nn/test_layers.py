@@ -69,6 +69,18 @@ def test_bfloat16(layer: str) -> None:
 IMPLEMENTATIONS = ["", torch_operator.REFERENCE]
 
 
+@pytest.mark.parametrize("implementation", [i.id for i in ON_CPU])
+def test_every_implementation_takes_leading_dimensions(implementation: str) -> None:
+    """Tokens along several dimensions, and one without any of its own, give the bytes of a list of them."""
+    layer = registry.get(implementation).layer
+    module = _make(layer, implementation=implementation)
+    with torch.no_grad():
+        for leading in ((), (2, 1, 3)):
+            x = torch.randn(*leading, D_IN)
+            expected = module(x.reshape(-1, D_IN)).reshape(*leading, D_OUT)
+            assert torch.equal(module(x), expected)
+
+
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
 @pytest.mark.parametrize("layer", ["ff", "fff"])
 @pytest.mark.parametrize("leading", [(), (4,), (2, 3), (2, 1, 3)])
@@ -361,8 +373,8 @@ def test_shapes_that_are_none_are_refused(implementation: str) -> None:
     ):
         with pytest.raises(ValueError, match=said):
             torch_operator.layer(x, w_in, w_out, implementation)
-    with pytest.raises(ValueError, match=r"x: need 2 dimensions, got 1"):
-        torch_operator.layer(x[0], rows(5, 3), rows(5, 3), implementation)
+    with pytest.raises(ValueError, match=r"x: need d_in .*, got no dimension"):
+        torch_operator.layer(x[0, 0], rows(5, 3), rows(5, 3), implementation)
 
 
 def test_unavailable_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
