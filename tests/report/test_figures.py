@@ -195,7 +195,7 @@ def varied(request: pytest.FixtureRequest, data_folder: Path, tmp_path: Path) ->
     results = data_folder.parents[1] / "results"
     runs = {
         "shipped": results / "20261125T221419Z-vm-53cd3bd598",
-        "models": results / "20261127T085249Z-vm-f8692417e7",
+        "models": results / "20261127T172329Z-vm-f78b9d9d3f",
         "device": data_folder / "run-gpu",
     }
     return analyse(load_run(runs[request.param]))
