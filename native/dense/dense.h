@@ -3,9 +3,10 @@
  *
  * A tile of tokens meets the neurons a block at a time, and each block 8 tokens at a time: their
  * pre-activations, the activation, and what the block adds to y; wide rows a slice of columns at a
- * time. The intermediate never leaves L2, the slice's weights stay there while the tile's tokens
- * pass, the next block's are fetched meanwhile. Where there are few tiles, units of work are ranges
- * of the neurons too, each with sums of its own, which are added up in their order.
+ * time, but for one or two tokens. The intermediate never leaves L2, the slice's weights stay there
+ * while the tile's tokens pass, the next block's are fetched meanwhile. Where there are few tiles,
+ * units of work are ranges of the neurons too, each with sums of its own, which are added up in
+ * their order.
  */
 #ifndef FFK_DENSE_H
 #define FFK_DENSE_H

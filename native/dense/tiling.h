@@ -14,6 +14,7 @@ enum {
     FFK_DENSE_BLOCK_MOST = 96,   /* 3 KiB of activations of a group */
     FFK_DENSE_SLICED_MOST = 48,  /* 48 KiB of a tile's */
     FFK_DENSE_COLUMNS = 1024,    /* at a time, about, where rows are wider than that */
+    FFK_DENSE_WHOLE = 2,         /* tokens, at most, that take rows whole however wide */
     FFK_DENSE_NEAR = 6           /* rows of w_in fetched ahead for a lone group: 18 KiB of 768 */
 };
 
@@ -31,8 +32,11 @@ typedef struct {
     float *sums; /* (ranges, batch, d_out); y itself where it can be */
 } ffk_dense;
 
-/* Columns of a slice: about equal slices of whole lines. */
-static inline int64_t ffk_dense_columns(int64_t d) {
+/* Columns of a slice: about equal slices of whole lines. One or two tokens use a weight as soon as
+ * it is there and x and y stay in L1 anyway: there slices would only break the stream of rows. */
+static inline int64_t ffk_dense_columns(int64_t d, int64_t tokens) {
+    if (tokens <= FFK_DENSE_WHOLE)
+        return d;
     const int64_t slices = ffk_ceil_div(d, FFK_DENSE_COLUMNS);
     return ffk_ceil_div(ffk_ceil_div(d, slices), 32) * 32;
 }
@@ -47,8 +51,8 @@ static inline ffk_dense ffk_dense_tiling(const ffk_shape *s, int64_t neurons) {
     d.range = ffk_ceil_div(ffk_ceil_div(neurons, ffk_min(most, wanted)), 3) * 3;
     d.ranges = ffk_ceil_div(neurons, d.range);
     d.element = ffk_element_bytes(s);
-    d.in_columns = ffk_dense_columns(s->d_in);
-    d.out_columns = ffk_dense_columns(s->d_out);
+    d.in_columns = ffk_dense_columns(s->d_in, d.tile);
+    d.out_columns = ffk_dense_columns(s->d_out, d.tile);
     d.sliced = d.in_columns < s->d_in || d.out_columns < s->d_out;
     d.in_bytes = (size_t)s->d_in * d.element;
     d.out_bytes = (size_t)s->d_out * d.element;

@@ -169,6 +169,14 @@ def test_hidden_beyond_a_tile(case: Case) -> None:
     assert judge(case, problem) == ""
 
 
+@pytest.mark.parametrize("case", [c for c in FF_CASES if c.provider in ("", blas.DEFAULT)], ids=str)
+@pytest.mark.parametrize("batch", [1, 2, 3, 9])
+def test_wide_rows(case: Case, batch: int) -> None:
+    """An FF of rows that are cut into slices, or taken whole by few tokens, is right."""
+    problem = Problem(layer="ff", batch=batch, d_in=1100, d_out=2100, hidden=61, dtype=case.dtype)
+    assert judge(case, problem) == ""
+
+
 @pytest.mark.parametrize("case", LAYER_CASES, ids=str)
 def test_same_seed_same_bytes(case: Case) -> None:
     """Operands drawn twice from one seed, and the outputs from them, are the same bytes; another seed's
