@@ -61,9 +61,8 @@ def _extend(x: torch.Tensor, bias: bool) -> torch.Tensor:
     """Return x with a column of ones behind it where weights end in their biases."""
     if not bias:
         return x
-    (x,) = torch_reference.lower(
-        x
-    )  # autocast refuses to join what is in another dtype than its own
+    # torch.autocast refuses to join tensors of a dtype that it does not lower to.
+    (x,) = torch_reference.lower(x)
     return torch.cat([x, x.new_ones(*x.shape[:-1], 1)], -1)
 
 
