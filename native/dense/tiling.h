@@ -33,7 +33,8 @@ typedef struct {
 } ffk_dense;
 
 /* Columns of a slice: about equal slices of whole lines. One or two tokens use a weight as soon as
- * it is there and x and y stay in L1 anyway: there slices would only break the stream of rows. */
+ * it is there, and their x and y are small beside a block of rows: slices would only break the
+ * stream of rows. */
 static inline int64_t ffk_dense_columns(int64_t d, int64_t tokens) {
     if (tokens <= FFK_DENSE_WHOLE)
         return d;
