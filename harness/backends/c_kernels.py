@@ -139,6 +139,7 @@ for _kernel in native.KERNELS.values():
             summary=_summary(_kernel),
             prepare=partial(_prepare, _kernel),
             tensor_pass=partial(_tensor_pass, _kernel) if _kernel.layer in ("ff", "fff") else None,
+            by_address=True,
             workspace_bytes=partial(native.workspace_bytes, _kernel.id),
             needs_provider=_kernel.needs_blas,
             dtypes=_kernel.dtypes,

@@ -91,9 +91,9 @@ class Implementation:
     devices: where it can run; the context says where it is prepared for.
     prepare: does all untimed work for operands that stay where they are.
     tensor_pass: makes a pass over contiguous torch tensors of the problem's shapes and dtype, on the
-    context's device, that come with each call, one call at a time; x and y may have any leading dimensions
-    that hold its batch. It keeps nothing that it reads from them. None where an implementation knows passes
-    over fixed operands alone.
+    context's device, that come with each call, one call at a time; it keeps nothing that it reads from
+    them. None where an implementation knows passes over fixed operands alone.
+    by_address: its tensor_pass reads where its tensors lie and not their shapes: x and y need not be flat.
     workspace_bytes: what prepare will ask of the context's workspace.
     unavailable: returns the reason why it can't run on this machine, or an empty string.
     allocates_bytes: what its passes allocate beside it, for the prediction of memory.
@@ -116,6 +116,7 @@ class Implementation:
     workspace_bytes: Callable[[Problem], int]
     needs_provider: bool = False
     tensor_pass: Callable[[Problem, Context], TensorPass] | None = None
+    by_address: bool = False
     dtypes: tuple[str, ...] = ("float32",)
     token_block: int = 0
     allocates_bytes: Callable[[Problem], int] = lambda problem: 0

@@ -258,7 +258,6 @@ def _tensor_pass(
         # On a GPU torch's allocator knows which stream still reads what a call before was given.
         workspace = x.new_empty(total, dtype=torch.uint8) if kept is None else kept
         buffers = _carve(problem, parts, size, workspace)
-        x, y = x.view(problem.batch, -1), y.view(problem.batch, -1)
         make_pass(problem, size, x, w_in, w_out, y, buffers)()
 
     return forward

@@ -134,7 +134,11 @@ def _compute_backward(
     x: torch.Tensor, w_in: torch.Tensor, w_out: torch.Tensor, dy: torch.Tensor, wanted: Sequence[bool],
     implementation: str,
 ) -> list[torch.Tensor]:  # fmt: skip
-    if implementation != REFERENCE and x.numel() and torch_passes.takes_backward(x, w_in):
+    if (
+        implementation != REFERENCE
+        and torch_operands.count_tokens(x)
+        and torch_passes.takes_backward(x, w_in)
+    ):
         found = torch_passes.run_backward(x, w_in, w_out, dy, wanted)
     else:
         found = _refer_backward(x, w_in, w_out, dy, wanted, implementation)
@@ -218,21 +222,20 @@ _PLAIN = (torch.Tensor, torch.nn.Parameter)
 _apply_gradients = super(torch.autograd.Function, _Gradients).apply
 
 
-# Bound once: between the other parts of a model all that a call touches has to come from memory anew, the
-# tables in which torch's names are found as well.
+# Bound once, as in torch_reference.
 _count_dispatch_modes = torch._C._len_torch_dispatch_stack
 _count_function_modes = torch._C._len_torch_function_stack
 _peek_transforms = torch._C._functorch.peek_interpreter_stack
 _get_tracing_state = torch._C._get_tracing_state
 _is_profiled = torch.autograd._profiler_enabled
-_is_autocast = torch._C._is_any_autocast_enabled
 _is_dynamo = torch.compiler.is_dynamo_compiling
 
 
 def _watched() -> bool:
-    """Say whether something is to see the operators that are called: a mode, a transform, a tracer."""
+    """Say whether something is to see the operators that are called: a compiler, a mode, a transform."""
     return bool(
-        _count_dispatch_modes()
+        _is_dynamo()
+        or _count_dispatch_modes()
         or _count_function_modes()
         or _peek_transforms() is not None
         or _get_tracing_state() is not None
@@ -248,10 +251,7 @@ def apply(
     Past torch's dispatcher where nothing watches it: the way through it and back into Python takes several
     times as long as a pass over one token.
     """
-    if _is_dynamo():
-        return layer(*torch_reference.lower(x, w_in, w_out), implementation)
-    if _is_autocast():
-        x, w_in, w_out = torch_reference.lower(x, w_in, w_out)
+    x, w_in, w_out = torch_reference.lower(x, w_in, w_out)
     plain = type(x) in _PLAIN and type(w_in) in _PLAIN and type(w_out) in _PLAIN
     if not plain or _watched():
         return layer(x, w_in, w_out, implementation)

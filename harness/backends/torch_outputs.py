@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -37,9 +37,23 @@ def _take(size: int) -> Array:
     return np.asarray(torch.empty(size, dtype=torch.uint8).numpy())
 
 
-def is_large(like: torch.Tensor, shape: Sequence[int]) -> bool:
-    """Say whether a tensor of a shape, of the dtype and on the device of another, is made of kept memory."""
-    return bool(like.is_cpu) and math.prod(shape) * like.dtype.itemsize > FROM_BYTES
+def _size(like: torch.Tensor, shape: Sequence[int]) -> int:
+    return int(math.prod(shape) * like.dtype.itemsize)
+
+
+def _make_large(like: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
+    block = _take(_size(like, shape))
+    lease = block.view()  # held by the tensor's storage, and by nothing else
+    weakref.finalize(lease, _give_back, block).atexit = False
+    storage = torch.frombuffer(lease, dtype=torch.uint8).untyped_storage()
+    # Not a view of another tensor: a view that a Function returns may not be changed in place.
+    return like.new_empty(0).set_(storage, 0, shape)
+
+
+def maker(like: torch.Tensor, shape: Sequence[int]) -> Callable[..., torch.Tensor]:
+    """Return `make` for tensors like another one of a shape, with what it chooses by their size chosen."""
+    large = like.is_cpu and _size(like, shape) > FROM_BYTES
+    return _make_large if large else torch.Tensor.new_empty
 
 
 def make(like: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
@@ -47,12 +61,4 @@ def make(like: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
 
     A large one on a CPU is of memory that an earlier one left. Its storage can't be resized.
     """
-    if not is_large(like, shape):
-        return like.new_empty(shape)
-    size = math.prod(shape) * like.dtype.itemsize
-    block = _take(size)
-    lease = block.view()  # held by the tensor's storage, and by nothing else
-    weakref.finalize(lease, _give_back, block).atexit = False
-    storage = torch.frombuffer(lease, dtype=torch.uint8).untyped_storage()
-    # Not a view of another tensor: a view that a Function returns may not be changed in place.
-    return like.new_empty(0).set_(storage, 0, shape)
+    return maker(like, shape)(like, shape)

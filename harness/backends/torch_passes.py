@@ -95,7 +95,7 @@ def _prepare_anew(
     x: torch.Tensor, w_in: torch.Tensor, w_out: torch.Tensor, y: torch.Tensor,
 ) -> None:  # fmt: skip
     """Run one pass of an implementation that is prepared for fixed operands alone."""
-    operands = [torch_operands.flatten(x), w_in, w_out, torch_operands.flatten(y)]
+    operands = [x, w_in, w_out, y]
     placed = (
         operands if x.is_cuda else [torch_operands.as_array(t, problem.stored) for t in operands]
     )
@@ -118,7 +118,7 @@ def _take_on_gpu(size: int) -> torch.Tensor:
 def _bind(
     name: str, x: torch.Tensor, w_in: torch.Tensor, w_out: torch.Tensor, threads: int
 ) -> tuple[TensorPass, bool]:
-    """Return a pass over tensors of these shapes, and whether it is worth keeping."""
+    """Return a pass over tensors of these shapes, any leading dimensions too, and whether to keep it."""
     device = x.device.type
     found = _find(name, torch_operands.name_dtype(x.dtype), device)
     problem = torch_operands.make_problem(x, w_in, w_out)
@@ -129,9 +129,20 @@ def _bind(
         far_weights=True,  # between two calls of a layer a model reads the weights of its others
     )  # fmt: skip
     if found.tensor_pass is None:
-        return partial(_prepare_anew, found, problem, context), True
+        return _on_flat(partial(_prepare_anew, found, problem, context)), True
     keeps = device == "cuda" or found.workspace_bytes(problem) <= KEPT_BYTES
-    return found.tensor_pass(problem, context), keeps
+    run = found.tensor_pass(problem, context)
+    # A view of x and one of y take as long as a pass over one token.
+    return run if found.by_address else _on_flat(run), keeps
+
+
+def _on_flat(run: TensorPass) -> TensorPass:
+    """Return a pass that takes x and y with any leading dimensions."""
+
+    def on_flat(x: torch.Tensor, w_in: torch.Tensor, w_out: torch.Tensor, y: torch.Tensor) -> None:
+        run(torch_operands.flatten(x), w_in, w_out, torch_operands.flatten(y))
+
+    return on_flat
 
 
 def _on_current(run: TensorPass) -> TensorPass:
@@ -170,10 +181,10 @@ def _keep(key: tuple[Any, ...], found: Any) -> None:
 def _output(run: TensorPass, x: torch.Tensor, w_out: torch.Tensor) -> Pass:
     """Return a pass that makes y, and takes operands that are not contiguous."""
     shape = (*x.shape[:-1], w_out.shape[-1])
-    large = torch_outputs.is_large(x, shape)
+    make = torch_outputs.maker(x, shape)
 
     def compute(x: torch.Tensor, w_in: torch.Tensor, w_out: torch.Tensor) -> torch.Tensor:
-        y = torch_outputs.make(x, shape) if large else x.new_empty(shape)
+        y = make(x, shape)
         run(x.contiguous(), w_in.contiguous(), w_out.contiguous(), y)
         return y
 

@@ -12,6 +12,10 @@ import torch
 
 from harness.backends.torch_operands import flatten
 
+# Bound once: between the other parts of a model the tables in which torch's names are found have to come from
+# memory anew, as all that a call touches.
+_is_autocast = torch._C._is_any_autocast_enabled
+
 
 def autocast_dtype(device: str) -> Any:
     """Return the dtype that torch.autocast lowers to on a type of device, None where it is not on."""
@@ -25,8 +29,8 @@ def lower(x: torch.Tensor, *weights: torch.Tensor | None) -> tuple[Any, ...]:
 
     float64 and integers stay, as in torch's own layers.
     """
-    dtype = autocast_dtype(x.device.type)
-    if dtype is None:
+    # Asking about one device takes longer than a pass over one token.
+    if not _is_autocast() or (dtype := autocast_dtype(x.device.type)) is None:
         return (x, *weights)
 
     def lowered(tensor: torch.Tensor | None) -> torch.Tensor | None:

@@ -138,7 +138,6 @@ def tensor_pass(
     chosen: list[str] = []
 
     def forward(x: Any, w_in: Any, w_out: Any, y: Any) -> None:
-        x, y = x.view(problem.batch, -1), y.view(problem.batch, -1)
         operands = Operands(x=x, w_in=w_in, w_out=w_out, y=y)
         candidates = candidates_of(problem, operands, context)
         if not chosen:

@@ -104,7 +104,7 @@ class Control(torch.nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return ``y (..., d_out)`` of ``x (..., d_in)``."""
-        flat = x.reshape(-1, self.d_in)
+        flat = torch_operands.flatten(x)
         key = (flat.shape[0], x.dtype, x.device)
         if key not in self._kept:
             self._kept[key] = self._prepare(flat)

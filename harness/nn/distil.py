@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from harness.backends import torch_operands
 from harness.backends.torch_activations import ACTIVATIONS
 from harness.backends.torch_reference import wide
 from harness.errors import UsageError
@@ -155,7 +156,7 @@ def distil(
     Raises UsageError for a sample of fewer tokens than `_FEWEST`, and where `options` keep no input that
     the terms of the loss could be computed from.
     """
-    x = sample_x.detach().reshape(-1, sample_x.shape[-1])
+    x = torch_operands.flatten(sample_x.detach())
     if len(x) < _FEWEST:
         raise UsageError(f"sample_x: need {_FEWEST} tokens at least, got {len(x)}")
     y = _ask(dense, x)

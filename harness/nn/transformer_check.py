@@ -90,7 +90,7 @@ def disagreement(got: torch.Tensor, want: torch.Tensor, layers: int) -> float:
 
 def as_rows(tensor: torch.Tensor, problem: Problem) -> Array:
     """Return a tensor (..., width) as an array of rows in the problem's dtype, wherever it lies."""
-    rows = tensor.detach().reshape(-1, tensor.shape[-1]).cpu().contiguous()
+    rows = torch_operands.flatten(tensor.detach()).cpu().contiguous()
     return torch_operands.as_array(rows, problem.stored)
 
 
@@ -156,11 +156,10 @@ def watching(model: torch.nn.Module, transformer: Transformer, watch: Watch) -> 
     """Have the layers of a model judged as they answer: by hooks, or in a compiled one by their operators."""
     if transformer.compiled:
         of = {layer.w_in.data_ptr(): layer for layer in find_layers(model)}
-        shape = transformer.sequences, transformer.length, -1
 
         def see(operator: str, given: tuple[Any, ...], y: Any) -> None:
             if operator == "layer" and (layer := of.get(given[1].data_ptr())) is not None:
-                watch(layer, (given[0].reshape(shape),), y.reshape(shape))
+                watch(layer, (given[0],), y)
 
         with watching_layers(see):
             yield

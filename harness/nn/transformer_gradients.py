@@ -72,7 +72,6 @@ def _keeping(layers: list[Layer], transformer: Transformer) -> Iterator[list[_Pa
     passages = [_Passage() for _ in layers]
     if transformer.compiled:
         of = {layer.w_in.data_ptr(): (layer, p) for layer, p in zip(layers, passages, strict=True)}
-        shape = transformer.sequences, transformer.length, -1
 
         def see(operator: str, given: tuple[Any, ...], answer: Any) -> None:
             if (found := of.get(given[1].data_ptr())) is None:
@@ -81,11 +80,9 @@ def _keeping(layers: list[Layer], transformer: Transformer) -> Iterator[list[_Pa
             # Behind x stands a one where the layer has biases: it is no part of what the layer got.
             own = slice(0, layer.d_in)
             if operator == "layer":
-                x, y = (t.reshape(shape).clone() for t in (given[0], answer))
-                passage.x, passage.y = x[..., own], y
+                passage.x, passage.y = given[0][..., own].clone(), answer.clone()
             else:
-                dy, dx = (t.reshape(shape).clone() for t in (given[3], answer[0]))
-                passage.dy, passage.dx = dy, dx[..., own]
+                passage.dy, passage.dx = given[3].clone(), answer[0][..., own].clone()
 
         with watching_layers(see):
             yield passages

@@ -5,19 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import pytest
-
-torch = pytest.importorskip("torch")
-
-from harness.backends import triton_layers  # noqa: E402
-from harness.backends.registry import Context  # noqa: E402
-from harness.backends.triton_layers import Candidate, Weights  # noqa: E402
-from harness.problem.operands import Operands  # noqa: E402
-from harness.problem.problem import Problem  # noqa: E402
+from harness.backends import triton_layers
+from harness.backends.registry import Context
+from harness.backends.triton_layers import Candidate, Weights
+from harness.problem.operands import Operands
+from harness.problem.problem import Problem
 
 FFF = Problem(layer="fff", batch=2, d_in=8, d_out=8, depth=2, trees=1)
-# x and y with two dimensions before the last, as a model calls a layer.
-SHAPES = ((1, 2, 8), (1, 7, 8), (1, 7, 8), (1, 2, 8))
 TIMES_NS = {"small": 5, "large": 3}
 
 
@@ -40,16 +34,8 @@ def test_a_tile_is_chosen_once_for_a_shape() -> None:
 
     context = Context(provider=None, workspace=bytearray, device="cuda", timer=timer)
     forward = triton_layers.tensor_pass(candidates_of, FFF, context)
-    first, second = ([torch.empty(shape) for shape in SHAPES] for _ in range(2))
-    forward(*first)
+    forward("x", "w_in", "w_out", "y")
     assert [name for name, _ in ran] == ["small", "large", "large"]  # each compiles, then the pass
     ran.clear()
-    forward(*second)
-    ((name, given),) = ran
-    assert name == "large"
-    assert [t.data_ptr() for t in given] == [t.data_ptr() for t in second]
-    assert [tuple(t.shape) for t in given] == [
-        (FFF.batch, FFF.d_in),
-        *SHAPES[1:3],
-        (FFF.batch, FFF.d_out),
-    ]
+    forward("x2", "w_in2", "w_out2", "y2")
+    assert ran == [("large", ("x2", "w_in2", "w_out2", "y2"))]
